@@ -1,0 +1,1 @@
+"""rankwright: low-rank fine-tuning methods as small files over one engine."""
