@@ -1,0 +1,47 @@
+"""Every private or experimental name of another library that rankwright leans on, checked at start.
+
+A new PEFT or transformers release may rename any of them. The check fails on import, with the
+version and the name, instead of somewhere in the middle of a training run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterable
+
+PEFT_NAMES = (
+    "peft.tuners.lora:LoraLayer",
+    "peft.tuners.lora.layer:LoraLayer.adapter_layer_names",
+    "peft.tuners.lora.layer:LoraVariant.forward",
+    "peft.tuners.lora.layer:LoraVariant.merge_safe",
+    "peft.tuners.lora.layer:LoraVariant.merge_unsafe",
+    "peft.tuners.lora.layer:LoraVariant.unmerge",
+    "peft.utils.integrations:dequantize_module_weight",
+)
+
+
+class CompatibilityError(ImportError):
+    """An installed library lacks a name that this version of rankwright needs."""
+
+
+def check(names: Iterable[str]) -> None:
+    """Resolve every `module:attribute.path`.
+
+    Raises:
+        CompatibilityError: One cannot be resolved; the message has the package, its version and
+            the name.
+    """
+    for name in names:
+        module_name, _, path = name.partition(":")
+        package = module_name.partition(".")[0]
+        try:
+            found: object = importlib.import_module(module_name)
+            for attribute in path.split("."):
+                found = getattr(found, attribute)
+        except (ImportError, AttributeError) as error:
+            raise CompatibilityError(
+                f"{package} {importlib.metadata.version(package)} has no {name}, which rankwright "
+                f"{importlib.metadata.version('rankwright')} needs; install the versions of "
+                "constraints.txt"
+            ) from error

@@ -1,0 +1,171 @@
+"""The plain loop: a `Run` for people who write their own with PyTorch or accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.part import Multiplier, Shape
+from rankwright.core.run import MicroBatch, Run, random_state
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from rankwright.core.method import Method
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+def model_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The loss that a transformers model computes from a batch with labels."""
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+def linear_schedule(steps: int) -> Multiplier:
+    """Linear decay to 0 over `steps` optimizer steps."""
+    return lambda step: max(0.0, 1.0 - step / steps)
+
+
+def constant_schedule(steps: int) -> Multiplier:
+    """No change over `steps` optimizer steps."""
+    del steps
+    return lambda step: 1.0
+
+
+class Loop(Run):
+    """Train with any method in a loop of your own.
+
+    Example:
+        >>> run = Loop(method.apply(model), method, total_steps=100, lr=2e-4)  # doctest: +SKIP
+        >>> for batch in batches:  # doctest: +SKIP
+        ...     loss = run.train_step(batch)
+        >>> run.finish()  # doctest: +SKIP
+
+    Args:
+        model: The model that `method.apply` returned; may be wrapped by DistributedDataParallel.
+        method: The method.
+        total_steps: Optimizer steps of the whole run.
+        optimizer: Maps the parameter groups to an optimizer; the default is AdamW. The method's
+            own optimizer, where it has one, wins.
+        lr: Learning rate.
+        weight_decay: Decoupled weight decay of the matrices.
+        schedule: Number of steps -> learning-rate factor at every step.
+        loss: (model, batch) -> scalar loss.
+        held_out: Number k -> k-th held-out batch, for methods that learn from a second split; must
+            be a pure function of k.
+        max_grad_norm: Clip the global gradient norm to this; None for no clipping.
+        backward: What to call on the loss; `accelerator.backward`, say.
+        seed: Seed of every draw that the method makes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        total_steps: int,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.AdamW,
+        lr: float = 2e-4,
+        weight_decay: float = 0.0,
+        schedule: Shape = linear_schedule,
+        loss: LossFunction = model_loss,
+        held_out: Callable[[int], Any] | None = None,
+        max_grad_norm: float | None = None,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        seed: int = 0,
+    ) -> None:
+        self._wrapped = model
+        self._loss = loss
+        self._held_out = held_out
+        self._backward = backward
+        self._max_grad_norm = max_grad_norm
+        bare: PeftModel = getattr(model, "module", model)
+        super().__init__(bare, method, seed=seed)
+        self.total_steps = total_steps
+        groups = self.parameter_groups(lr, weight_decay)
+        own = self.slots.optimizer
+        self.optimizer = optimizer(groups) if own is None else own.build(self, groups)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, self.multipliers(schedule)
+        )
+        self._begun = False
+
+    def loss(self, batch: MicroBatch) -> Tensor:
+        """See `Run.loss`."""
+        return self._loss(self.model, batch.inputs) / (batch.scale or 1)
+
+    def held_out(self, index: int) -> list[MicroBatch]:
+        """See `Run.held_out`."""
+        if self._held_out is None:
+            raise MethodError(
+                f"{self.method.name} learns from a second split: pass held_out=, a function that "
+                "gives the k-th held-out batch"
+            )
+        return [MicroBatch(self._held_out(index))]
+
+    def train_rows(self) -> int | None:
+        """The loop does not own the data."""
+        return None
+
+    def train_step(self, *batches: Any) -> float:
+        """One optimizer step on one batch, or on several micro-batches; returns the mean loss.
+
+        Raises:
+            TrainingError: The loss is not finite, or the run is already over.
+        """
+        if self.step >= self.total_steps:
+            raise TrainingError(f"all {self.total_steps} steps of this run are done")
+        if not self._begun:
+            self._begun = True
+            self.begin(self.total_steps)
+        self._wrapped.train()
+        self.fire("before_step")
+        total = self._forward_backward(batches)
+        self.fire("after_backward")
+        if self._max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
+        self.optimizer.step()
+        self.fire("after_step")
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return total
+
+    def _forward_backward(self, batches: tuple[Any, ...]) -> float:
+        self.micro_batches = []
+        total = 0.0
+        for inputs in batches:
+            state = random_state() if self.procedure.replays else None
+            self.micro_batches.append(MicroBatch(inputs, state, len(batches)))
+            loss = self._loss(self._wrapped, inputs) / len(batches)
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss at step {self.step} is {float(loss)}")
+            self._backward(loss)
+            total += float(loss.detach())
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole run: method, adapter, optimizer, schedule, position."""
+        return {
+            **super().state_dict(),
+            "step": self.step,
+            "adapter": get_peft_model_state_dict(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random_state": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, bit for bit if the same batches follow."""
+        super().load_state_dict(state)
+        self.step = state["step"]
+        set_peft_model_state_dict(self.model, state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random_state"][0])

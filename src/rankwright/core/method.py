@@ -1,0 +1,198 @@
+"""`Method`: one paper as one frozen dataclass that says which parts it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from rankwright.core.errors import MethodError
+from rankwright.core.part import Export, Init, Layer, OptimizerPart, Penalty, Procedure
+from rankwright.core.run import adapted_layers
+
+ADAPTER = "default"
+
+_TASK_TYPES = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForQuestionAnswering": TaskType.QUESTION_ANS,
+    "ForCausalLM": TaskType.CAUSAL_LM,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """The six questions a method answers; a default is plain LoRA with AdamW.
+
+    Attributes:
+        layer: How does an adapted layer compute, under which PEFT options?
+        init: Where do the factors start? None: PEFT's Kaiming-uniform A and zero B.
+        optimizer: How do the factors move? None: what the trainer's arguments say (AdamW).
+        penalty: What is added to the loss? None: nothing.
+        procedure: What happens around the steps? The default does nothing.
+        export: What is saved?
+    """
+
+    layer: Layer = field(default_factory=Layer)
+    init: Init | None = None
+    optimizer: OptimizerPart | None = None
+    penalty: Penalty | None = None
+    procedure: Procedure = field(default_factory=Procedure)
+    export: Export = field(default_factory=Export)
+
+    def filled(self) -> list[str]:
+        """Names of the slots that differ from plain LoRA."""
+        plain = Slots()
+        return [
+            slot.name
+            for slot in dataclasses.fields(self)
+            if type(getattr(self, slot.name)) is not type(getattr(plain, slot.name))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Hyperparameters that every method of the family has, under PEFT's names.
+
+    Attributes:
+        r: Rank of the factors A (r, in) and B (out, r).
+        lora_alpha: Numerator of the scaling s = lora_alpha / r.
+        lora_dropout: Dropout probability on the input of the low-rank path.
+        target_modules: Module names or a regular expression, as PEFT takes them; "all-linear" is
+            every linear layer but the output head.
+        rank_pattern: Module name or regular expression -> rank, where it differs from `r`.
+        alpha_pattern: The same for `lora_alpha`.
+        use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
+        modules_to_save: Modules trained in full and saved beside the adapter. The classification
+            head of a `...ForSequenceClassification` or `...ForTokenClassification` model always is.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reference: ClassVar[str]
+    cost: ClassVar[str]
+
+    r: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    use_rslora: bool = False
+    modules_to_save: list[str] | None = None
+
+    @abstractmethod
+    def slots(self) -> Slots:
+        """The parts this method is made of."""
+
+    def __post_init__(self) -> None:
+        check_field(self, "r", self.r >= 1, "an integer of at least 1")
+        check_field(self, "lora_alpha", self.lora_alpha > 0, "a number above 0")
+        check_field(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
+        for name, rank in self.rank_pattern.items():
+            check_field(
+                self, f"rank_pattern[{name!r}]", rank >= 1, "an integer of at least 1", rank
+            )
+        for name, alpha in self.alpha_pattern.items():
+            check_field(self, f"alpha_pattern[{name!r}]", alpha > 0, "a number above 0", alpha)
+
+    def apply(self, model: nn.Module, *, seed: int = 0) -> PeftModel:
+        """Freeze `model` and put this method's adapter on it.
+
+        Args:
+            model: A transformers model (any module that PEFT can adapt); changed in place.
+            seed: Seed of the factors. The global random state is left as it was.
+
+        Returns:
+            The adapted model. Its logits are the base model's.
+
+        Raises:
+            MethodError: The model already carries an adapter, a target or pattern matches nothing,
+                or a rank is larger than a layer.
+        """
+        if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
+            raise MethodError(
+                f"{type(model).__name__} already carries an adapter; apply {self.name} to the base "
+                "model (PeftModel.unload() gives it back)"
+            )
+        slots = self.slots()
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # A pattern that matches nothing is a warning in PEFT; _check_patterns makes it an error.
+            warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
+            torch.manual_seed(seed)
+            peft_model = self._inject(model, slots.layer)
+            if slots.init is not None:
+                slots.init.initialise(peft_model, ADAPTER)
+            slots.layer.install(peft_model, ADAPTER)
+        layers = adapted_layers(peft_model)
+        self._check_patterns(layers)
+        self._check_ranks(layers)
+        return peft_model
+
+    def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
+        """The PEFT configuration under which the adapter is built and saved."""
+        return LoraConfig(
+            task_type=next(
+                (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__),
+                None,
+            ),
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.target_modules,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=dict(self.alpha_pattern),
+            use_rslora=self.use_rslora,
+            modules_to_save=self.modules_to_save,
+            **(layer or self.slots().layer).peft_options(),
+        )
+
+    def _inject(self, model: nn.Module, layer: Layer) -> PeftModel:
+        try:
+            return get_peft_model(model, self.peft_config(model, layer), adapter_name=ADAPTER)
+        except ValueError as error:
+            linears = sorted(
+                {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            )
+            raise MethodError(
+                f"{self.name} cannot be applied to {type(model).__name__} with target_modules="
+                f"{self.target_modules!r}: {error} Linear modules of this model end in: "
+                f"{', '.join(linears)}."
+            ) from error
+
+    def _check_patterns(self, layers: dict[str, LoraLayer]) -> None:
+        for kind in ("rank_pattern", "alpha_pattern"):
+            for key in getattr(self, kind):
+                if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
+                    raise MethodError(
+                        f"{kind} key {key!r} matches no adapted module; expected the end of one of: "
+                        f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
+                    )
+
+    def _check_ranks(self, layers: dict[str, LoraLayer]) -> None:
+        for name, layer in layers.items():
+            largest = min(layer.in_features, layer.out_features)
+            if layer.r[ADAPTER] > largest:
+                raise MethodError(
+                    f"rank {layer.r[ADAPTER]} is larger than the layer {name} "
+                    f"({layer.out_features} x {layer.in_features}); choose r <= {largest}, or give "
+                    "this layer its own rank with rank_pattern"
+                )
+
+
+def check_field(
+    owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
+) -> None:
+    """Raise a `MethodError` that names the field, its value and what was expected."""
+    if not holds:
+        given = getattr(owner, name) if value is dataclasses.MISSING else value
+        raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")

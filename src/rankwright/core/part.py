@@ -1,0 +1,181 @@
+"""The parts a method is made of: one base class for each slot, its default behaviour, nothing else.
+
+A part knows neither a method nor a trainer; all that it may touch is a `Run`
+(:mod:`rankwright.core.run`). Parts are frozen dataclasses: fields are hyperparameters. State that
+lives through a run is kept on the object that `Procedure.start` returns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from rankwright.core.run import Run
+
+Multiplier = Callable[[int], float]
+"""Optimizer step (0-based) -> factor on the learning rate."""
+
+Shape = Callable[[int], Multiplier]
+"""Number of steps -> the user's schedule (linear, cosine, ...) stretched over that many steps."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA."""
+
+    def peft_options(self) -> dict[str, Any]:
+        """Extra arguments of `peft.LoraConfig`."""
+        return {}
+
+    def install(self, model: PeftModel, adapter_name: str) -> None:
+        """Change the freshly injected layers in place, where PEFT's own are not enough."""
+
+
+class Init(ABC):
+    """Where the factors start."""
+
+    @abstractmethod
+    def initialise(self, model: PeftModel, adapter_name: str) -> None:
+        """Write the factors of every adapted layer. The global random state is already seeded."""
+
+
+class OptimizerPart(ABC):
+    """How the factors move."""
+
+    @abstractmethod
+    def build(self, run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build the optimizer.
+
+        Args:
+            run: The run; gives the adapted layers by name.
+            groups: Parameter groups with `params`, `role`, `lr` and `weight_decay`.
+        """
+
+
+class Penalty(ABC):
+    """What is added to the loss, once an optimizer step."""
+
+    @abstractmethod
+    def __call__(self, run: Run) -> Tensor:
+        """The penalty at the current parameters, weight included; a 0-dimensional tensor."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is saved. The default is the adapter as it stands."""
+
+    artefact: str = "LoRA adapter of rank r"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of optimizer steps.
+
+    Attributes:
+        name: What a user sees ("search", "retrain").
+        steps: Its length in optimizer steps.
+    """
+
+    name: str
+    steps: int
+
+
+class Procedure:
+    """What happens around the steps; the default is nothing.
+
+    A procedure is a frozen dataclass of hyperparameters. `start` gives the object with the state.
+    """
+
+    def start(self, run: Run) -> ProcedureState:
+        """The live procedure of one run; called when the run is built, before the optimizer is.
+
+        Raises:
+            MethodError: The run cannot serve this procedure (no held-out rows, say).
+        """
+        return ProcedureState(run)
+
+
+class ProcedureState:
+    """A procedure at work. Events in order: begin, (before_step, after_backward, after_step)*, end.
+
+    `run.step` is the 0-based index of the step in hand throughout all three events of a step.
+    """
+
+    needs: frozenset[str] = frozenset()
+    """Events without which the procedure has not done its work; checked when training ends."""
+
+    replays: bool = False
+    """Whether the step's batches are evaluated again, under the same random state."""
+
+    held_out_share: float = 0.0
+    """Share of the training rows that is set aside for `run.held_out`; 0 for none."""
+
+    changing_parameters: bool = False
+    """Whether which parameters receive a gradient changes from step to step (matters to DDP)."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    # What the engine asks before the first step -----------------------------------------------
+
+    def phases(self, total_steps: int) -> list[Phase]:
+        """How `total_steps` optimizer steps are divided; their sum is `total_steps`."""
+        return [Phase("train", total_steps)]
+
+    def rows(self, phase: int) -> Sequence[int] | None:
+        """Training rows that phase number `phase` draws from; None for all of them.
+
+        Called when the first batch of the phase is fetched, which may be one batch ahead.
+        """
+        del phase
+        return None
+
+    def role(self, name: str) -> str:
+        """The parameter group of the parameter called `name`."""
+        del name
+        return "lower"
+
+    def group_options(self, role: str) -> dict[str, Any]:
+        """Optimizer options of a group that differ from the user's (`lr`, `weight_decay`, ...)."""
+        del role
+        return {}
+
+    def schedule(self, role: str, shape: Shape, total_steps: int) -> Multiplier:
+        """The learning-rate factor of a group at every step."""
+        del role
+        return shape(total_steps)
+
+    # Events ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Before the first step, also of a resumed run (`load_state_dict` came before)."""
+
+    def before_step(self) -> None:
+        """Before the first micro-batch of a step."""
+
+    def after_backward(self) -> None:
+        """Gradients of the whole step are in `.grad`: averaged, penalty included, not clipped."""
+
+    def after_step(self) -> None:
+        """The optimizer has stepped; gradients are still there, the schedule has not advanced."""
+
+    def end(self) -> None:
+        """After the last step."""
+
+    # State -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after a crash: tensors, numbers, strings, lists, dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; called before the adapter's weights are loaded and the optimizer is built."""
+        del state

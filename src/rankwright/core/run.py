@@ -1,0 +1,324 @@
+"""`Run`: all that a part may touch while a model is trained.
+
+Behind it stands a `transformers` Trainer (:mod:`rankwright.training`) or the plain loop in
+:mod:`rankwright.core.loop`; a part cannot tell which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.part import Multiplier, Phase, Shape
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from rankwright.core.method import Method
+
+STEP_EVENTS = ("before_step", "after_backward", "after_step")
+
+
+@dataclass
+class MicroBatch:
+    """One batch as a part sees it.
+
+    Attributes:
+        inputs: What the model is called with, on the model's device.
+        random_state: Random state before its first forward, for exact replay; None if not kept.
+        scale: What the engine needs to make the losses of a step's micro-batches sum to the
+            step's loss (the number of target tokens, or the number of micro-batches).
+    """
+
+    inputs: Any
+    random_state: list[Tensor] | None = None
+    scale: Any = None
+
+
+class Run(ABC):
+    """One training run, as its parts see it.
+
+    Attributes:
+        model: The `PeftModel`, without any distributed wrapper.
+        method: The method; parts are in `slots`.
+        adapter_name: Name of the adapter in training.
+        layers: Adapted layers by module name.
+        optimizer: The optimizer; one object for all parameters.
+        step: 0-based index of the optimizer step in hand.
+        total_steps: Optimizer steps of the whole run.
+        passes: Forward-and-backward passes over one global batch so far, in units of a step.
+        seed: Seed of every draw that the parts make.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, model: PeftModel, method: Method, *, seed: int) -> None:
+        self.model = model
+        self.method = method
+        self.slots = method.slots()
+        self.adapter_name = "default"
+        self.layers = adapted_layers(model)
+        self.seed = seed
+        self.step = 0
+        self.total_steps = 0
+        self.passes = 0.0
+        self.micro_batches: list[MicroBatch] = []
+        self.metrics: dict[str, float] = {}
+        self._fired: set[str] = set()
+        self.procedure = self.slots.procedure.start(self)
+
+    # What an engine provides -------------------------------------------------------------------
+
+    @abstractmethod
+    def loss(self, batch: MicroBatch) -> Tensor:
+        """The part of the step's loss that comes from `batch`, without penalties; 0-dim."""
+
+    @abstractmethod
+    def held_out(self, index: int) -> list[MicroBatch]:
+        """Batch number `index` of the endless shuffled stream of held-out rows."""
+
+    @abstractmethod
+    def train_rows(self) -> int | None:
+        """Number of training rows; None where the engine does not own the data."""
+
+    def step_optimizer(self) -> None:
+        """Let the optimizer act on every parameter that has a gradient now."""
+        self.optimizer.step()
+
+    # Gradients ---------------------------------------------------------------------------------
+
+    def gradients(
+        self,
+        parameters: Sequence[nn.Parameter],
+        batches: Sequence[MicroBatch],
+        *,
+        create_graph: bool = False,
+    ) -> list[Tensor]:
+        """Gradient of the summed loss of `batches`, averaged over processes.
+
+        `.grad` is left alone, so is the random state; batches that carry a random state are
+        evaluated under it. A parameter that the loss does not reach has gradient 0.
+        """
+        totals: list[Tensor] | None = None
+        for batch in batches:
+            with self.replay(batch):
+                loss = self.loss(batch)
+            grads = torch.autograd.grad(
+                loss, parameters, create_graph=create_graph, materialize_grads=True
+            )
+            totals = (
+                list(grads)
+                if totals is None
+                else [total + grad for total, grad in zip(totals, grads, strict=True)]
+            )
+        if totals is None:
+            raise TrainingError("gradients() was given no batch; pass at least one MicroBatch")
+        self.passes += 1
+        return totals if create_graph else self.average(totals)
+
+    @contextlib.contextmanager
+    def replay(self, batch: MicroBatch) -> Iterator[None]:
+        """Evaluate under the batch's own random state and leave the global one as it was."""
+        before = random_state()
+        if batch.random_state is not None:
+            set_random_state(batch.random_state)
+        try:
+            yield
+        finally:
+            set_random_state(before)
+
+    def average(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Mean of each tensor over processes, in one collective."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        pieces = flat.split([tensor.numel() for tensor in tensors])
+        return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+    # Parameters and optimizer ------------------------------------------------------------------
+
+    def trainable(self, role: str | None = None) -> dict[str, nn.Parameter]:
+        """Parameters that the optimizer holds, by name; of one role if given."""
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and (role is None or self.procedure.role(name) == role)
+        }
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups: one for each role, split by whether weight decay applies.
+
+        Biases, norms and other vectors (DoRA's magnitudes among them) are not decayed: decay would
+        pull a magnitude, hence the layer, towards 0.
+        """
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        for name, parameter in self.trainable().items():
+            role, decayed = self.procedure.role(name), decays(name, parameter)
+            if (role, decayed) not in groups:
+                groups[role, decayed] = {
+                    "params": [],
+                    "role": role,
+                    "lr": lr,
+                    "weight_decay": weight_decay if decayed else 0.0,
+                    **self.procedure.group_options(role),
+                }
+            groups[role, decayed]["params"].append(parameter)
+        if not groups:
+            raise MethodError(
+                "no parameter of the model requires a gradient; call method.apply(model) and do "
+                "not freeze the adapter before training"
+            )
+        return list(groups.values())
+
+    def group_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """The optimizer group that holds `parameter`."""
+        for group in self.optimizer.param_groups:
+            if any(parameter is member for member in group["params"]):
+                return group
+        raise TrainingError("the optimizer does not hold a parameter that the method trains")
+
+    def optimizer_state(self) -> Any:
+        """The optimizer's state by parameter object, through any wrapper."""
+        return self.optimizer.state
+
+    def reset_optimizer(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Forget moments and step counts of `parameters`, as if they had just been created."""
+        for parameter in parameters:
+            self.optimizer_state().pop(parameter, None)
+
+    def multipliers(self, shape: Shape) -> list[Multiplier]:
+        """One learning-rate factor a parameter group, in the optimizer's order."""
+        return [
+            self.procedure.schedule(group["role"], shape, self.total_steps)
+            for group in self.optimizer.param_groups
+        ]
+
+    # Phases ------------------------------------------------------------------------------------
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases of the whole run."""
+        return self.procedure.phases(self.total_steps)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """(number of the phase that holds `step`, steps done in it before `step`)."""
+        start = 0
+        phases = self.phases
+        for number, phase in enumerate(phases):
+            if step < start + phase.steps or number == len(phases) - 1:
+                return number, step - start
+            start += phase.steps
+        raise TrainingError("a procedure divided the run into no phase at all")
+
+    # Draws -------------------------------------------------------------------------------------
+
+    def generator(self, *key: object) -> torch.Generator:
+        """A CPU generator that is a pure function of (seed, key)."""
+        digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+    # Events ------------------------------------------------------------------------------------
+
+    def fire(self, event: str) -> None:
+        """Pass an event on to the procedure."""
+        self._fired.add(event)
+        if event == "after_backward":
+            self.passes += 1
+            self._add_penalty()
+        getattr(self.procedure, event)()
+
+    def begin(self, total_steps: int) -> None:
+        """Start, or go on after `load_state_dict`."""
+        self.total_steps = total_steps
+        self.procedure.begin()
+
+    def finish(self) -> None:
+        """End the run.
+
+        Raises:
+            TrainingError: Steps were made, but an event that the procedure needs never fired.
+        """
+        missing = sorted(self.procedure.needs - self._fired)
+        if self._fired and missing:
+            raise TrainingError(
+                f"{type(self.slots.procedure).__name__} needs the events {missing}, which never "
+                "fired: the method was not applied. Train through rankwright's Trainer, "
+                "with_method(...) or core.loop.Loop"
+            )
+        self.procedure.end()
+
+    def _add_penalty(self) -> None:
+        if self.slots.penalty is None:
+            return
+        value = self.slots.penalty(self)
+        self.metrics["penalty"] = float(value.detach())
+        if not value.requires_grad:
+            return
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # Not value.backward(): DistributedDataParallel counts every accumulation into .grad.
+        grads = torch.autograd.grad(value, parameters, allow_unused=True)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+    # State -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the run and its procedure: tensors, numbers, strings, lists, dicts."""
+        return {
+            "passes": self.passes,
+            "fired": sorted(self._fired),
+            "procedure": self.procedure.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; the adapter's weights and the optimizer come after."""
+        self.passes = state["passes"]
+        self._fired = set(state["fired"])
+        self.procedure.load_state_dict(state["procedure"])
+
+
+def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """Every LoRA layer of `model`, by module name.
+
+    Raises:
+        MethodError: There is none.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    if not layers:
+        raise MethodError(
+            f"{type(model).__name__} has no adapted layer; call model = method.apply(model) first"
+        )
+    return layers
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices yes; biases, norms, magnitudes no."""
+    return parameter.ndim > 1 and "lora_magnitude_vector" not in name
+
+
+def random_state() -> list[Tensor]:
+    """Global random state: CPU, then the current CUDA device where there is one."""
+    state = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        state.append(torch.cuda.get_rng_state())
+    return state
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    """Undo of `random_state`."""
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1])
