@@ -35,7 +35,7 @@ def linear_schedule(steps: int) -> Multiplier:
 def constant_schedule(steps: int) -> Multiplier:
     """No change over `steps` optimizer steps."""
     del steps
-    return lambda step: 1.0
+    return lambda _step: 1.0
 
 
 class Loop(Run):

@@ -126,7 +126,7 @@ class Method(ABC):
             )
         slots = self.slots()
         with torch.random.fork_rng(), warnings.catch_warnings():
-            # A pattern that matches nothing is a warning in PEFT; _check_patterns makes it an error.
+            # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
             torch.manual_seed(seed)
             peft_model = self._inject(model, slots.layer)
@@ -174,7 +174,7 @@ class Method(ABC):
             for key in getattr(self, kind):
                 if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
                     raise MethodError(
-                        f"{kind} key {key!r} matches no adapted module; expected the end of one of: "
+                        f"{kind} key {key!r} matches no adapted module; expected the end of one of "
                         f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
                     )
 
