@@ -1,0 +1,324 @@
+"""The weight of an adapted layer as one matrix, and its split into magnitude and direction.
+
+PEFT stores a weight in four layouts. Here every layer is seen as `W` `(d_out, d_in)` with one row
+an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA, a magnitude `m`
+`(d_out,)`:
+
+| layer          | stored weight   | `W`             | stored `A`, `B`                 |
+| -------------- | --------------- | --------------- | ------------------------------- |
+| Linear         | `(out, in)`     | as it is        | `(r, in)`, `(out, r)`           |
+| GPT-2 Conv1D   | `(in, out)`     | transposed      | `(r, in)`, `(out, r)`           |
+| Conv1d, 2d, 3d | `(out, in, k)`  | `(out, in * k)` | `(r, in, k)`, `(out, r, 1)`     |
+| Embedding      | `(vocab, dim)`  | transposed      | `(r, vocab)`, `(dim, r)`        |
+
+The second half measures how training moved magnitude and direction (arXiv 2402.09353, section 3).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from peft.tuners.lora.layer import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Embedding,
+    LoraLayer,
+    MultiheadAttention,
+    ParamWrapper,
+)
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor
+
+from rankwright.core.linalg import compute_dtype
+
+CONV_LAYERS = (Conv1d, Conv2d, Conv3d)
+
+
+class LowRankFactors(NamedTuple):
+    """The update `s * B @ A` of one adapter on one layer.
+
+    Attributes:
+        A: `(r, d_in)`, a view of the parameter.
+        B: `(d_out, r)`, a view of the parameter.
+        s: The layer's own scaling (rank and alpha patterns make it differ from layer to layer).
+    """
+
+    A: Tensor
+    B: Tensor
+    s: float
+
+
+def check_layer(module: LoraLayer) -> None:
+    """Refuse a layer whose low-rank branch is not the update of one matrix.
+
+    Args:
+        module: A PEFT LoRA layer.
+
+    Raises:
+        TypeError: For PEFT's LoRA on `nn.MultiheadAttention` and on bare parameters.
+        ValueError: For a convolution with groups, dilation or a padding other than zeros: PEFT's
+            low-rank branch ignores these, so it is no update of the layer's kernel.
+    """
+    if isinstance(module, (MultiheadAttention, ParamWrapper)):
+        raise TypeError(
+            f"a LoRA layer of type {type(module).__name__} has no single weight matrix; "
+            "target Linear, Conv1D, Conv1d/2d/3d or Embedding modules"
+        )
+    if not isinstance(module, CONV_LAYERS):
+        return
+    conv = module.get_base_layer()
+    if conv.groups > 1 or set(conv.dilation) != {1} or conv.padding_mode != "zeros":
+        raise ValueError(
+            f"PEFT's low-rank branch of {conv} ignores groups, dilation and padding_mode, so it is "
+            "no update of this kernel; leave the module out of target_modules"
+        )
+
+
+def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:
+    """A weight in the layout of the layer, seen as `(d_out, d_in)`.
+
+    Args:
+        module: The LoRA layer that the weight belongs to.
+        weight: Tensor of the shape of the layer's weight.
+
+    Returns:
+        A view `(d_out, d_in)`.
+    """
+    if isinstance(module, CONV_LAYERS):
+        return weight.flatten(1)
+    return weight.T if _stores_transpose(module) else weight
+
+
+def as_weight(module: LoraLayer, rows: Tensor) -> Tensor:
+    """The inverse of `as_rows`.
+
+    Args:
+        module: The LoRA layer that the weight belongs to.
+        rows: `(d_out, d_in)`.
+
+    Returns:
+        A contiguous tensor in the layout of the layer's weight.
+    """
+    if isinstance(module, CONV_LAYERS):
+        return rows.reshape(module.get_base_layer().weight.shape)
+    return (rows.T if _stores_transpose(module) else rows).contiguous()
+
+
+def base_rows(module: LoraLayer) -> Tensor:
+    """The frozen base weight as `W` `(d_out, d_in)`; a quantised one is dequantised first.
+
+    A quantised base goes through PEFT's `dequantize_module_weight`. That path needs bitsandbytes or
+    another backend and has not been run in this package's tests.
+
+    Args:
+        module: A PEFT LoRA layer.
+
+    Returns:
+        `(d_out, d_in)`, detached; a view of the stored weight unless that is quantised.
+    """
+    weight: Tensor = dequantize_module_weight(module.get_base_layer())
+    return as_rows(module, weight.detach())
+
+
+def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
+    """`A`, `B` and `s` of one adapter as matrices, attached to the parameters.
+
+    Args:
+        module: A PEFT LoRA layer.
+        adapter_name: Name of the adapter.
+
+    Returns:
+        Views `A` `(r, d_in)` and `B` `(d_out, r)`, and the scaling.
+    """
+    scaling = float(module.scaling[adapter_name])
+    if isinstance(module, Embedding):
+        A, B = module.lora_embedding_A[adapter_name], module.lora_embedding_B[adapter_name]
+    else:
+        A, B = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
+    return LowRankFactors(A.flatten(1), B.flatten(1), scaling)
+
+
+def magnitude(module: LoraLayer, adapter_name: str) -> Tensor | None:
+    """The DoRA magnitude `m` of one adapter, attached to its parameter.
+
+    Args:
+        module: A PEFT LoRA layer.
+        adapter_name: Name of the adapter.
+
+    Returns:
+        `(d_out,)`, or None for an adapter without one.
+    """
+    if adapter_name not in module.lora_magnitude_vector:
+        return None
+    weight: Tensor = module.lora_magnitude_vector[adapter_name].weight
+    return weight.flatten()
+
+
+@torch.no_grad()
+def effective_weight(module: LoraLayer, adapter_name: str) -> Tensor:
+    """The dense weight `W'` that the adapted layer computes with: the slow reference, and exports.
+
+    `W' = W + s B A` for LoRA and `W' = diag(m / n) (W + s B A)` with `n` the row norms of the
+    bracket for DoRA (arXiv 2402.09353, eq. 5). A zero row stays zero.
+
+    Args:
+        module: A PEFT LoRA layer, not merged.
+        adapter_name: Name of the adapter.
+
+    Returns:
+        `W'` in the layout of the layer's own weight, float64 if the base or a factor is, else
+        float32. The scaling of a scaled word embedding is not part of it.
+
+    Raises:
+        TypeError: If the layer has no single weight matrix, or another LoRA variant is active.
+        ValueError: If the layer is merged, or is a convolution that PEFT's LoRA cannot express.
+    """
+    check_layer(module)
+    if module.merged:
+        raise ValueError(f"adapters {module.merged_adapters} are merged into the layer: unmerge()")
+    W, (A, B, s), m = base_rows(module), *_adapter(module, adapter_name)
+    dtype = compute_dtype(W, A, B)
+    V = W.to(dtype) + s * (B.to(dtype) @ A.to(dtype))
+    if m is None:
+        return as_weight(module, V)
+    n = _row_norm(V)
+    return as_weight(module, (m.to(dtype) / torch.where(n > 0, n, 1.0))[:, None] * V)
+
+
+def _adapter(module: LoraLayer, adapter_name: str) -> tuple[LowRankFactors, Tensor | None]:
+    m = magnitude(module, adapter_name)
+    if m is None and adapter_name in module.lora_variant:
+        variant = type(module.lora_variant[adapter_name]).__name__
+        raise TypeError(f"adapter {adapter_name!r} is a {variant}; its weight is not W + s B A")
+    return low_rank_factors(module, adapter_name), m
+
+
+def _stores_transpose(module: LoraLayer) -> bool:
+    return isinstance(module, Embedding) or bool(getattr(module, "fan_in_fan_out", False))
+
+
+class WeightDecomposition(NamedTuple):
+    """How far training moved magnitudes and directions, and how the two go together.
+
+    The trend is taken over all points (module, checkpoint). `slope` has the unit of a weight norm
+    per unit of `1 - cos`: it depends on the scale of the weights and is no correlation, though it
+    has been published under that name. Read all four figures together; one outlier makes a slope.
+
+    Attributes:
+        modules: Names, in the order of the rows of the next two.
+        delta_M: `(modules, checkpoints)`, see `magnitude_change`.
+        delta_D: `(modules, checkpoints)`, see `direction_change`.
+        slope: Least-squares slope of `delta_M` on `delta_D`; NaN if `delta_D` is constant.
+        intercept: Its intercept.
+        pearson: Pearson correlation; NaN if either is constant.
+        spearman: Spearman's rank correlation, ties at their mean rank.
+    """
+
+    modules: tuple[str, ...]
+    delta_M: Tensor
+    delta_D: Tensor
+    slope: float
+    intercept: float
+    pearson: float
+    spearman: float
+
+
+def magnitude_change(W_0: Tensor, W_t: Tensor) -> Tensor:
+    """`mean_i abs(|W_t,i| - |W_0,i|)` over the rows.
+
+    Args:
+        W_0: Pretrained weight `(d_out, d_in)`.
+        W_t: Weight at a checkpoint `(d_out, d_in)`.
+
+    Returns:
+        A 0-dim tensor, float32 at least.
+    """
+    dtype = compute_dtype(W_0, W_t)
+    return (_row_norm(W_t.to(dtype)) - _row_norm(W_0.to(dtype))).abs().mean()
+
+
+def direction_change(W_0: Tensor, W_t: Tensor) -> Tensor:
+    """`mean_i (1 - cos(W_t,i, W_0,i))` over the rows; a row that is zero has not turned.
+
+    Args:
+        W_0: Pretrained weight `(d_out, d_in)`.
+        W_t: Weight at a checkpoint `(d_out, d_in)`.
+
+    Returns:
+        A 0-dim tensor, float32 at least.
+    """
+    dtype = compute_dtype(W_0, W_t)
+    W_0, W_t = W_0.to(dtype), W_t.to(dtype)
+    norms = _row_norm(W_0) * _row_norm(W_t)
+    cos = torch.where(norms > 0, (W_0 * W_t).sum(1) / norms, 1.0)
+    return (1 - cos).mean()
+
+
+def weight_decomposition(
+    initial: Mapping[str, Tensor], checkpoints: Sequence[Mapping[str, Tensor]]
+) -> WeightDecomposition:
+    """Weight-decomposition analysis of a training run.
+
+    Source: arXiv 2402.09353, section 3 and figure 2, here with one row an output channel; arXiv
+    2410.09758 reports the slope.
+
+    Args:
+        initial: Pretrained weights `(d_out, d_in)` by module name.
+        checkpoints: The same modules' effective weights, one mapping a checkpoint.
+
+    Returns:
+        Changes a module and checkpoint, with their trend.
+
+    Raises:
+        ValueError: If there are fewer than two points, or a checkpoint has other modules.
+    """
+    for t, weights in enumerate(checkpoints):
+        if weights.keys() != initial.keys():
+            odd = ", ".join(sorted(weights.keys() ^ initial.keys()))
+            raise ValueError(f"checkpoint {t} and the initial weights differ in modules: {odd}")
+    if len(initial) * len(checkpoints) < 2:
+        raise ValueError("a trend needs at least two points (modules times checkpoints)")
+    delta_M, delta_D = (
+        torch.stack(
+            [
+                torch.stack([change(W_0, c[name]) for c in checkpoints]).double().cpu()
+                for name, W_0 in initial.items()
+            ]
+        )
+        for change in (magnitude_change, direction_change)
+    )
+    x, y = delta_D.flatten(), delta_M.flatten()
+    slope = _ratio(_covariance(x, y), _covariance(x, x))
+    return WeightDecomposition(
+        modules=tuple(initial),
+        delta_M=delta_M,
+        delta_D=delta_D,
+        slope=slope,
+        intercept=float(y.mean()) - slope * float(x.mean()),
+        pearson=_correlation(x, y),
+        spearman=_correlation(_ranks(x), _ranks(y)),
+    )
+
+
+def _row_norm(W: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(W, dim=1)
+
+
+def _covariance(x: Tensor, y: Tensor) -> float:
+    return float(((x - x.mean()) * (y - y.mean())).mean())
+
+
+def _correlation(x: Tensor, y: Tensor) -> float:
+    return _ratio(_covariance(x, y), (_covariance(x, x) * _covariance(y, y)) ** 0.5)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Ranks from 1, equal values at the mean of their ranks."""
+    _, group, size = x.unique(return_inverse=True, return_counts=True)
+    last = size.cumsum(0).to(x.dtype)
+    return (last - (size - 1) / 2)[group]

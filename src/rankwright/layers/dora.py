@@ -1,0 +1,304 @@
+"""DoRA on PEFT's own layers, with the row norm in its factored form.
+
+`y = b + g * (x W^T + s (drop(x) A^T) B^T)`, `g = m / n`, `n = |W + s B A|` row by row: the layer of
+"DoRA: Weight-Decomposed Low-Rank Adaptation" (arXiv 2402.09353, eq. 5). What is saved is PEFT's
+standard DoRA adapter; only the computation is ours:
+
+- `n` comes from `factored_row_norm`: no `out x in` temporary, no identity matrix;
+- `m` starts from the stored weight in float32 and `g - 1 = (m - n) / n` is formed in float32, so a
+  fresh adapter is the base model bit for bit, in bfloat16 too;
+- a zero row of the weight gives a zero output, not NaN;
+- dropout acts on the low-rank branch only, as in LoRA. PEFT drops the input of the base branch as
+  well, at the price of a second full product. In eval mode, and with dropout 0, both agree.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast, get_args
+
+import torch
+from peft.tuners.lora.layer import Embedding, LoraLayer, LoraVariant
+from torch import Tensor, nn
+
+from rankwright.core.decomposition import (
+    CONV_LAYERS,
+    as_rows,
+    as_weight,
+    base_rows,
+    check_layer,
+    low_rank_factors,
+    magnitude,
+)
+from rankwright.core.linalg import factored_row_norm, row_norm_sq
+
+NormGrad = Literal["detached", "full"]
+
+
+class FactoredDora(LoraVariant):  # type: ignore[misc]
+    """The computation of one DoRA adapter on one layer, called by PEFT's `LoraLayer`.
+
+    Two things are remembered between calls: the base row norms while the base weight is unchanged,
+    and in eval mode under `no_grad` the row norms while `A` and `B` are. A change is seen by the
+    tensor's address and version, so edit parameters under `torch.no_grad()`; an edit in place
+    through `.data` goes unseen and needs `forget()`.
+
+    Attributes:
+        norm_grad: `"detached"` treats `n` as a constant (arXiv 2402.09353, section 4.3, and PEFT);
+            `"full"` differentiates through it.
+        frozen_norm: If set, this `(d_out,)` is used as `n`; see `frozen_norms`.
+    """
+
+    def __init__(self, norm_grad: NormGrad = "detached") -> None:
+        self.norm_grad = norm_grad
+        self.frozen_norm: Tensor | None = None
+        self._unmerged: Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything remembered about weights."""
+        self._base: tuple[object, Tensor] | None = None
+        self._eval: tuple[object, Tensor] | None = None
+
+    def supports_lora_conversion(self) -> bool:
+        """False: PEFT's `convert_to_lora` would silently drop the magnitude."""
+        return False
+
+    def row_norm(self, module: LoraLayer, adapter_name: str) -> Tensor:
+        """Row norms `n` of `W + s B A`.
+
+        Args:
+            module: The layer.
+            adapter_name: Name of the adapter.
+
+        Returns:
+            `(d_out,)`, float32 or float64, with a gradient to `A` and `B` if `norm_grad="full"`.
+        """
+        if self.frozen_norm is not None:
+            return self.frozen_norm
+        if module.training or torch.is_grad_enabled():
+            self._eval = None
+            return self._row_norm(module, adapter_name)
+        A, B, s = low_rank_factors(module, adapter_name)
+        key = (_stamp(_stored_weight(module)), _stamp(A), _stamp(B), s)
+        if self._eval is None or self._eval[0] != key or None in key:
+            self._eval = (key, self._row_norm(module, adapter_name))
+        return self._eval[1]
+
+    def forward(
+        self,
+        module: LoraLayer,
+        active_adapter: str,
+        x: Tensor,
+        result: Tensor,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> Tensor:
+        """The layer's output.
+
+        Args:
+            module: The layer.
+            active_adapter: Name of the adapter.
+            x: Input of the layer.
+            result: Output `x W^T + b` of the base layer, channels as the layer has them.
+            kwargs: What PEFT passes to other variants; not used.
+
+        Returns:
+            `b + g * (x W^T + s B A drop(x))` in the shape and dtype of `result`.
+        """
+        n = self.row_norm(module, active_adapter)
+        m = cast(Tensor, magnitude(module, active_adapter))
+        gain_minus_one = _channels(module, (m - n) / _nonzero(n))
+        lora = result + _low_rank_output(module, active_adapter, x)  # LoRA's own output
+        bias = getattr(module.get_base_layer(), "bias", None)
+        scaled = lora if bias is None else lora - _channels(module, bias)
+        # g - 1 and not g: bfloat16 rounds g = 1.001 to 1.0
+        return (lora + gain_minus_one * scaled).to(result.dtype)
+
+    @torch.no_grad()
+    def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The merged weight; PEFT refuses it if it holds NaN or Inf.
+
+        Args:
+            module: The layer.
+            active_adapter: Name of the adapter.
+            orig_weight: The layer's weight, kept for `unmerge`.
+
+        Returns:
+            `diag(m / n) (W + s B A)` in the layout and dtype of `orig_weight`, rounded once.
+        """
+        A, B, s = low_rank_factors(module, active_adapter)
+        # forward takes n from the base weight, whatever else is merged by now
+        with module._unmerged_base_weight(safe_merge=True) as base:
+            base = as_rows(module, base)
+            n = factored_row_norm(base, A, B, s, row_norm_sq(base))
+        m = cast(Tensor, magnitude(module, active_adapter))
+        V = as_rows(module, orig_weight).to(n.dtype) + s * (B.to(n.dtype) @ A.to(n.dtype))
+        self._unmerged = orig_weight.data
+        return as_weight(module, (m / _nonzero(n))[:, None] * V).to(orig_weight.dtype)
+
+    def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+        """Merge into the layer's weight without a check; see `merge_safe`.
+
+        Args:
+            module: The layer.
+            active_adapter: Name of the adapter.
+            orig_weight: The layer's weight.
+        """
+        orig_weight.data = self.merge_safe(module, active_adapter, orig_weight)
+
+    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:  # noqa: ARG002
+        """The weight as it was before the merge, bit for bit.
+
+        The merge keeps the weight it replaced, so a merged but not unloaded model holds both.
+
+        Args:
+            module: The layer.
+            active_adapter: Name of the adapter.
+            orig_weight: The merged weight.
+
+        Returns:
+            The weight before the merge, on the device and in the dtype of `orig_weight`.
+
+        Raises:
+            RuntimeError: If this object did not merge the adapter.
+        """
+        if self._unmerged is None:
+            raise RuntimeError(f"adapter {active_adapter!r} was not merged by this layer")
+        weight, self._unmerged = self._unmerged, None
+        self.forget()
+        return weight.to(orig_weight)
+
+    def _row_norm(self, module: LoraLayer, adapter_name: str) -> Tensor:
+        A, B, s = low_rank_factors(module, adapter_name)
+        differentiable = self.norm_grad == "full" and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable), torch.autocast(A.device.type, enabled=False):
+            W = base_rows(module)
+            return factored_row_norm(W, A, B, s, self._base_norm_sq(module, W))
+
+    def _base_norm_sq(self, module: LoraLayer, W: Tensor) -> Tensor:
+        key = _stamp(_stored_weight(module))
+        if self._base is None or self._base[0] != key or key is None:
+            self._base = (key, row_norm_sq(W))
+        return self._base[1]
+
+
+def use_factored_dora(
+    model: nn.Module,
+    adapter_name: str = "default",
+    norm_grad: NormGrad = "detached",
+    *,
+    init_magnitude: bool = True,
+) -> None:
+    """Let an existing PEFT DoRA adapter be computed by `FactoredDora`.
+
+    Args:
+        model: A model with a DoRA adapter: `get_peft_model(base, LoraConfig(use_dora=True, ...))`,
+            or one loaded from a file.
+        adapter_name: Name of the adapter.
+        norm_grad: `"detached"` (DoRA) or `"full"` (BiDoRA): does the norm carry a gradient?
+        init_magnitude: Write the magnitudes anew with `reset_magnitudes`. Leave it on for a fresh
+            adapter; turn it off for trained magnitudes that were loaded.
+
+    Raises:
+        TypeError: If an adapted layer has no single weight matrix.
+        ValueError: If `norm_grad` is unknown, the model has no DoRA adapter of this name, a layer
+            is merged, or a convolution is one that PEFT's LoRA cannot express.
+    """
+    if norm_grad not in get_args(NormGrad):
+        raise ValueError(f"norm_grad={norm_grad!r}: expected one of {get_args(NormGrad)}")
+    layers = [m for m in _lora_layers(model) if adapter_name in m.lora_magnitude_vector]
+    if not layers:
+        raise ValueError(
+            f"no DoRA adapter {adapter_name!r} in this {type(model).__name__}: "
+            "build it with LoraConfig(use_dora=True)"
+        )
+    for module in layers:
+        check_layer(module)
+        if module.merged:
+            raise ValueError(f"adapters {module.merged_adapters} are merged: unmerge them first")
+    for module in layers:
+        module.lora_variant[adapter_name] = FactoredDora(norm_grad)
+    if init_magnitude:
+        reset_magnitudes(model, adapter_name)
+
+
+@torch.no_grad()
+def reset_magnitudes(model: nn.Module, adapter_name: str = "default") -> None:
+    """Set `m = |W + s B A|` in float32 (float64 for a float64 base), from the stored weight.
+
+    The adapted layer then computes plain LoRA; with `B = 0`, `m = |W|` and it is the base layer,
+    bit for bit. PEFT computes `m` in the dtype of the adapter while that is still half precision.
+
+    Args:
+        model: A model prepared by `use_factored_dora`.
+        adapter_name: Name of the adapter.
+    """
+    for module, dora in _dora_layers(model, adapter_name):
+        weight = module.lora_magnitude_vector[adapter_name].weight
+        weight.data = dora.row_norm(module, adapter_name).clone().view_as(weight)
+
+
+@contextmanager
+def frozen_norms(model: nn.Module, adapter_name: str = "default") -> Iterator[None]:
+    """Hold every row norm `n` at its present value inside the `with` block.
+
+    With a detached norm, a finite difference over `A` and `B` sees the gradient of the layer only
+    while `n` stands still.
+
+    Args:
+        model: A model prepared by `use_factored_dora`.
+        adapter_name: Name of the adapter.
+
+    Yields:
+        Nothing.
+    """
+    layers = _dora_layers(model, adapter_name)
+    try:
+        for module, dora in layers:
+            dora.frozen_norm = dora.row_norm(module, adapter_name).detach()
+        yield
+    finally:
+        for _, dora in layers:
+            dora.frozen_norm = None
+
+
+def _lora_layers(model: nn.Module) -> Iterator[LoraLayer]:
+    return (module for module in model.modules() if isinstance(module, LoraLayer))
+
+
+def _dora_layers(model: nn.Module, adapter_name: str) -> list[tuple[LoraLayer, FactoredDora]]:
+    pairs = ((module, module.lora_variant.get(adapter_name)) for module in _lora_layers(model))
+    return [(module, dora) for module, dora in pairs if isinstance(dora, FactoredDora)]
+
+
+def _low_rank_output(module: LoraLayer, adapter_name: str, x: Tensor) -> Tensor:
+    """`s B A drop(x)`; the scaling goes on the `r` numbers between the factors."""
+    s = module.scaling[adapter_name]
+    if isinstance(module, Embedding):  # x holds token ids: nothing to drop
+        A, B = module.lora_embedding_A[adapter_name], module.lora_embedding_B[adapter_name]
+        scale = module._get_embed_scale()
+        return cast(Tensor, (module._embed(x, A.T) * (s if scale is None else s * scale)) @ B.T)
+    x = module.lora_dropout[adapter_name](x)
+    return cast(Tensor, module.lora_B[adapter_name](module.lora_A[adapter_name](x) * s))
+
+
+def _channels(module: LoraLayer, vector: Tensor) -> Tensor:
+    """`(d_out,)` shaped to multiply the layer's output."""
+    if isinstance(module, CONV_LAYERS):
+        return vector.view(-1, *(1,) * (module.get_base_layer().weight.dim() - 2))
+    return vector
+
+
+def _nonzero(n: Tensor) -> Tensor:
+    return torch.where(n > 0, n, 1.0)  # a zero row stays zero whatever it is divided by
+
+
+def _stored_weight(module: LoraLayer) -> Tensor:
+    base = module.get_base_layer()
+    return cast(Tensor, base.W_q if hasattr(base, "W_q") else base.weight)  # W_q: HQQ
+
+
+def _stamp(tensor: Tensor) -> tuple[object, ...] | None:
+    """Changes when the tensor is replaced or written to; None where PyTorch keeps no version."""
+    if tensor.is_inference():
+        return None
+    return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
