@@ -115,8 +115,8 @@ class ProcedureState:
     replays: bool = False
     """Whether the step's batches are evaluated again, under the same random state."""
 
-    held_out_share: float = 0.0
-    """Share of the training rows that is set aside for `run.held_out`; 0 for none."""
+    restricts_rows: bool = False
+    """Whether some phase draws from a part of the training rows only (`rows`)."""
 
     changing_parameters: bool = False
     """Whether which parameters receive a gradient changes from step to step (matters to DDP)."""
@@ -137,6 +137,10 @@ class ProcedureState:
         """
         del phase
         return None
+
+    def held_out_rows(self) -> Sequence[int]:
+        """Training rows that are set aside for `run.held_out`; disjoint from what trains."""
+        return ()
 
     def role(self, name: str) -> str:
         """The parameter group of the parameter called `name`."""

@@ -58,9 +58,11 @@ class Run(ABC):
         total_steps: Optimizer steps of the whole run.
         passes: Forward-and-backward passes over one global batch so far, in units of a step.
         seed: Seed of every draw that the parts make.
+        own_held_out: Whether the user brought a second split for `held_out`.
     """
 
     optimizer: torch.optim.Optimizer
+    own_held_out: bool = False
 
     def __init__(self, model: PeftModel, method: Method, *, seed: int) -> None:
         self.model = model

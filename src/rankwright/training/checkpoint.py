@@ -1,0 +1,169 @@
+"""Checkpoints that are whole or do not count.
+
+A checkpoint is written under a temporary name, every file is listed with size and SHA-256 in a
+manifest, flushed to disk, and only then renamed. The newest one whose manifest holds is chosen;
+an incomplete one is skipped with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rankwright.core.errors import TrainingError
+
+MANIFEST = "rankwright_manifest.json"
+_STATE_TENSORS = "rankwright_state.safetensors"
+_STATE_VALUES = "rankwright_state.json"
+_STAGING = ".saving-"
+_NAME = re.compile(r"^checkpoint-(\d+)$")
+
+
+class IncompleteCheckpointWarning(UserWarning):
+    """A checkpoint was skipped because it is damaged or was never finished."""
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """List every file of `folder` with size in bytes and SHA-256, and flush all of it to disk.
+
+    Args:
+        folder: The checkpoint.
+        facts: More that the manifest should say (step, method, ...); JSON values.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        _flush(path)
+        files[path.relative_to(folder).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": _digest(path),
+        }
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", encoding="utf-8")
+    _flush(manifest)
+    _flush(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a complete checkpoint.
+
+    Raises:
+        TrainingError: A file is missing or differs from what the manifest says.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise TrainingError(f"{folder} has no {MANIFEST}: it was never finished")
+    content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    for name, expected in content["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise TrainingError(f"{folder} lacks {name}")
+        if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
+            raise TrainingError(f"{path} is not what was written: size or checksum differs")
+    return content
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The complete `checkpoint-<step>` with the highest step; None if there is none."""
+    found = {int(m[1]): path for path in folder.glob("*") if (m := _NAME.match(path.name))}
+    for _, path in sorted(found.items(), reverse=True):
+        try:
+            read_manifest(path)
+        except (TrainingError, ValueError, KeyError, OSError) as error:
+            warnings.warn(
+                f"skipped checkpoint {path.name}: {error}",
+                IncompleteCheckpointWarning,
+                stacklevel=2,
+            )
+        else:
+            return path
+    return None
+
+
+@contextlib.contextmanager
+def staging(folder: Path, step: int) -> Iterator[Path]:
+    """A temporary folder beside the checkpoints; removed whatever happens."""
+    temporary = folder / f"{_STAGING}{step}"
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Rename `source` to `target` in one step; an older `target` is gone afterwards."""
+    replaced = None
+    if target.exists():
+        replaced = target.with_name(f"{_STAGING}old-{target.name}")
+        target.rename(replaced)
+    source.rename(target)
+    _flush(target.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left half written."""
+    for path in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_state(state: dict[str, Any], folder: Path) -> None:
+    """Write nested dicts of tensors and JSON values: tensors as safetensors, the rest as JSON."""
+    tensors: dict[str, Tensor] = {}
+    values = _split(state, "", tensors)
+    (folder / _STATE_VALUES).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if tensors:
+        save_file(tensors, folder / _STATE_TENSORS)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Undo of `save_state`."""
+    values = json.loads((folder / _STATE_VALUES).read_text(encoding="utf-8"))
+    tensors = folder / _STATE_TENSORS
+    joined: dict[str, Any] = _join(values, load_file(tensors) if tensors.is_file() else {})
+    return joined
+
+
+def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous()
+        return {"__tensor__": path}
+    if isinstance(value, dict):
+        return {key: _split(item, f"{path}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_split(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"__tensor__"}:
+            return tensors[value["__tensor__"]]
+        return {key: _join(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    return value
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

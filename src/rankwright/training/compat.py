@@ -1,0 +1,15 @@
+"""Private Trainer names that the mixin overrides or calls; :mod:`rankwright.core.compat` checks."""
+
+TRAINER_NAMES = (
+    "transformers.trainer:Trainer._get_dataloader",
+    "transformers.trainer:Trainer._get_num_items_in_batch",
+    "transformers.trainer:Trainer._get_output_dir",
+    "transformers.trainer:Trainer._get_train_sampler",
+    "transformers.trainer:Trainer._get_collator_with_removed_columns",
+    "transformers.trainer:Trainer._load_best_model",
+    "transformers.trainer:Trainer._load_from_checkpoint",
+    "transformers.trainer:Trainer._prepare_inputs",
+    "transformers.trainer:Trainer._remove_unused_columns",
+    "transformers.trainer:Trainer._save_checkpoint",
+    "transformers.trainer_utils:rotate_checkpoints",
+)

@@ -1,0 +1,95 @@
+"""What a run costs: parameters, memory, time, passes."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+
+from rankwright.core.run import Run
+
+
+@dataclass
+class CostMeter:
+    """Measures pure step time: forward, backward, optimizer, extra passes; nothing else.
+
+    Attributes:
+        step_seconds: Wall time of each optimizer step.
+        trainable: Largest number of parameters trained in any one step.
+    """
+
+    step_seconds: list[float] = field(default_factory=list)
+    trainable: int = 0
+    _started: float = 0.0
+
+    def start_step(self) -> None:
+        """A step begins."""
+        self._started = time.perf_counter()
+
+    def end_step(self, run: Run) -> None:
+        """A step has ended."""
+        self.step_seconds.append(time.perf_counter() - self._started)
+        self.trainable = max(
+            self.trainable, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        )
+
+    def report(self, run: Run) -> Cost:
+        """The cost so far."""
+        return Cost(
+            trainable_parameters=self.trainable,
+            stored_parameters=stored_parameters(run),
+            peak_memory_bytes=peak_memory_bytes(),
+            median_step_seconds=statistics.median(self.step_seconds) if self.step_seconds else 0.0,
+            training_seconds=sum(self.step_seconds),
+            steps=len(self.step_seconds),
+            passes=run.passes,
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one run.
+
+    Attributes:
+        trainable_parameters: Largest number trained in any one step.
+        stored_parameters: Numbers in the saved adapter, heads included.
+        peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
+        median_step_seconds: Median wall time of an optimizer step.
+        training_seconds: Sum over the steps; no evaluation, no saving.
+        steps: Steps measured; after a resume only those since.
+        passes: Forward-and-backward passes over a global batch, the whole run's.
+    """
+
+    trainable_parameters: int
+    stored_parameters: int
+    peak_memory_bytes: int
+    median_step_seconds: float
+    training_seconds: float
+    steps: int
+    passes: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def stored_parameters(run: Run) -> int:
+    """Numbers in the adapter file that `save_pretrained` would write now."""
+    state = get_peft_model_state_dict(
+        run.model, adapter_name=run.adapter_name, save_embedding_layers=False
+    )
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def peak_memory_bytes() -> int:
+    """Peak device memory on CUDA; else the peak resident set of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

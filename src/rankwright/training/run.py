@@ -1,0 +1,97 @@
+"""`Run` over a transformers Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from torch import Tensor
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method
+from rankwright.core.run import MicroBatch, Run, random_state
+from rankwright.training.data import endless_rows
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+class TrainerRun(Run):
+    """What a part sees of a Trainer.
+
+    Args:
+        trainer: The trainer, constructed but not yet training.
+        method: The method in training.
+        held_out: The user's own second split; None to set rows of the training set aside.
+    """
+
+    def __init__(self, trainer: Trainer, method: Method, held_out: Any | None) -> None:
+        self._trainer = trainer
+        self._own_held_out_rows = held_out
+        self.own_held_out = held_out is not None
+        super().__init__(trainer.model, method, seed=trainer.args.seed)
+
+    def record(self, inputs: dict[str, Any], num_items: Any) -> None:
+        """Note a micro-batch of the step in hand, before its forward."""
+        steps = self._trainer.current_gradient_accumulation_steps
+        state = random_state() if self.procedure.replays else None
+        self.micro_batches.append(MicroBatch(inputs, state, (num_items, steps)))
+
+    def loss(self, batch: MicroBatch) -> Tensor:
+        """See `Run.loss`; the scaling is `Trainer.training_step`'s."""
+        trainer = self._trainer
+        num_items, accumulation_steps = batch.scale
+        with trainer.compute_loss_context_manager():
+            loss: Tensor = trainer.compute_loss(
+                self.model, dict(batch.inputs), num_items_in_batch=num_items
+            )
+        scaled = trainer.loss_is_scaled_for_ga
+        if scaled is None:
+            by_items = trainer.model_accepts_loss_kwargs and num_items is not None
+            scaled = by_items or trainer.compute_loss_func is not None
+        return loss if scaled else loss / accumulation_steps
+
+    def held_out(self, index: int) -> list[MicroBatch]:
+        """See `Run.held_out`; a global batch has the size of a training micro-batch."""
+        args = self._trainer.args
+        dataset, rows = self._held_out_source()
+        size = args.per_device_train_batch_size
+        taken = endless_rows(
+            self, rows, index * size * args.world_size, size * args.world_size, "held-out"
+        )
+        mine = taken[args.process_index * size : (args.process_index + 1) * size]
+        batch = self._collate(dataset, mine)
+        num_items = self._trainer._get_num_items_in_batch([batch], args.device)
+        return [MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, 1))]
+
+    def train_rows(self) -> int | None:
+        """Number of rows of the training set.
+
+        Raises:
+            MethodError: The training set has no length.
+        """
+        dataset = self._trainer.train_dataset
+        if dataset is None:
+            return None
+        if not hasattr(dataset, "__len__"):
+            raise MethodError(
+                f"{self.method.name} divides the training rows, and a {type(dataset).__name__} has "
+                "no length; load it as a map-style dataset"
+            )
+        return len(dataset)
+
+    def _held_out_source(self) -> tuple[Any, Sequence[int]]:
+        if self._own_held_out_rows is not None:
+            return self._own_held_out_rows, range(len(self._own_held_out_rows))
+        return self._trainer.train_dataset, self.procedure.held_out_rows()
+
+    def _collate(self, dataset: Any, rows: list[int]) -> dict[str, Any]:
+        trainer = self._trainer
+        collator = trainer.data_collator
+        if isinstance(dataset, Dataset):
+            dataset = trainer._remove_unused_columns(dataset, description="held-out")
+        else:
+            collator = trainer._get_collator_with_removed_columns(collator, description="held-out")
+        batch: dict[str, Any] = collator([dataset[row] for row in rows])
+        return batch

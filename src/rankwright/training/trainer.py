@@ -1,0 +1,326 @@
+"""The mixin that trains any method under any `transformers.Trainer`.
+
+The Trainer keeps its loop, its logging and its arguments; the mixin adds the events of
+:class:`~rankwright.core.part.ProcedureState`, one optimizer with a group for each role, schedules
+that know phases, and checkpoints that are whole or do not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from rankwright.core import compat
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.method import Method
+from rankwright.core.part import Multiplier, Procedure
+from rankwright.training import checkpoint
+from rankwright.training.compat import TRAINER_NAMES
+from rankwright.training.cost import Cost, CostMeter
+from rankwright.training.data import PhaseSampler
+from rankwright.training.run import TrainerRun
+from rankwright.training.signals import Termination
+
+compat.check(TRAINER_NAMES)
+
+T = TypeVar("T", bound=transformers.Trainer)
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+
+class MethodMixin(_Base):
+    """Put before a Trainer class to train with a method; see `with_method`.
+
+    Args:
+        args: Positional arguments of the Trainer.
+        method: The method whose `apply` made the model.
+        held_out_dataset: For methods that learn from a second split: your own one. By default
+            rows of the training set are set aside.
+        kwargs: Keyword arguments of the Trainer.
+
+    Attributes:
+        run: The run, as the method's parts see it.
+        interrupted: Whether SIGTERM ended the last `train`.
+    """
+
+    def __init__(
+        self, *args: Any, method: Method, held_out_dataset: Any | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _check_engine(self.args, method)
+        self.method = method
+        self.run = TrainerRun(self, method, held_out_dataset)
+        self.interrupted = False
+        self._cost = CostMeter()
+        self._termination = Termination()
+        self._staging: Path | None = None
+        self.add_callback(_Events(self))
+
+    # Before the first step ---------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; only complete checkpoints are resumed.
+
+        Raises:
+            TrainingError: There is no complete checkpoint, or the loss became NaN or infinite.
+            MethodError: The checkpoint was written by another method or other hyperparameters.
+        """
+        output = Path(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            newest = checkpoint.newest_complete(output)
+            if newest is None:
+                raise TrainingError(
+                    f"no complete checkpoint in {output}; start without resume, or name another "
+                    "output directory"
+                )
+            resume_from_checkpoint = str(newest)
+        if resume_from_checkpoint:
+            self._check_same_method(Path(resume_from_checkpoint))
+        self.interrupted = False
+        with self._termination.watch():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One optimizer for all roles, of the class that the arguments (or the method) name."""
+        if self.optimizer is None:
+            groups = self.run.parameter_groups(self.args.learning_rate, self.args.weight_decay)
+            part = self.run.slots.optimizer
+            if part is not None:
+                self.optimizer = part.build(self.run, groups)
+            else:
+                cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                    self.args, self.model
+                )
+                self.optimizer = cls(groups, **options)
+        self.run.optimizer = self.optimizer
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The user's schedule, stretched by the procedure over its phases and groups."""
+        self.run.optimizer = self.optimizer
+        self.run.total_steps = num_training_steps
+        if type(self.run.slots.procedure) is Procedure or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, self.run.multipliers(self._shape)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _shape(self, steps: int) -> Multiplier:
+        """`lr_scheduler_type` of the arguments over `steps` steps, its warm-up included."""
+        lone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = transformers.get_scheduler(
+            self.args.lr_scheduler_type,
+            optimizer=lone,
+            num_warmup_steps=self.args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+        )
+        if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            raise MethodError(
+                f"lr_scheduler_type={self.args.lr_scheduler_type!r} cannot be divided into the "
+                f"phases of {self.method.name}; use linear, cosine, constant or another that is a "
+                "function of the step alone"
+            )
+        multiplier: Multiplier = scheduler.lr_lambdas[0]
+        return multiplier
+
+    def _get_train_sampler(self, train_dataset: Any | None = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.run.procedure.restricts_rows:
+            return super()._get_train_sampler(dataset)
+        return PhaseSampler(self.run, len(dataset), self.get_total_train_batch_size(self.args))
+
+    # A step ------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One micro-batch; the procedure hears of the step's last one."""
+        inputs = self._prepare_inputs(inputs)
+        self.run.record(inputs, num_items_in_batch)
+        loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(self._not_finite(float(loss)))
+        if self.accelerator.sync_gradients:
+            self.run.fire("after_backward")
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what the procedure and the penalty measured."""
+        if "loss" in logs:
+            logs = {**logs, **self.run.metrics, "passes": self.run.passes}
+        super().log(logs, *args, **kwargs)
+
+    def cost(self) -> Cost:
+        """Parameters, memory, time and passes of the run so far."""
+        return self._cost.report(self.run)
+
+    def _not_finite(self, loss: float) -> str:
+        good = checkpoint.newest_complete(Path(self.args.output_dir))
+        advice = (
+            f"the last good checkpoint is {good}"
+            if good
+            else "no checkpoint has been written yet (save_steps)"
+        )
+        return (
+            f"the loss at step {self.state.global_step} is {loss}; the weights of that step were "
+            f"not updated; {advice}. Lower the learning rate, or check the data of this step"
+        )
+
+    # Checkpoints -------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(super()._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with checkpoint.staging(folder, self.state.global_step) as temporary:
+            self._staging = temporary
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._complete(temporary / name, folder)
+                checkpoint.publish(temporary / name, folder / name)
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _complete(self, written: Path, folder: Path) -> None:
+        """Add the run's state to a checkpoint under its temporary name, then its manifest."""
+        best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if self.state.best_global_step and (best.exists() or best.name == written.name):
+            self.state.best_model_checkpoint = str(best)
+        self.state.save_to_json(str(written / "trainer_state.json"))
+        checkpoint.save_state(self.run.state_dict(), written)
+        checkpoint.write_manifest(
+            written, step=self.state.global_step, method=describe(self.method)
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The procedure first: it may have to rebuild layers that the weights are loaded into.
+        self.run.load_state_dict(checkpoint.load_state(Path(resume_from_checkpoint)))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            state = checkpoint.load_state(Path(best))
+            self.run.procedure.load_state_dict(state["procedure"])
+        super()._load_best_model()
+
+    def _check_same_method(self, folder: Path) -> None:
+        written = checkpoint.read_manifest(folder)["method"]
+        for name, value in describe(self.method).items():
+            if written.get(name) != value:
+                raise MethodError(
+                    f"{folder} was written with {name}={written.get(name)!r}, this run has "
+                    f"{name}={value!r}; resume with the same method, or start a new run"
+                )
+
+
+class _Events(TrainerCallback):
+    """Turns the Trainer's callbacks into the events of the run."""
+
+    def __init__(self, trainer: MethodMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if args.should_save:
+            checkpoint.remove_leftovers(Path(args.output_dir))
+        self._trainer.run.step = state.global_step
+        self._trainer.run.begin(state.max_steps)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        run = self._trainer.run
+        run.step = state.global_step
+        run.micro_batches = []
+        self._trainer._cost.start_step()
+        run.fire("before_step")
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._trainer.run.fire("after_step")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        trainer = self._trainer
+        trainer._cost.end_step(trainer.run)
+        if trainer._termination.agreed(args.device):
+            trainer.interrupted = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            self._trainer.run.finish()
+
+
+def with_method(trainer_class: type[T]) -> type[T]:
+    """A subclass of `trainer_class` that takes `method=`.
+
+    Example:
+        >>> MyTrainer = with_method(trl.SFTTrainer)  # doctest: +SKIP
+        >>> trainer = MyTrainer(model, args, method=method, ...)  # doctest: +SKIP
+
+    Args:
+        trainer_class: `transformers.Trainer` or a subclass.
+    """
+    return type(f"{trainer_class.__name__}WithMethod", (MethodMixin, trainer_class), {})
+
+
+class Trainer(MethodMixin, transformers.Trainer):
+    """`transformers.Trainer` with a method."""
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """Name and hyperparameters as JSON values."""
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def _check_engine(args: TrainingArguments, method: Method) -> None:
+    """Refuse, before any time is spent, what the procedure cannot run under."""
+    if type(method.slots().procedure) is Procedure:
+        return
+    if args.n_gpu > 1:
+        raise MethodError(
+            f"{method.name} does not run under DataParallel; start one process a device with "
+            "torchrun, or choose one with CUDA_VISIBLE_DEVICES"
+        )
+    if args.deepspeed or args.fsdp:
+        raise MethodError(
+            f"{method.name} changes gradients and optimizer state between steps, which deepspeed "
+            "and fsdp shard; use one process or DistributedDataParallel"
+        )
+    if args.fp16:
+        raise MethodError(f"{method.name} does not run with fp16 loss scaling; use bf16")
