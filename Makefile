@@ -1,0 +1,57 @@
+# make demo | make test | make check: each sets up .venv first, once.
+
+# Tests run tiny models, for which a second thread costs more than it brings.
+TEST_THREADS ?= 1
+DEMO_THREADS ?= 2
+
+SOURCES   := src tests examples
+NEWER     := import sys; sys.exit(sys.version_info < (3, 11))
+# The first command that is a Python of at least 3.11; PYTHON=/path/to/python chooses another.
+PYTHON    ?= $(shell for p in python3.11 python3; do $$p -c '$(NEWER)' 2>/dev/null && echo $$p && break; done)
+PIP       := .venv/bin/python -m pip --disable-pip-version-check --quiet
+INSTALLED := .venv/.installed
+# Everything that the demo and the tests load is on disk: no look-up of a hub.
+OFFLINE   := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo test check format clean
+
+help:
+	@echo "make demo    fine-tune a small pretrained model with BiDoRA, offline, in a few minutes"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint, types, import arrows, tests"
+	@echo "make format  format the sources and fix what lint can fix"
+	@echo "make clean   remove .venv and caches"
+
+.venv: $(INSTALLED)
+
+# torch goes first and by its exact version: a range would fetch gigabytes of CUDA libraries.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(NEWER)' || { \
+	  echo "rankwright needs Python 3.11 or newer, and neither python3.11 nor python3 is one;" >&2; \
+	  echo "install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing into .venv (about 2 GB, once) ..."
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+demo: .venv
+	@$(OFFLINE) OMP_NUM_THREADS=$(DEMO_THREADS) .venv/bin/rankwright demo
+
+test: .venv
+	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest
+
+check: .venv
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: .venv
+	.venv/bin/ruff format $(SOURCES)
+	.venv/bin/ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
