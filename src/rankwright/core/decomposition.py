@@ -14,7 +14,7 @@ an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA,
 The second half measures how training moved magnitude and direction (arXiv 2402.09353, section 3).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -139,7 +139,7 @@ def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
     return LowRankFactors(A.flatten(1), B.flatten(1), scaling)
 
 
-def magnitude(module: LoraLayer, adapter_name: str) -> Tensor | None:
+def dora_magnitude(module: LoraLayer, adapter_name: str) -> Tensor | None:
     """The DoRA magnitude `m` of one adapter, attached to its parameter.
 
     Args:
@@ -187,7 +187,7 @@ def effective_weight(module: LoraLayer, adapter_name: str) -> Tensor:
 
 
 def _adapter(module: LoraLayer, adapter_name: str) -> tuple[LowRankFactors, Tensor | None]:
-    m = magnitude(module, adapter_name)
+    m = dora_magnitude(module, adapter_name)
     if m is None and adapter_name in module.lora_variant:
         variant = type(module.lora_variant[adapter_name]).__name__
         raise TypeError(f"adapter {adapter_name!r} is a {variant}; its weight is not W + s B A")
@@ -207,17 +207,17 @@ class WeightDecomposition(NamedTuple):
 
     Attributes:
         modules: Names, in the order of the rows of the next two.
-        delta_M: `(modules, checkpoints)`, see `magnitude_change`.
-        delta_D: `(modules, checkpoints)`, see `direction_change`.
-        slope: Least-squares slope of `delta_M` on `delta_D`; NaN if `delta_D` is constant.
+        magnitude: `(modules, checkpoints)` of `magnitude_change`.
+        direction: `(modules, checkpoints)` of `direction_change`.
+        slope: Least-squares slope of `magnitude` on `direction`; NaN if that is constant.
         intercept: Its intercept.
         pearson: Pearson correlation; NaN if either is constant.
         spearman: Spearman's rank correlation, ties at their mean rank.
     """
 
     modules: tuple[str, ...]
-    delta_M: Tensor
-    delta_D: Tensor
+    magnitude: Tensor
+    direction: Tensor
     slope: float
     intercept: float
     pearson: float
@@ -279,21 +279,14 @@ def weight_decomposition(
             raise ValueError(f"checkpoint {t} and the initial weights differ in modules: {odd}")
     if len(initial) * len(checkpoints) < 2:
         raise ValueError("a trend needs at least two points (modules times checkpoints)")
-    delta_M, delta_D = (
-        torch.stack(
-            [
-                torch.stack([change(W_0, c[name]) for c in checkpoints]).double().cpu()
-                for name, W_0 in initial.items()
-            ]
-        )
-        for change in (magnitude_change, direction_change)
-    )
-    x, y = delta_D.flatten(), delta_M.flatten()
+    magnitude = _table(magnitude_change, initial, checkpoints)
+    direction = _table(direction_change, initial, checkpoints)
+    x, y = direction.flatten(), magnitude.flatten()
     slope = _ratio(_covariance(x, y), _covariance(x, x))
     return WeightDecomposition(
         modules=tuple(initial),
-        delta_M=delta_M,
-        delta_D=delta_D,
+        magnitude=magnitude,
+        direction=direction,
         slope=slope,
         intercept=float(y.mean()) - slope * float(x.mean()),
         pearson=_correlation(x, y),
@@ -301,8 +294,19 @@ def weight_decomposition(
     )
 
 
+def _table(
+    change: Callable[[Tensor, Tensor], Tensor],
+    initial: Mapping[str, Tensor],
+    checkpoints: Sequence[Mapping[str, Tensor]],
+) -> Tensor:
+    """`change` of every module (rows) at every checkpoint (columns), float64 on the CPU."""
+    rows = [[float(change(W_0, c[name])) for c in checkpoints] for name, W_0 in initial.items()]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def _row_norm(W: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(W, dim=1)
+    norm: Tensor = torch.linalg.vector_norm(W, dim=1)
+    return norm
 
 
 def _covariance(x: Tensor, y: Tensor) -> float:
@@ -319,6 +323,6 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 def _ranks(x: Tensor) -> Tensor:
     """Ranks from 1, equal values at the mean of their ranks."""
-    _, group, size = x.unique(return_inverse=True, return_counts=True)
-    last = size.cumsum(0).to(x.dtype)
-    return (last - (size - 1) / 2)[group]
+    _, group, size = torch.unique(x, return_inverse=True, return_counts=True)
+    mean_rank: Tensor = size.cumsum(0) - (size - 1) / 2
+    return mean_rank[group].to(x.dtype)

@@ -14,9 +14,11 @@ standard DoRA adapter; only the computation is ours:
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora.layer import Embedding, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
@@ -26,12 +28,32 @@ from rankwright.core.decomposition import (
     as_weight,
     base_rows,
     check_layer,
+    dora_magnitude,
     low_rank_factors,
-    magnitude,
 )
 from rankwright.core.linalg import factored_row_norm, row_norm_sq
+from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]
+
+
+@dataclass(frozen=True)
+class Dora(Layer):
+    """The DoRA layer as a part of a method.
+
+    Attributes:
+        norm_grad: `"detached"` (DoRA) or `"full"` (BiDoRA): does the row norm carry a gradient?
+    """
+
+    norm_grad: NormGrad = "detached"
+
+    def peft_options(self) -> dict[str, Any]:
+        """PEFT builds and saves the adapter as DoRA."""
+        return {"use_dora": True}
+
+    def install(self, model: PeftModel, adapter_name: str) -> None:
+        """Hand the fresh adapter's computation to `FactoredDora`."""
+        use_factored_dora(model, adapter_name, self.norm_grad)
 
 
 class FactoredDora(LoraVariant):  # type: ignore[misc]
@@ -105,7 +127,7 @@ class FactoredDora(LoraVariant):  # type: ignore[misc]
             `b + g * (x W^T + s B A drop(x))` in the shape and dtype of `result`.
         """
         n = self.row_norm(module, active_adapter)
-        m = cast(Tensor, magnitude(module, active_adapter))
+        m = cast(Tensor, dora_magnitude(module, active_adapter))
         gain_minus_one = _channels(module, (m - n) / _nonzero(n))
         lora = result + _low_rank_output(module, active_adapter, x)  # LoRA's own output
         bias = getattr(module.get_base_layer(), "bias", None)
@@ -130,7 +152,7 @@ class FactoredDora(LoraVariant):  # type: ignore[misc]
         with module._unmerged_base_weight(safe_merge=True) as base:
             base = as_rows(module, base)
             n = factored_row_norm(base, A, B, s, row_norm_sq(base))
-        m = cast(Tensor, magnitude(module, active_adapter))
+        m = cast(Tensor, dora_magnitude(module, active_adapter))
         V = as_rows(module, orig_weight).to(n.dtype) + s * (B.to(n.dtype) @ A.to(n.dtype))
         self._unmerged = orig_weight.data
         return as_weight(module, (m / _nonzero(n))[:, None] * V).to(orig_weight.dtype)

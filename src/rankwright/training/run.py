@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
-from rankwright.core.run import MicroBatch, Run, random_state
+from rankwright.core.run import MicroBatch, Run, random_state, set_random_state
 from rankwright.training.data import endless_rows
 
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ class TrainerRun(Run):
             by_items = trainer.model_accepts_loss_kwargs and num_items is not None
             scaled = by_items or trainer.compute_loss_func is not None
         return loss if scaled else loss / accumulation_steps
+
+    def probe_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
+        """The loss of `inputs`, were there `num_items` targets in the step; changes nothing."""
+        trainer = self._trainer
+        state = random_state()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss: Tensor = trainer.compute_loss(
+                self.model, dict(inputs), num_items_in_batch=num_items
+            )
+        set_random_state(state)
+        return loss
 
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`; a global batch has the size of a training micro-batch."""

@@ -53,6 +53,9 @@ class MethodMixin(_Base):
         interrupted: Whether SIGTERM ended the last `train`.
     """
 
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(
         self, *args: Any, method: Method, held_out_dataset: Any | None = None, **kwargs: Any
     ) -> None:
@@ -64,6 +67,7 @@ class MethodMixin(_Base):
         self._cost = CostMeter()
         self._termination = Termination()
         self._staging: Path | None = None
+        self._accumulation_checked = False
         self.add_callback(_Events(self))
 
     # Before the first step ---------------------------------------------------------------------
@@ -112,9 +116,10 @@ class MethodMixin(_Base):
         self.run.optimizer = self.optimizer
         self.run.total_steps = num_training_steps
         if type(self.run.slots.procedure) is Procedure or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            super().create_scheduler(num_training_steps, optimizer)
+            return self.lr_scheduler
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, self.run.multipliers(self._shape)
+            self.optimizer if optimizer is None else optimizer, self.run.multipliers(self._shape)
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -151,6 +156,7 @@ class MethodMixin(_Base):
     ) -> Tensor:
         """One micro-batch; the procedure hears of the step's last one."""
         inputs = self._prepare_inputs(inputs)
+        self._check_accumulation(inputs, num_items_in_batch)
         self.run.record(inputs, num_items_in_batch)
         loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
         if not torch.isfinite(loss):
@@ -168,6 +174,21 @@ class MethodMixin(_Base):
     def cost(self) -> Cost:
         """Parameters, memory, time and passes of the run so far."""
         return self._cost.report(self.run)
+
+    def _check_accumulation(self, inputs: dict[str, Any], num_items: Any) -> None:
+        """Divide by the micro-batches where the model ignores the number of targets.
+
+        The Trainer takes any model with `**kwargs` to normalise its loss by the targets of the
+        whole step; sequence classifiers do not, and would sum over the micro-batches.
+        """
+        if self._accumulation_checked or self.args.gradient_accumulation_steps == 1:
+            return
+        self._accumulation_checked = True
+        if num_items is None or not self.model_accepts_loss_kwargs:
+            return
+        once, twice = (self.run.probe_loss(inputs, num_items * factor) for factor in (1, 2))
+        if torch.equal(once, twice):
+            self.model_accepts_loss_kwargs = False
 
     def _not_finite(self, loss: float) -> str:
         good = checkpoint.newest_complete(Path(self.args.output_dir))
