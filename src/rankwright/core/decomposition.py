@@ -121,6 +121,35 @@ def base_rows(module: LoraLayer) -> Tensor:
     return as_rows(module, weight.detach())
 
 
+def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
+    """A key that changes when the tensor is replaced or written to.
+
+    An edit in place through `.data`, and a fused optimizer's step, leave it as it was.
+
+    Args:
+        tensor: Any tensor, or a view of a parameter.
+
+    Returns:
+        The key, or None for an inference tensor, which keeps no version.
+    """
+    if tensor.is_inference():
+        return None
+    return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
+
+
+def weight_version(module: LoraLayer) -> tuple[object, ...] | None:
+    """The `tensor_version` of the base weight as it is stored, packed or not.
+
+    Args:
+        module: A PEFT LoRA layer.
+
+    Returns:
+        See `tensor_version`.
+    """
+    base = module.get_base_layer()
+    return tensor_version(base.W_q if hasattr(base, "W_q") else base.weight)  # W_q: HQQ
+
+
 def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
     """`A`, `B` and `s` of one adapter as matrices, attached to the parameters.
 

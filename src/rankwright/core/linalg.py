@@ -76,6 +76,42 @@ def factored_row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, base_norm_sq: T
     return _safe_sqrt(n_sq)
 
 
+def row_gram(W: Tensor) -> Tensor:
+    """Products of all pairs of rows, `W W^T`.
+
+    Args:
+        W: Matrix `(out_features, in_features)` of any floating-point dtype.
+
+    Returns:
+        `(out_features, out_features)`, float32 at least.
+    """
+    W = W.to(compute_dtype(W))
+    return W @ W.T
+
+
+def factored_gram(W: Tensor, A: Tensor, B: Tensor, s: float, base_gram: Tensor) -> Tensor:
+    r"""Products of all pairs of rows of `V = W + s B A` without forming `V`.
+
+    `V V^T = W W^T + s (U B^T + B U^T) + s^2 B (A A^T) B^T`, `U = W A^T` `(out, r)`. Differentiable
+    in `A` and `B`; `W` gets no gradient.
+
+    Args:
+        W: Frozen weight `(out_features, in_features)`.
+        A: Factor `(r, in_features)`.
+        B: Factor `(out_features, r)`.
+        s: Scaling of the product.
+        base_gram: `row_gram(W)`, `(out_features, out_features)`; constant while `W` is.
+
+    Returns:
+        `V V^T` `(out_features, out_features)`, float64 if any input is, else float32.
+    """
+    dtype = compute_dtype(W, A, B, base_gram)
+    A, B = A.to(dtype), B.to(dtype)
+    half = s * _matmul_rows(W.detach(), A) + s * s / 2 * (B @ (A @ A.T))  # (out, r)
+    cross = half @ B.T
+    return base_gram.to(dtype) + cross + cross.T
+
+
 class LowRank(NamedTuple):
     """A rank-R product and what the truncation cost.
 

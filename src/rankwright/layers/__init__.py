@@ -1,7 +1,13 @@
 """How an adapted layer computes."""
 
 from rankwright.core.decomposition import effective_weight
-from rankwright.layers.dora import Dora, FactoredDora, frozen_norms, reset_magnitudes, use_factored_dora
+from rankwright.layers.dora import (
+    Dora,
+    FactoredDora,
+    frozen_norms,
+    reset_magnitudes,
+    use_factored_dora,
+)
 
 __all__ = [
     "Dora",

@@ -30,6 +30,8 @@ from rankwright.core.decomposition import (
     check_layer,
     dora_magnitude,
     low_rank_factors,
+    tensor_version,
+    weight_version,
 )
 from rankwright.core.linalg import factored_row_norm, row_norm_sq
 from rankwright.core.part import Layer
@@ -60,9 +62,9 @@ class FactoredDora(LoraVariant):  # type: ignore[misc]
     """The computation of one DoRA adapter on one layer, called by PEFT's `LoraLayer`.
 
     Two things are remembered between calls: the base row norms while the base weight is unchanged,
-    and in eval mode under `no_grad` the row norms while `A` and `B` are. A change is seen by the
-    tensor's address and version, so edit parameters under `torch.no_grad()`; an edit in place
-    through `.data` goes unseen and needs `forget()`.
+    and in eval mode under `no_grad` the row norms while `A` and `B` are (a pass in training mode
+    or with gradients on drops these). A change is seen by `tensor_version`, so edit parameters
+    under `torch.no_grad()`; an edit in place through `.data` goes unseen and needs `forget()`.
 
     Attributes:
         norm_grad: `"detached"` treats `n` as a constant (arXiv 2402.09353, section 4.3, and PEFT);
@@ -101,7 +103,7 @@ class FactoredDora(LoraVariant):  # type: ignore[misc]
             self._eval = None
             return self._row_norm(module, adapter_name)
         A, B, s = low_rank_factors(module, adapter_name)
-        key = (_stamp(_stored_weight(module)), _stamp(A), _stamp(B), s)
+        key = (weight_version(module), tensor_version(A), tensor_version(B), s)
         if self._eval is None or self._eval[0] != key or None in key:
             self._eval = (key, self._row_norm(module, adapter_name))
         return self._eval[1]
@@ -197,7 +199,7 @@ class FactoredDora(LoraVariant):  # type: ignore[misc]
             return factored_row_norm(W, A, B, s, self._base_norm_sq(module, W))
 
     def _base_norm_sq(self, module: LoraLayer, W: Tensor) -> Tensor:
-        key = _stamp(_stored_weight(module))
+        key = weight_version(module)
         if self._base is None or self._base[0] != key or key is None:
             self._base = (key, row_norm_sq(W))
         return self._base[1]
@@ -312,15 +314,3 @@ def _channels(module: LoraLayer, vector: Tensor) -> Tensor:
 
 def _nonzero(n: Tensor) -> Tensor:
     return torch.where(n > 0, n, 1.0)  # a zero row stays zero whatever it is divided by
-
-
-def _stored_weight(module: LoraLayer) -> Tensor:
-    base = module.get_base_layer()
-    return cast(Tensor, base.W_q if hasattr(base, "W_q") else base.weight)  # W_q: HQQ
-
-
-def _stamp(tensor: Tensor) -> tuple[object, ...] | None:
-    """Changes when the tensor is replaced or written to; None where PyTorch keeps no version."""
-    if tensor.is_inference():
-        return None
-    return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
