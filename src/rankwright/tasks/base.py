@@ -1,0 +1,229 @@
+"""What every kind of task is: rows and columns (`Task`), and their tokenised form (`PreparedTask`).
+
+A kind is one module with one subclass of each. `Task` knows the data and no tokenizer;
+`PreparedTask` knows both and no model until one is given to `evaluate`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+from rankwright.tasks.errors import TaskError
+from rankwright.tasks.forward import forward_rows
+from rankwright.tasks.metrics import METRICS, Form, Metric, Outcome, get_metric, score
+from rankwright.tasks.sources import Source, Splits
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Data, columns and metrics of one kind of problem.
+
+    Attributes:
+        name: What reports call it.
+        source: Where its rows come from.
+        max_length: Most tokens of a row. `None` is the tokenizer's own limit, at most 512.
+        metrics: Names of metrics; the first is the primary one.
+    """
+
+    name: str
+    source: Source
+    max_length: int | None = None
+    metrics: tuple[str, ...] = ()
+
+    kind: ClassVar[str]
+    forms: ClassVar[frozenset[Form]]
+    """The forms of predictions that models of this kind give."""
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < 8:
+            raise TaskError(f"max_length={self.max_length}: expected at least 8 tokens.")
+        if not self.metrics:
+            raise TaskError(f"task {self.name!r}: no metrics. Leave them out for the default.")
+        for metric in map(get_metric, self.metrics):
+            if not metric.forms & self.forms:
+                fitting = [name for name, other in METRICS.items() if other.forms & self.forms]
+                raise TaskError(
+                    f"metric {metric.name!r} does not fit a task of kind {self.kind}; "
+                    f"expected one of {', '.join(fitting)}."
+                )
+
+    @property
+    @abstractmethod
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns that a model sees."""
+
+    @property
+    @abstractmethod
+    def target_columns(self) -> tuple[str, ...]:
+        """The columns that it learns to give."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that the training rows must have."""
+        return self.input_columns + self.target_columns
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric to choose by."""
+        return self.metrics[0]
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether the primary metric is to be large."""
+        return METRICS[self.primary_metric].greater_is_better
+
+    def load(self) -> Splits:
+        """Reads the rows of every split.
+
+        Raises:
+            TaskError: If a file is missing or a row of it does not parse.
+        """
+        return self.source.load(self.input_columns)
+
+    @abstractmethod
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> PreparedTask:
+        """Reads, checks and tokenises every row.
+
+        Args:
+            tokenizer: The tokenizer of the model to train. It is not changed.
+
+        Raises:
+            TaskError: If a file or a row is not what the task declares, or the tokenizer does not
+                suit this kind of task.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTask(ABC):
+    """A task tokenised for one model family: all that training and evaluation need.
+
+    Attributes:
+        task: What was prepared.
+        tokenizer: The tokenizer used, with a padding token; save this one beside the model.
+        rows: The raw rows; `rows[split][i]` became `dataset(split)[i]`.
+        train: Tokenised rows with the keys `input_ids`, `attention_mask`, `labels` and, for some
+            models, `token_type_ids`.
+        validation: The same for validation.
+        test: The same for test, where the task has one.
+        collator: Pads a list of tokenised rows to one batch of `(rows, tokens)` tensors.
+        notices: What the user should know about the preparation, such as rows that were cut.
+    """
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    rows: Splits
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    collator: Collator
+    notices: tuple[str, ...] = ()
+
+    auto_class: ClassVar[str]
+    """Name of the `transformers` class that loads a model for this task."""
+    form: ClassVar[Form]
+    """The form of what one forward pass gives."""
+
+    @property
+    @abstractmethod
+    def model_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained` of the `auto_class`."""
+
+    @abstractmethod
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Checks, before any training time is spent, that the model can do this task.
+
+        Raises:
+            TaskError: If it cannot.
+        """
+
+    @abstractmethod
+    def preprocess_logits_for_metrics(
+        self, logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Reduces a batch of logits to the few numbers a row that metrics need.
+
+        Give it to the `Trainer` together with `compute_metrics`, which expects its results.
+        """
+
+    @abstractmethod
+    def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
+        """Pairs predictions with references, from reduced logits and labels row by row."""
+
+    @cached_property
+    def training_metric(self) -> Metric:
+        """The first metric that `compute_metrics` reports: the one to choose checkpoints by.
+
+        It differs from the primary metric where that needs more than one forward pass a row.
+        """
+        return next(m for m in map(get_metric, self.reported_metrics) if self.form in m.forms)
+
+    @property
+    def reported_metrics(self) -> tuple[str, ...]:
+        """The names that `evaluate` reports, the primary one first."""
+        return self.task.metrics
+
+    def compute_metrics(self, evaluation: EvalPrediction) -> dict[str, float]:
+        """Computes the metrics that one forward pass per row allows, for a `Trainer`."""
+        outcome = self.outcome(list(evaluation.predictions), list(evaluation.label_ids))
+        return score(self.reported_metrics, {self.form: outcome})
+
+    def dataset(self, split: str) -> Dataset:
+        """Returns the tokenised rows of `"train"`, `"validation"` or `"test"`.
+
+        Raises:
+            TaskError: If there is no such split.
+        """
+        if not len(self.rows[split]):
+            raise TaskError(f"split {split!r} of task {self.task.name!r} is empty.")
+        return getattr(self, split)
+
+    def predict(
+        self,
+        model: torch.nn.Module,
+        *,
+        batch_size: int = 32,
+        split: str = "validation",
+        limit: int | None = None,
+    ) -> dict[Form, Outcome]:
+        """Lets a model answer the rows of a split, in plain torch and without gradients.
+
+        Args:
+            model: A model of the `auto_class`, bare or with an adapter, on any device. Its
+                training mode is put back as it was.
+            batch_size: Rows per forward pass.
+            split: `"train"`, `"validation"` or `"test"`.
+            limit: Only the first so many rows.
+
+        Returns:
+            Predictions and references in every form that the kind of task has, in row order.
+        """
+        data = self.dataset(split)
+        if limit is not None:
+            data = data.select(range(min(limit, len(data))))
+        reduced, labels = forward_rows(
+            model, data, self.collator, self.preprocess_logits_for_metrics, batch_size
+        )
+        return {self.form: self.outcome(reduced, labels)}
+
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        batch_size: int = 32,
+        *,
+        split: str = "validation",
+        limit: int | None = None,
+    ) -> dict[str, float]:
+        """Computes every metric of the task on a split; the arguments are those of `predict`."""
+        outcomes = self.predict(model, batch_size=batch_size, split=split, limit=limit)
+        return score(self.reported_metrics, outcomes)

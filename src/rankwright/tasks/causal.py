@@ -1,0 +1,146 @@
+"""What tasks of causal language models share: rows of tokens, and log-likelihoods of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from rankwright.tasks.base import PreparedTask
+from rankwright.tasks.checks import check_causal
+from rankwright.tasks.errors import TaskError
+from rankwright.tasks.forward import first
+from rankwright.tasks.metrics import Form, Outcome
+from rankwright.tasks.tokenizing import IGNORED, with_padding
+
+
+class CausalEncoder:
+    """Turns prompts and completions into rows of tokens with an exact boundary.
+
+    Both parts are tokenised on their own and put together, so that no token spans the boundary:
+    `[BOS] prompt completion [EOS]`, where a tokenizer without BOS leaves it out. What is too long
+    is cut, and counted: the prompt first and from its left, so that what stands next to the
+    completion stays; then the end of a completion that alone fills the row.
+
+    Attributes:
+        tokenizer: A copy of the given one that can pad.
+        limit: Most tokens of a row.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+        if tokenizer.eos_token_id is None:
+            raise TaskError(
+                f"the tokenizer {type(tokenizer).__name__} has no end-of-text token, so a model "
+                "could not learn where to stop; it looks like that of an encoder. This task needs "
+                "a causal language model (Llama, GPT-2, Qwen, ...)."
+            )
+        self.tokenizer, self._notices = with_padding(tokenizer)
+        self.limit = limit
+        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._cut = {"prompts": 0, "completions": 0}
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenises texts without special tokens."""
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def row(
+        self, prompt: Sequence[int], completion: Sequence[int], *, end: bool = True
+    ) -> dict[str, list[int]]:
+        """Joins a tokenised prompt and completion to a row with loss on the completion only.
+
+        Args:
+            prompt: May be empty.
+            completion: At least one token.
+            end: Whether the completion ends with EOS.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, which are -100 on BOS and on the prompt.
+        """
+        answer = [*completion, self.tokenizer.eos_token_id] if end else list(completion)
+        room = self.limit - len(self._bos)
+        self._cut["completions"] += len(answer) > room
+        answer = answer[:room]
+        start = self._bos + self._left_cut(prompt, room - len(answer))
+        ids = start + answer
+        labels = [IGNORED] * len(start) + answer
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    def prompt(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
+        """Returns the tokens to generate from, leaving room for `new_tokens` more."""
+        return self._bos + self._left_cut(prompt, self.limit - len(self._bos) - new_tokens)
+
+    def _left_cut(self, prompt: Sequence[int], room: int) -> list[int]:
+        self._cut["prompts"] += len(prompt) > room
+        return list(prompt[max(0, len(prompt) - room) :])
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was cut so far, and where padding comes from."""
+        cuts = (
+            f"{count} {what} were cut to fit max_length={self.limit} tokens"
+            for what, count in self._cut.items()
+            if count
+        )
+        return (*self._notices, *cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCausal(PreparedTask):
+    """Rows whose `labels` are token ids where loss is wanted and -100 elsewhere."""
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    form: ClassVar[Form] = "nats"
+
+    @property
+    def model_kwargs(self) -> dict[str, Any]:
+        """Nothing: the head is the pretrained one, and masks tell padding from text."""
+        return {}
+
+    @property
+    def reported_metrics(self) -> tuple[str, ...]:
+        """The task's metrics, and always the likelihood ones."""
+        return tuple(dict.fromkeys((*self.task.metrics, "loss_per_token", "perplexity")))
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Checks that logits are over the vocabulary and depend on earlier tokens only."""
+        check_causal(model, len(self.tokenizer))
+
+    def preprocess_logits_for_metrics(
+        self, logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns summed -log p and the number of scored tokens of every row, `(rows, 2)`."""
+        return negative_log_likelihood(first(logits), labels)
+
+    def outcome(
+        self,
+        reduced: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],  # noqa: ARG002 - already within `reduced`
+    ) -> Outcome:
+        """Pairs summed -log p in nats with the numbers of scored tokens."""
+        nats, tokens = np.array(reduced, dtype=np.float64).T
+        return Outcome(nats.tolist(), tokens.astype(int).tolist())
+
+
+def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Scores the labelled tokens of a batch; the logits at `t` predict the token at `t + 1`.
+
+    Args:
+        logits: `(rows, tokens, vocabulary)`.
+        labels: `(rows, tokens)`, -100 where nothing is scored.
+
+    Returns:
+        `(rows, 2)` in float32: summed -log p in nats, and the number of scored tokens.
+    """
+    target = labels[:, 1:]
+    losses = functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none"
+    )
+    return torch.stack([losses.sum(-1), (target != IGNORED).sum(-1).float()], dim=-1)

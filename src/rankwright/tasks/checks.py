@@ -1,0 +1,59 @@
+"""Whether a model can do a kind of task, asked before any training time is spent."""
+
+from __future__ import annotations
+
+import torch
+
+from rankwright.tasks.errors import TaskError
+from rankwright.tasks.forward import inference
+
+PROBE_LENGTH = 8
+
+
+def check_head(model: torch.nn.Module, expected: int, auto_class: str) -> None:
+    """Checks that a model's configuration announces `expected` outputs.
+
+    Raises:
+        TaskError: If it announces another number, or none.
+    """
+    found = getattr(model.config, "num_labels", None)
+    if found != expected:
+        raise TaskError(
+            f"the model {type(model).__name__} has num_labels={found}; the task needs {expected}. "
+            f"Load it with {auto_class}.from_pretrained(..., **prepared.model_kwargs)."
+        )
+
+
+def check_causal(model: torch.nn.Module, vocabulary: int) -> None:
+    """Checks by a probe that no prediction depends on a later token.
+
+    Two rows that differ in their second half must give the same logits in the first. A look at
+    the configuration would not do: `BertLMHeadModel` calls itself a language model.
+
+    Args:
+        model: Any model.
+        vocabulary: The number of tokens of the tokenizer, at least 10.
+
+    Raises:
+        TaskError: If the model sees the future, or its logits are not over the vocabulary.
+    """
+    name, half = type(model).__name__, PROBE_LENGTH // 2
+    ids = torch.arange(1, PROBE_LENGTH + 1).repeat(2, 1)
+    ids[1, half:] += 1
+    with inference(model) as device:
+        mask = torch.ones_like(ids)
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+    if logits.dim() != 3 or logits.shape[-1] < vocabulary:
+        raise TaskError(
+            f"the model {name} gives logits of shape {tuple(logits.shape)} for 2 rows of "
+            f"{PROBE_LENGTH} tokens; expected (2, {PROBE_LENGTH}, {vocabulary} or more). "
+            "Load it with AutoModelForCausalLM."
+        )
+    # Masked positions have weight zero exactly, so the halves agree to the last bits.
+    first, second = logits[:, :half].float()
+    if (first - second).abs().max() > 1e-5 * first.abs().max():
+        raise TaskError(
+            f"the model {name} sees later tokens when it predicts earlier ones, as encoders do, so "
+            "it has no likelihood of a completion. Use a causal language model (Llama, GPT-2, "
+            "Qwen, ...), or make the problem a sequence_classification."
+        )

@@ -1,0 +1,60 @@
+"""The one exception of this package, and the place in a file that its messages name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+class TaskError(ValueError):
+    """A task, a data file or a row of it is not what was declared; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place a row came from.
+
+    Attributes:
+        path: The file as the user named it, or a hub data set with its split.
+        number: The 1-based line at which the row starts, or the 1-based row.
+        unit: What `number` counts: text formats have lines, parquet and the hub have rows.
+    """
+
+    path: str
+    number: int
+    unit: Literal["line", "row"] = "line"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}:{self.number}"
+            if self.unit == "line"
+            else f"{self.path}, row {self.number}"
+        )
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Returns `repr(value)`, cut to about `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Returns up to `limit` names, comma separated, and how many were left out."""
+    every = list(names)
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns `" Did you mean 'x'?"` for the known name closest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def cell_error(where: Where, column: str, value: object, expected: str, fix: str) -> TaskError:
+    """Returns the error for one cell: where it is, what it holds, what was expected, what to do."""
+    return TaskError(
+        f"{where}: column {column!r} holds {shorten(value)}; expected {expected}. {fix}"
+    )

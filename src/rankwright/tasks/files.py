@@ -1,0 +1,141 @@
+"""Rows out of JSON lines, CSV and parquet files, each with the exact line it starts at.
+
+The text formats are read by the standard library line by line, because the readers of `pandas`
+and `datasets` do not say on which line of the file a row that they reject stands.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from rankwright.tasks.errors import TaskError, Where, shorten
+from rankwright.tasks.rows import Row
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Reads every row of a data file.
+
+    Args:
+        path: A `.jsonl`, `.csv` or `.parquet` file; the first two may also be `.gz`. Text is UTF-8.
+            Blank lines are skipped. A CSV file starts with a header.
+
+    Raises:
+        TaskError: If the file is missing, unreadable, of an unknown extension or without rows,
+            or if a row does not parse; the message names the line.
+    """
+    path = Path(path)
+    reader = READERS.get(extension(path))
+    if reader is None:
+        raise TaskError(
+            f"{path}: unknown extension {extension(path)!r}; expected one of "
+            f"{', '.join(READERS)}. Convert or rename the file."
+        )
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file. Check the path; it is relative to {Path.cwd()}.")
+    try:
+        rows = list(reader(path))
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise TaskError(f"{path}: cannot be read ({error}). Is the file complete?") from error
+    if not rows:
+        raise TaskError(f"{path}: the file has no rows; expected at least one.")
+    return rows
+
+
+def extension(path: Path) -> str:
+    """Returns the lower-case extension that decides the format, `.gz` included."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the decoded lines of a file, line ends included."""
+    opener: Callable[..., Any] = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rb") as stream:
+        for count, line in enumerate(stream, start=1):
+            try:
+                # A byte order mark is what spreadsheet programs put first.
+                yield line.decode("utf-8-sig" if count == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise TaskError(
+                    f"{Where(str(path), count)}: byte {error.start + 1} of the line is not UTF-8: "
+                    f"{shorten(line)}. Save the file as UTF-8."
+                ) from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for count, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = Where(str(path), count)
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TaskError(
+                f"{where}: the row does not parse as JSON ({error.msg}, column {error.colno}): "
+                f"{shorten(line.strip())}. Write one complete JSON object per line."
+            ) from error
+        if not isinstance(fields, dict):
+            raise TaskError(
+                f"{where}: the row is {shorten(fields)}; expected a JSON object with the "
+                'columns as keys, such as {"text": "...", "label": 1}.'
+            )
+        yield Row(where, fields)
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    reader = csv.reader(_lines(path), strict=True)
+    header: list[str] = []
+    while True:
+        where = Where(str(path), reader.line_num + 1)  # a quoted cell may span several lines
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise TaskError(
+                f"{where}: the row does not parse as CSV ({error}). "
+                "Quote cells that hold commas, quotes or line breaks."
+            ) from error
+        if not cells:
+            continue
+        if not header:
+            header = _checked_header(where, cells)
+            continue
+        if len(cells) != len(header):
+            raise TaskError(
+                f"{where}: the row has {len(cells)} cells ({shorten(cells)}); expected "
+                f"{len(header)}, as in the header. Quote cells that hold commas."
+            )
+        yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _checked_header(where: Where, cells: list[str]) -> list[str]:
+    twice = sorted({cell for cell in cells if cells.count(cell) > 1})
+    if twice:
+        raise TaskError(
+            f"{where}: the header names the column {twice[0]!r} more than once. Rename one of them."
+        )
+    return cells
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    for count, fields in enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1):
+        yield Row(Where(str(path), count, "row"), fields)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
+    ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".parquet": _read_parquet,
+}

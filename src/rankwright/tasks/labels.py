@@ -1,0 +1,80 @@
+"""Class names and their indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a task, in the order of their indices.
+
+    A cell names its class, or, where no class is itself named by an integer, may give its index:
+    with the names `("entailment", "not_entailment")` the cell `1` is `not_entailment`.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise TaskError(f"labels: {listing(self.names)}: a name stands there more than once.")
+        if not self.names:
+            raise TaskError("labels: there is none. Is the label column the right one?")
+
+    @classmethod
+    def given_or_inferred(cls, given: tuple[str, ...] | None, found: Iterable[str]) -> Labels:
+        """Returns the given names, else those found.
+
+        Args:
+            given: Every name, in order.
+            found: The names that occur. Distinct ones are put in numerical order if all of them
+                are integers, else in alphabetical order.
+        """
+        if given is not None:
+            return cls(given)
+        names = set(found)
+        key = int if all(map(_is_integer, names)) else str
+        return cls(tuple(sorted(names, key=lambda name: (key(name), name))))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Index by name; also by its spelled-out index, if no name is an integer."""
+        by_name = {name: index for index, name in enumerate(self.names)}
+        if any(map(_is_integer, self.names)):
+            return by_name
+        return {str(index): index for index in range(len(self.names))} | by_name
+
+    def index(self, name: str, where: Where, column: str) -> int:
+        """Returns the index of the class that a cell names.
+
+        Raises:
+            TaskError: If the class is not known.
+        """
+        if name not in self.ids:
+            raise cell_error(
+                where,
+                column,
+                name,
+                f"one of the {len(self.names)} labels {listing(self.names)}",
+                "Correct the cell, or list every label in label_names "
+                f"(without it the training rows decide).{suggestion(name, self.names)}",
+            )
+        return self.ids[name]
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Name by index, as model configurations want it."""
+        return dict(enumerate(self.names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Index by name, as model configurations want it."""
+        return {name: index for index, name in enumerate(self.names)}
+
+
+def _is_integer(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()

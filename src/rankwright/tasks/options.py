@@ -1,0 +1,153 @@
+"""Options of a task by name, from keyword arguments or a YAML file, checked against types."""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rankwright.tasks.errors import TaskError, listing, shorten, suggestion
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass
+class Options:
+    """Options by name, and for those out of a YAML file their lines.
+
+    Attributes:
+        values: The options.
+        path: The YAML file, if it is one; relative data paths start at its folder.
+        lines: The 1-based line of an option in that file.
+    """
+
+    values: dict[str, Any]
+    path: Path | None = None
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def error(self, option: str, problem: str) -> TaskError:
+        """Returns an error that names the option, and its line where it has one."""
+        place = f"{self.path}:{self.lines[option]}: " if option in self.lines else ""
+        return TaskError(f"{place}option {option}: {problem}")
+
+    def override(self, overrides: Mapping[str, object]) -> None:
+        """Replaces options; what is replaced no longer has a line."""
+        self.values |= overrides
+        for option in overrides:
+            self.lines.pop(option, None)
+
+    def check(self, hints: Mapping[str, object]) -> None:
+        """Checks the names and types of all options, and turns lists into tuples.
+
+        Args:
+            hints: The type of every option that there may be.
+
+        Raises:
+            TaskError: If an option is unknown or of a wrong type.
+        """
+        for option, value in self.values.items():
+            if option not in hints:
+                known = listing(sorted(hints), limit=len(hints))
+                raise self.error(
+                    option, f"unknown here; expected one of {known}.{suggestion(option, hints)}"
+                )
+            try:
+                self.values[option] = converted(value, hints[option])
+            except TypeError as error:
+                raise self.error(option, f"it is {shorten(value)}; expected {error}.") from None
+
+    def take(self, names: Iterable[str]) -> dict[str, Any]:
+        """Removes the named options and returns those that are set."""
+        return {name: self.values.pop(name) for name in names if name in self.values}
+
+    def data_path(self, option: str) -> Path | None:
+        """Removes a data path; relative ones start at `root`, and that at the YAML file.
+
+        Raises:
+            TaskError: If it names an environment variable that is not set.
+        """
+        value = self.values.pop(option, None)
+        if value is None:
+            return None
+        root = self._expanded("root", self.values.get("root") or "")
+        return (self.path or Path()).parent / root / self._expanded(option, value)
+
+    def _expanded(self, option: str, text: str) -> Path:
+        for name in VARIABLE.findall(text):
+            if name not in os.environ:
+                raise self.error(
+                    option,
+                    f"{shorten(text)} names the environment variable {name}, which is not set. "
+                    f"Set it, for example: export {name}=/path/to/data",
+                )
+        return Path(VARIABLE.sub(lambda match: os.environ[match[1]], text)).expanduser()
+
+
+def read_yaml(path: Path) -> Options:
+    """Reads a mapping of options and remembers their lines.
+
+    Raises:
+        TaskError: If the file is missing, does not parse, or is not a mapping of distinct names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise TaskError(
+            f"{path}: no such file. Check the path; it is relative to {Path.cwd()}."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        problem = getattr(error, "problem", error)
+        raise TaskError(f"{path}{line}: does not parse as YAML ({problem}).") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise TaskError(f"{path}: expected lines of 'option: value'; see docs/tasks.md.")
+    options = Options({str(name): value for name, value in values.items()}, path)
+    for key, _ in root.value:
+        line_number = key.start_mark.line + 1
+        if key.value in options.lines:
+            raise options.error(key.value, f"it is set again in line {line_number}. Keep one.")
+        options.lines[key.value] = line_number
+    return options
+
+
+def converted(value: object, hint: Any) -> object:
+    """Returns a value as its type hint wants it: paths as text, lists as tuples.
+
+    Raises:
+        TypeError: If it cannot be; the message is what was expected.
+    """
+    arguments = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
+        hint = next(argument for argument in arguments if argument is not types.NoneType)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if typing.get_origin(hint) is tuple:
+        return _names(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    # True is an int to Python, but nobody means it as a number.
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        known = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+        raise TypeError(known.get(hint, "a mapping"))
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(i, str | int) for i in items):
+        raise TypeError("a list of names")
+    return tuple(map(str, items))

@@ -1,0 +1,139 @@
+"""A row of data and the checked ways to read its cells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example as it stands in its file.
+
+    Attributes:
+        where: The file and line it came from; every error about the row starts with it.
+        fields: The cells by column name.
+    """
+
+    where: Where
+    fields: Mapping[str, object]
+
+    def __getitem__(self, column: str) -> object:
+        """Returns the cell of `column`.
+
+        Raises:
+            TaskError: If the row has no such column.
+        """
+        if column not in self.fields:
+            raise TaskError(
+                f"{self.where}: there is no column {column!r}; the columns are "
+                f"{listing(self.fields)}.{suggestion(column, self.fields)} "
+                "Name an existing column in the task, or add this one to the file."
+            )
+        return self.fields[column]
+
+
+def text(row: Row, column: str) -> str:
+    """Returns a cell that must be a string with something other than white space in it.
+
+    Raises:
+        TaskError: If it is not a string, or is empty.
+    """
+    value = row[column]
+    if not isinstance(value, str):
+        raise cell_error(row.where, column, value, "a text", "Write it as a string.")
+    if not value.strip():
+        fix = "Fill the cell or remove the row."
+        raise cell_error(row.where, column, value, "a text that is not empty", fix)
+    return value
+
+
+def number(row: Row, column: str) -> float:
+    """Returns a cell that must be a finite number, or a string that spells one (as in CSV).
+
+    Raises:
+        TaskError: If it is anything else.
+    """
+    value = row[column]
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        result = float(value)
+        if not math.isfinite(result):
+            raise ValueError
+    except ValueError:
+        fix = "Write a number, or choose kind sequence_classification if these are names."
+        raise cell_error(row.where, column, value, "a finite number", fix) from None
+    return result
+
+
+def label(row: Row, column: str) -> str:
+    """Returns the name of a class: the cell must be a string, an integer or a boolean.
+
+    Raises:
+        TaskError: If it is anything else, or an empty string.
+    """
+    return _label(row, column, row[column])
+
+
+def labels(row: Row, column: str) -> list[str]:
+    """Returns the names in a list of classes; the list may be empty.
+
+    Raises:
+        TaskError: If the cell is not a list, or one of its items is not a class name.
+    """
+    return [_label(row, column, item) for item in _items(row, column)]
+
+
+def _label(row: Row, column: str, value: object) -> str:
+    if not isinstance(value, str | int) or not str(value).strip():
+        fix = "Write the class as a string or integer; for numeric targets choose kind regression."
+        raise cell_error(row.where, column, value, "a class name", fix)
+    return str(value)
+
+
+def strings(row: Row, column: str) -> list[str]:
+    """Returns a cell that must be a list of at least one non-empty string.
+
+    Raises:
+        TaskError: If it is not a list, is empty, or an item is not a string or is empty.
+    """
+    items = _items(row, column)
+    result = [item for item in items if isinstance(item, str) and item.strip()]
+    if not items or len(result) != len(items):
+        fix = "Remove what is empty, and write every item as a string."
+        raise cell_error(row.where, column, items, "a list of texts that are not empty", fix)
+    return result
+
+
+def index(row: Row, column: str, size: int) -> int:
+    """Returns a cell that must be an integer in `[0, size)`, or a string that spells one.
+
+    Raises:
+        TaskError: If it is anything else.
+    """
+    value = row[column]
+    digits = isinstance(value, str) and value.strip().isdecimal()
+    if (isinstance(value, int) and not isinstance(value, bool)) or digits:
+        result = int(str(value))
+        if 0 <= result < size:
+            return result
+    expected = f"the index of a choice, 0 to {size - 1}"
+    raise cell_error(row.where, column, value, expected, "Count the choices from 0.")
+
+
+def _items(row: Row, column: str) -> list[object]:
+    """Returns a list cell; CSV has no lists, so there a cell may hold one written in JSON."""
+    value = row[column]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if not isinstance(value, list):
+        fix = 'Write it as a JSON list such as ["a", "b"].'
+        raise cell_error(row.where, column, value, "a list", fix)
+    return value

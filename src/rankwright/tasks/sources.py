@@ -1,0 +1,171 @@
+"""Where rows come from: files, the hub, or anything else that can list them by split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import datasets
+
+from rankwright.tasks.errors import TaskError, Where, listing
+from rankwright.tasks.files import read_rows
+from rankwright.tasks.rows import Row
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a task, in the order of their source.
+
+    Attributes:
+        train: The rows to learn from.
+        validation: The rows to choose by.
+        test: The rows to report on, where the source has them.
+    """
+
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...] | None = None
+
+    def __getitem__(self, split: str) -> tuple[Row, ...]:
+        """Returns the rows of `"train"`, `"validation"` or `"test"`.
+
+        Raises:
+            TaskError: If there is no such split.
+        """
+        rows: tuple[Row, ...] | None = vars(self).get(split)
+        if rows is None:
+            known = [name for name, value in vars(self).items() if value is not None]
+            raise TaskError(f"split {split!r}: the task has none; it has {listing(known)}.")
+        return rows
+
+    def map(self, function: Callable[[Sequence[Row]], T]) -> dict[str, T | None]:
+        """Returns the function of the rows of every split by its name; `None` where it has none."""
+        return {name: None if rows is None else function(rows) for name, rows in vars(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Rows by split.
+
+    Attributes:
+        validation_share: The share of the training rows, between 0 and 1, that becomes the
+            validation split where the source has none.
+        seed: Chooses which rows these are.
+    """
+
+    validation_share: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        share = self.validation_share
+        if share is not None and not 0 < share < 1:
+            raise TaskError(f"validation_share={share}: expected a share between 0 and 1.")
+
+    @abstractmethod
+    def read(self) -> dict[str, list[Row]]:
+        """Returns the rows of every split that there is; `"train"` is always one."""
+
+    def load(self, key_columns: Sequence[str]) -> Splits:
+        """Reads the rows, and splits off a validation part where there is none.
+
+        Args:
+            key_columns: The columns of the input. Rows that are equal in them stay on one side
+                of the split, so that no validation input was trained on.
+
+        Raises:
+            TaskError: If the data cannot be read, or there is no validation split and no share.
+        """
+        rows = self.read()
+        if "validation" not in rows:
+            rows |= self._split(rows["train"], key_columns)
+        test = tuple(rows["test"]) if "test" in rows else None
+        return Splits(tuple(rows["train"]), tuple(rows["validation"]), test)
+
+    def _split(self, rows: Sequence[Row], key_columns: Sequence[str]) -> dict[str, list[Row]]:
+        share = self.validation_share
+        if share is None:
+            raise TaskError(
+                "there is no validation data. Name a validation file, or set validation_share "
+                "(0.1 holds out about a tenth of the training rows)."
+            )
+        parts: dict[str, list[Row]] = {"train": [], "validation": []}
+        for row in rows:
+            held_out = _position([row[column] for column in key_columns], self.seed) < share
+            parts["validation" if held_out else "train"].append(row)
+        if not parts["train"] or not parts["validation"]:
+            raise TaskError(
+                f"validation_share={share} of {len(rows)} rows leaves one side empty. "
+                "Add rows, change the share, or name a validation file."
+            )
+        return parts
+
+
+def _position(key: Sequence[object], seed: int) -> float:
+    """Returns a number in [0, 1) that depends on nothing but the key and the seed.
+
+    A hash and not a shuffle: a row keeps its side when others are added or reordered.
+    """
+    text = json.dumps([seed, *key], ensure_ascii=False, default=str)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6]) / 2**48  # 48 bits are exact in a float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Source):
+    """Data files, one a split; see `files.read_rows` for the formats."""
+
+    train: Path
+    validation: Path | None = None
+    test: Path | None = None
+
+    def read(self) -> dict[str, list[Row]]:
+        """Reads every named file."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: read_rows(path) for split, path in named.items() if path is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Source):
+    """A data set of the Hugging Face hub.
+
+    Attributes:
+        path: The name on the hub, such as `nyu-mll/glue`.
+        config: The part of it, such as `rte`.
+        splits: Our split names to those of the hub. `None` takes those of the three that exist.
+    """
+
+    path: str
+    config: str | None = None
+    splits: Mapping[str, str] | None = None
+
+    def read(self) -> dict[str, list[Row]]:
+        """Downloads the data set, or takes it from the local cache."""
+        name = self.path if self.config is None else f"{self.path} ({self.config})"
+        try:
+            loaded = datasets.load_dataset(self.path, self.config)
+        except (OSError, ValueError) as error:  # ConnectionError and "not found" are OSErrors
+            raise TaskError(
+                f"hub data set {name}: cannot be loaded ({type(error).__name__}: {error}). "
+                "Check the name, and that the hub can be reached or the data set is cached "
+                "(HF_HUB_OFFLINE and HF_DATASETS_OFFLINE must not be set for a download)."
+            ) from error
+        splits = self.splits or {s: s for s in ("train", "validation", "test") if s in loaded}
+        missing = [theirs for theirs in splits.values() if theirs not in loaded]
+        if missing or "train" not in splits:
+            raise TaskError(
+                f"hub data set {name}: no split {(missing or ['train'])[0]!r}; it has "
+                f"{listing(loaded)}. Map the splits with hub_splits, such as {{train: ...}}."
+            )
+        return {ours: _hub_rows(name, loaded[theirs]) for ours, theirs in splits.items()}
+
+
+def _hub_rows(name: str, split: datasets.Dataset) -> list[Row]:
+    place = f"{name}[{split.split}]"
+    return [Row(Where(place, count, "row"), row) for count, row in enumerate(split, start=1)]

@@ -1,0 +1,161 @@
+"""From a name, a YAML file or data files to a task: one vocabulary of options for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from rankwright.tasks.base import Task
+from rankwright.tasks.causal_lm import CausalLM
+from rankwright.tasks.errors import TaskError, listing
+from rankwright.tasks.files import READERS, extension
+from rankwright.tasks.glue import glue_options
+from rankwright.tasks.multi_label import MultiLabel
+from rankwright.tasks.options import Options, read_yaml
+from rankwright.tasks.regression import Regression
+from rankwright.tasks.sequence_classification import SequenceClassification
+from rankwright.tasks.sources import Files, Hub, Source
+from rankwright.tasks.stdlib_docs import StdlibDocs
+from rankwright.tasks.token_classification import TokenClassification
+
+STDLIB_DOCS = "stdlib-docs"
+KINDS: dict[str, type[Task]] = {
+    task.kind: task
+    for task in (SequenceClassification, Regression, MultiLabel, TokenClassification, CausalLM)
+}
+# Where the kind is not named, the first of these options that is set tells it.
+TELLING: dict[str, type[Task]] = {
+    "tags_column": TokenClassification,
+    "prompt_column": CausalLM,
+    "completion_column": CausalLM,
+    "label_column": SequenceClassification,
+}
+FILES = ("train", "validation", "test")
+SPLITTING = ("validation_share", "seed")
+COMMON: dict[str, Any] = {
+    "kind": str,
+    "primary_metric": str | None,
+    "validation_share": float | None,
+    "seed": int,
+    "hub": str | None,
+    "hub_config": str | None,
+    "hub_splits": dict | None,
+    **dict.fromkeys(("root", *FILES), str | None),
+}
+
+
+def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
+    """Finds or makes the task that a short text names. Reads no data yet.
+
+    Args:
+        spec: One of
+
+            - `stdlib-docs`, the built-in task;
+            - `glue/rte` and its siblings, or any other data set of the hub as `owner/name`;
+            - a file `my.yaml` that holds options, see docs/tasks.md;
+            - a data file (`.jsonl`, `.csv`, also `.gz`, or `.parquet`) to train on.
+        **overrides: Options of `task_from_files`, which win over those of the spec.
+
+    Raises:
+        TaskError: If there is no such task, or an option is unknown, missing or of a wrong type.
+    """
+    text = os.fspath(spec)
+    if text == STDLIB_DOCS:
+        options = Options({"name": text, "label_column": "package"})
+    elif text.startswith("glue/"):
+        options = Options(glue_options(text.removeprefix("glue/")))
+    elif Path(text).suffix in {".yaml", ".yml"}:
+        options = read_yaml(Path(text))
+        options.values.setdefault("name", Path(text).stem)
+    elif extension(Path(text)) in READERS:
+        options = Options({"train": text})
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        options = Options({"hub": text, "name": text})
+    else:
+        raise TaskError(
+            f"task {text!r} is unknown; expected {STDLIB_DOCS}, glue/<name>, a hub data set as "
+            f"owner/name, a .yaml file, or a data file ({', '.join(READERS)})."
+        )
+    options.override(overrides)
+    return _build(options, built_in=text == STDLIB_DOCS)
+
+
+def task_from_files(
+    train: str | os.PathLike[str],
+    validation: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
+    **options: object,
+) -> Task:
+    """Makes a task of data files. Reads no data yet.
+
+    Args:
+        train: The file to learn from (`.jsonl`, `.csv`, also `.gz`, or `.parquet`).
+        validation: The file to choose by; without one, give `validation_share`.
+        test: The file to report on.
+        **options: `validation_share` and `seed` of the split; `root`, the folder that relative
+            paths start at; `kind`, told by the columns if left out; `name`, `max_length`,
+            `metrics`, `primary_metric`; and the fields of that kind's class, such as `text_column`
+            and `label_column`.
+
+    Raises:
+        TaskError: If an option is unknown, missing or of a wrong type.
+    """
+    return _build(Options({"train": train, "validation": validation, "test": test, **options}))
+
+
+def _build(options: Options, *, built_in: bool = False) -> Task:
+    """Checks all options and makes the task."""
+    task = _kind(options)
+    hints = typing.get_type_hints(task)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(task) if f.name != "source"}
+    splitting = {name: COMMON[name] for name in ("kind", "primary_metric", *SPLITTING)}
+    options.check(fields | (splitting if built_in else COMMON))
+    options.take(["kind"])
+    source = StdlibDocs(**options.take(SPLITTING)) if built_in else _source(options)
+    _put_primary_first(options, task)
+    return task(source=source, **options.values)
+
+
+def _kind(options: Options) -> type[Task]:
+    named = options.values.get("kind")
+    if named is None:
+        for option, task in TELLING.items():
+            if options.values.get(option) is not None:
+                return task
+        raise TaskError(
+            f"option kind: not set, and no column tells it; expected one of {', '.join(KINDS)}."
+        )
+    if named not in KINDS:
+        raise options.error("kind", f"{named!r} is unknown; expected one of {', '.join(KINDS)}.")
+    return KINDS[named]
+
+
+def _source(options: Options) -> Source:
+    """Takes the options that say where the rows are out of the others."""
+    hub = options.take(["hub", "hub_config", "hub_splits"])
+    splitting = options.take(SPLITTING)
+    train, validation, test = map(options.data_path, FILES)
+    options.take(["root"])
+    if (train is None) == (hub.get("hub") is None):
+        raise TaskError("options train and hub: expected exactly one of them, to say what to read.")
+    if train is None:
+        config, splits = hub.get("hub_config"), hub.get("hub_splits")
+        return Hub(path=hub["hub"], config=config, splits=splits, **splitting)
+    options.values.setdefault("name", train.name.split(".")[0])
+    return Files(train=train, validation=validation, test=test, **splitting)
+
+
+def _put_primary_first(options: Options, task: type[Task]) -> None:
+    """Turns the option `primary_metric` into the order of `metrics`."""
+    default = next(f.default for f in dataclasses.fields(task) if f.name == "metrics")
+    metrics = options.values.get("metrics", default)
+    primary = options.values.pop("primary_metric", None)
+    if primary is None:
+        return
+    if primary not in metrics:
+        raise options.error("primary_metric", f"{primary!r} is not in metrics: {listing(metrics)}.")
+    options.values["metrics"] = (primary, *(name for name in metrics if name != primary))

@@ -1,0 +1,86 @@
+"""What tasks with one answer per text, or pair of texts, share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from rankwright.tasks import rows
+from rankwright.tasks.base import PreparedTask, Task
+from rankwright.tasks.checks import check_head
+from rankwright.tasks.rows import Row
+from rankwright.tasks.sources import Splits
+from rankwright.tasks.tokenizing import token_limit, with_padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """One text or a pair in, the cell of one column out.
+
+    Attributes:
+        text_column: The text.
+        text_pair_column: The second text of a pair.
+        label_column: The answer.
+    """
+
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The text, or both texts in their order."""
+        pair = self.text_pair_column
+        return (self.text_column,) if pair is None else (self.text_column, pair)
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """The answer."""
+        return (self.label_column,)
+
+    def tokenised(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        splits: Splits,
+        target: Callable[[Row], object],
+    ) -> dict[str, Any]:
+        """Returns the fields of a prepared task; of a pair, the longer text is cut first.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+            splits: The rows.
+            target: Gives the entry of `labels` for a row.
+        """
+        tokenizer, notices = with_padding(tokenizer)
+        limit = token_limit(tokenizer, self.max_length)
+
+        def encode(split: Sequence[Row]) -> Dataset:
+            texts = [[rows.text(row, column) for row in split] for column in self.input_columns]
+            targets = [target(row) for row in split]
+            encoded = tokenizer(*texts, truncation="longest_first", max_length=limit)
+            return Dataset.from_dict({**encoded, "labels": targets})
+
+        return {
+            "task": self,
+            "tokenizer": tokenizer,
+            "rows": splits,
+            "collator": DataCollatorWithPadding(tokenizer),
+            "notices": notices,
+            **splits.map(encode),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedText(PreparedTask):
+    """A text task for a model with a classification head of `(rows, num_labels)` logits."""
+
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Checks the size of the head."""
+        check_head(model, self.model_kwargs["num_labels"], self.auto_class)

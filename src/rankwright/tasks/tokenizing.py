@@ -1,0 +1,54 @@
+"""Small facts about tokenizers that every kind of task needs."""
+
+from __future__ import annotations
+
+import copy
+
+from transformers import PreTrainedTokenizerBase
+
+from rankwright.tasks.errors import TaskError
+
+DEFAULT_MAX_LENGTH = 512
+IGNORED = -100  # torch's ignore_index: a label without loss and without metric
+UNLIMITED = 1_000_000  # tokenizers without a limit of their own report about 1e30
+
+
+def token_limit(tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    """Returns the most tokens that a row may have.
+
+    Args:
+        tokenizer: Its `model_max_length` is what the model can take.
+        wanted: What the user asked for; `None` is the model's limit, at most 512.
+
+    Raises:
+        TaskError: If more is wanted than the model can take.
+    """
+    own = int(min(tokenizer.model_max_length, UNLIMITED))
+    if wanted is None:
+        return min(own, DEFAULT_MAX_LENGTH)
+    if wanted > own:
+        raise TaskError(
+            f"max_length={wanted}: the tokenizer's model takes at most {own} tokens. "
+            "Lower max_length."
+        )
+    return wanted
+
+
+def with_padding(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
+    """Returns a copy of the tokenizer that can pad, and a notice where it could not before.
+
+    Raises:
+        TaskError: If it has neither a padding nor an end-of-text token.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.pad_token_id is not None:
+        return tokenizer, ()
+    if tokenizer.eos_token_id is None:
+        raise TaskError(
+            "the tokenizer has no padding token, and no end-of-text token to use in its place. "
+            "Set tokenizer.pad_token."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, (f"the tokenizer has no padding token; {tokenizer.eos_token!r} is used",)
