@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +145,11 @@ class Loop(Run):
             state = random_state() if self.procedure.replays else None
             self.micro_batches.append(MicroBatch(inputs, state, len(batches)))
             loss = self._loss(self._wrapped, inputs) / len(batches)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss at step {self.step} is {float(loss)}")
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(f"the loss at step {self.step} is {value}")
             self._backward(loss)
-            total += float(loss.detach())
+            total += value
         return total
 
     def state_dict(self) -> dict[str, Any]:

@@ -59,10 +59,12 @@ class Run(ABC):
         passes: Forward-and-backward passes over one global batch so far, in units of a step.
         seed: Seed of every draw that the parts make.
         own_held_out: Whether the user brought a second split for `held_out`.
+        last_loss: Loss of the last `gradients` call, on this process.
     """
 
     optimizer: torch.optim.Optimizer
     own_held_out: bool = False
+    last_loss: float = float("nan")
 
     def __init__(self, model: PeftModel, method: Method, *, seed: int) -> None:
         self.model = model
@@ -112,9 +114,11 @@ class Run(ABC):
         evaluated under it. A parameter that the loss does not reach has gradient 0.
         """
         totals: list[Tensor] | None = None
+        losses: list[Tensor] = []
         for batch in batches:
             with self.replay(batch):
                 loss = self.loss(batch)
+            losses.append(loss.detach())
             grads = torch.autograd.grad(
                 loss, parameters, create_graph=create_graph, materialize_grads=True
             )
@@ -126,6 +130,7 @@ class Run(ABC):
         if totals is None:
             raise TrainingError("gradients() was given no batch; pass at least one MicroBatch")
         self.passes += 1
+        self.last_loss = float(torch.stack(losses).sum())
         return totals if create_graph else self.average(totals)
 
     @contextlib.contextmanager

@@ -55,6 +55,7 @@ class MethodMixin(_Base):
 
     optimizer: Any
     lr_scheduler: Any
+    model_accepts_loss_kwargs: bool
 
     def __init__(
         self, *args: Any, method: Method, held_out_dataset: Any | None = None, **kwargs: Any
@@ -94,7 +95,7 @@ class MethodMixin(_Base):
         with self._termination.watch():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """One optimizer for all roles, of the class that the arguments (or the method) name."""
         if self.optimizer is None:
             groups = self.run.parameter_groups(self.args.learning_rate, self.args.weight_decay)
@@ -111,7 +112,7 @@ class MethodMixin(_Base):
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+    ) -> Any:
         """The user's schedule, stretched by the procedure over its phases and groups."""
         self.run.optimizer = self.optimizer
         self.run.total_steps = num_training_steps

@@ -1,0 +1,185 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.loop import Loop, constant_schedule
+from rankwright.core.method import Method, Slots
+from rankwright.core.part import Penalty, Procedure, ProcedureState
+from rankwright.methods import LoRA
+
+ROWS = classification_rows(24)
+
+
+def batches(size=4):
+    return [batch(ROWS[i : i + size]) for i in range(0, len(ROWS), size)]
+
+
+def trained(method, steps=6, **options):
+    model = method.apply(tiny_bert())
+    run = Loop(model, method, total_steps=steps, lr=1e-2, **options)
+    losses = [run.train_step(b) for b in batches()[:steps]]
+    run.finish()
+    return model, losses
+
+
+def test_the_loop_is_adamw_on_the_loss():
+    model, _ = trained(LoRA(), steps=3, schedule=constant_schedule, weight_decay=0.1)
+    control = LoRA().apply(tiny_bert())
+    matrices = [p for p in control.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in control.parameters() if p.requires_grad and p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    for b in batches()[:3]:
+        control(**b).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert same_bits(model.state_dict(), control.state_dict())
+
+
+@pytest.mark.parametrize("build", [tiny_bert, tiny_llama])
+def test_micro_batches_equal_one_large_batch(build):
+    rows = rows_for(build(), 8)
+    states = []
+    for parts in ([batch(rows)], [batch(rows[:4]), batch(rows[4:])]):
+        model = LoRA().apply(build().double())
+        run = Loop(model, LoRA(), total_steps=1, lr=1e-2, optimizer=torch.optim.SGD)
+        run.train_step(*parts)
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_resume_at_every_step_gives_the_same_bits():
+    expected, _ = trained(LoRA(lora_dropout=0.1))
+    for cut in range(1, 6):
+        method = LoRA(lora_dropout=0.1)
+        first = Loop(method.apply(tiny_bert()), method, total_steps=6, lr=1e-2)
+        for b in batches()[:cut]:
+            first.train_step(b)
+        state = first.state_dict()
+        torch.manual_seed(99)
+        model = method.apply(tiny_bert(), seed=7)
+        second = Loop(model, method, total_steps=6, lr=1e-2)
+        second.load_state_dict(state)
+        for b in batches()[cut:]:
+            second.train_step(b)
+        assert same_bits(model.state_dict(), expected.state_dict()), cut
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    model = LoRA().apply(tiny_bert())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = Loop(model, LoRA(), total_steps=2, loss=lambda m, b: m(**b).loss * float("nan"))
+    with pytest.raises(TrainingError, match="the loss at step 0 is nan"):
+        run.train_step(batches()[0])
+    assert same_bits(before, model.state_dict())
+
+
+def test_more_steps_than_planned_are_refused():
+    model = LoRA().apply(tiny_bert())
+    run = Loop(model, LoRA(), total_steps=1)
+    run.train_step(batches()[0])
+    with pytest.raises(TrainingError, match="all 1 steps of this run are done"):
+        run.train_step(batches()[1])
+
+
+def test_a_model_without_adapter_is_refused():
+    with pytest.raises(MethodError, match=r"call model = method\.apply"):
+        Loop(tiny_bert(), LoRA(), total_steps=1)
+
+
+def test_gradients_replay_the_random_state_and_leave_it():
+    method = LoRA(lora_dropout=0.5)
+    model = method.apply(tiny_bert())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+
+    class Replaying(Procedure):
+        def start(self, run):
+            state = ProcedureState(run)
+            state.replays = True
+            return state
+
+    @dataclass(frozen=True, kw_only=True)
+    class Probe(LoRA):
+        name: ClassVar[str] = "probe"
+
+        def slots(self):
+            return Slots(procedure=Replaying())
+
+    run = Loop(model, Probe(lora_dropout=0.5), total_steps=1, schedule=constant_schedule)
+    seen = {}
+
+    def watch(event):
+        if event == "after_backward":
+            parameters = list(run.trainable().values())
+            seen["grads"] = [p.grad.clone() for p in parameters]
+            before = torch.get_rng_state()
+            seen["again"] = run.gradients(parameters, run.micro_batches)
+            assert torch.equal(before, torch.get_rng_state())
+        Loop.fire(run, event)
+
+    run.fire = watch
+    run.train_step(batches()[0], batches()[1])
+    for grad, again in zip(seen["grads"], seen["again"], strict=True):
+        torch.testing.assert_close(grad, again, rtol=1e-5, atol=1e-8)
+
+
+@dataclass(frozen=True)
+class SquaredNorm(Penalty):
+    weight: float = 0.1
+
+    def __call__(self, run):
+        return self.weight * sum((p**2).sum() for p in run.trainable().values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalised(Method):
+    name: ClassVar[str] = "penalised"
+
+    def slots(self):
+        return Slots(penalty=SquaredNorm())
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_penalty_counts_once_a_step(parts):
+    def step(method):
+        model = method.apply(tiny_bert().double())
+        run = Loop(
+            model, method, total_steps=1, lr=1.0, optimizer=torch.optim.SGD,
+            schedule=constant_schedule,
+        )  # fmt: skip
+        before = {n: p.detach().clone() for n, p in run.trainable().items()}
+        run.train_step(*[batches()[i] for i in range(parts)])
+        return before, dict(run.trainable())
+
+    before, plain = step(LoRA())
+    _, penalised = step(Penalised())
+    for name, value in before.items():
+        torch.testing.assert_close(penalised[name], plain[name] - 0.2 * value)
+
+
+def test_an_event_that_never_fires_is_an_error():
+    class Needy(ProcedureState):
+        needs = frozenset({"after_step"})
+
+    class NeedyProcedure(Procedure):
+        def start(self, run):
+            return Needy(run)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Probe(LoRA):
+        name: ClassVar[str] = "needy"
+
+        def slots(self):
+            return Slots(procedure=NeedyProcedure())
+
+    run = Loop(Probe().apply(tiny_bert()), Probe(), total_steps=1)
+    run.fire("before_step")
+    with pytest.raises(TrainingError, match=r"needs the events \['after_step'\]"):
+        run.finish()

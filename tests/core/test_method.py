@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from models import batch, classification_rows, same_bits, tiny_bert, tiny_llama
+from rankwright.core.compat import CompatibilityError, check
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Slots
+from rankwright.core.registry import available, get, register
+from rankwright.methods import LoRA
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 0}, r"LoRA\.r = 0: expected an integer of at least 1"),
+        ({"lora_alpha": 0}, r"LoRA\.lora_alpha = 0: expected a number above 0"),
+        ({"lora_dropout": 1.0}, r"LoRA\.lora_dropout = 1\.0: expected a probability"),
+        ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\] = 0"),
+        ({"alpha_pattern": {"q_proj": -1}}, r"alpha_pattern\['q_proj'\] = -1"),
+    ],
+)
+def test_a_wrong_field_is_named(fields, message):
+    with pytest.raises(MethodError, match=message):
+        LoRA(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target_modules": ["nope"]}, r"target_modules=\['nope'\].*q_proj"),
+        ({"rank_pattern": {"nope": 2}}, r"rank_pattern key 'nope' matches no adapted module"),
+        ({"alpha_pattern": {"proj": 2}}, r"alpha_pattern key 'proj' matches no adapted module"),
+        ({"r": 17}, r"rank 17 is larger than the layer .*k_proj \(16 x 32\).*r <= 16"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_training(fields, message):
+    with pytest.raises(MethodError, match=message):
+        LoRA(**fields).apply(tiny_llama())
+
+
+def test_a_second_adapter_is_refused():
+    model = LoRA().apply(tiny_bert())
+    with pytest.raises(MethodError, match="already carries an adapter"):
+        LoRA().apply(model)
+
+
+def test_apply_is_a_function_of_its_seed():
+    first, second, other = (LoRA().apply(tiny_bert(), seed=seed).state_dict() for seed in (5, 5, 6))
+    assert same_bits(first, second)
+    assert not same_bits(first, other)
+
+
+def test_apply_does_not_draw_from_the_global_generator():
+    model = tiny_bert()
+    before = torch.get_rng_state()
+    LoRA().apply(model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_classification_head_is_trained_and_saved():
+    model = LoRA().apply(tiny_bert())
+    assert any(p.requires_grad and "classifier" in n for n, p in model.named_parameters())
+
+
+def test_fresh_adapter_is_the_base_bit_for_bit():
+    inputs = batch(classification_rows(4))
+    base = tiny_bert().eval()
+    expected = base(**inputs).logits
+    assert torch.equal(LoRA().apply(base).eval()(**inputs).logits, expected)
+
+
+def test_slots_filled_by_default_are_none():
+    assert Slots().filled() == []
+
+
+def test_registry_knows_names_and_paths():
+    assert get("lora") is LoRA
+    assert available()["lora"] is LoRA
+    assert get("rankwright.methods.lora:LoRA") is LoRA
+    with pytest.raises(MethodError, match="unknown method 'lara'; expected one of"):
+        get("lara")
+
+
+def test_a_taken_name_is_refused():
+    class Impostor(LoRA):
+        pass
+
+    with pytest.raises(MethodError, match="'lora' is taken by LoRA"):
+        register(Impostor)
+
+
+def test_a_missing_private_name_is_reported_with_version():
+    with pytest.raises(CompatibilityError, match=r"peft 0\.\d+.* has no peft:NoSuchThing"):
+        check(["peft:NoSuchThing"])
