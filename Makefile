@@ -8,7 +8,7 @@ SOURCES   := src tests examples
 NEWER     := import sys; sys.exit(sys.version_info < (3, 11))
 # The first command that is a Python of at least 3.11; PYTHON=/path/to/python chooses another.
 PYTHON    ?= $(shell for p in python3.11 python3; do $$p -c '$(NEWER)' 2>/dev/null && echo $$p && break; done)
-PIP       := .venv/bin/python -m pip --disable-pip-version-check --quiet
+PIP       := .venv/bin/python -m pip --disable-pip-version-check -qq
 INSTALLED := .venv/.installed
 # Everything that the demo and the tests load is on disk: no look-up of a hub.
 OFFLINE   := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
