@@ -1,5 +1,8 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
+from rankwright.methods.bidora import BiDoRA
+from rankwright.methods.dora import DoRA
 from rankwright.methods.lora import LoRA
+from rankwright.methods.xgblora import XGBLoRA
 
-__all__ = ["LoRA"]
+__all__ = ["BiDoRA", "DoRA", "LoRA", "XGBLoRA"]

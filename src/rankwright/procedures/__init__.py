@@ -1,0 +1,5 @@
+"""What happens around the steps."""
+
+from rankwright.procedures.bilevel import Bilevel
+
+__all__ = ["Bilevel"]

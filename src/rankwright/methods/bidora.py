@@ -1,0 +1,119 @@
+"""BiDoRA: DoRA whose magnitudes are learned on held-out rows, its directions on the others.
+
+Qin, Zhang, Xie, "BiDoRA: Bi-level Optimization-Based Weight-Decomposed Low-Rank Adaptation", TMLR
+2025, arXiv 2410.09758.
+
+    V = W + s B A,    n = |V| row by row (differentiated through),    W' = diag(m / n) V
+
+    lower:  V*(m) = argmin_V L_tr(V, m) + gamma R(V)        A, B and the task head, on D_tr
+    upper:  min_m L_val(V*(m), m)                           the magnitudes, on D_val
+
+    R = mean over modules of |D D^T - I|_F,    D = diag(1 / n) V
+
+Search: after every `unroll_steps` lower steps, one upper step along the hypergradient of one
+unrolled lower step V1 = V - xi u(g). With v = grad_V L_val(V1, m), J = du/dg and w = xi J v:
+
+    h = grad_m L_val(V1, m) - [grad_m L_tr(V + eps w, m) - grad_m L_tr(V, m)] / eps,  eps = R0 / |w|
+
+Retrain: A, B and head from the start again on all rows, m* fixed. The result is a DoRA adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method, Slots, check_field
+from rankwright.core.part import Export
+from rankwright.core.registry import register
+from rankwright.layers import Dora
+from rankwright.layers.dora import NormGrad
+from rankwright.penalties import Gram
+from rankwright.penalties.gram import GramForm
+from rankwright.procedures import Bilevel
+from rankwright.procedures.bilevel import RetrainFrom
+from rankwright.procedures.hypergradient import FINITE_DIFFERENCES, Mode
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class BiDoRA(Method):
+    """Magnitudes by bilevel search, directions retrained under them.
+
+    "Published" is the code at t2ance/BiDoRA@e7922af. Steps are optimizer steps.
+
+    Attributes:
+        hypergradient: "fd_forward" (3 passes a step, ours), "fd_central" (4), "exact",
+            "first_order" (2) or "betty" (4, published).
+        val_fraction: Share of the rows that D_val takes (published: 0.2).
+        unroll_steps: Lower steps an upper step (published: 1; 4 when time matters).
+        upper_lr: Learning rate of m; None for that of V (published: the same).
+        upper_weight_decay: Decay of m (published: 0 to 1; ours 0, it would shrink the layer).
+        upper_betas: Adam's betas of m; None for those of V (published: 0.9 and 0.98 for both).
+        gram_weight: gamma (published: 1e-5); 0 for no penalty.
+        gram_form: "norm" (published) or "squared".
+        gram_rows: Output rows drawn for R in each module and step; None for all, which keeps
+            out x out numbers a layer.
+        norm_grad: "full" (published) or "detached", the latter with "exact" and "first_order" only.
+        fd_radius: R0; None for 0.01, 0.1 in half precision (published: 0.01).
+        xi: Length of the unrolled step; None for the present learning rate of V.
+        retrain: Whether to retrain (published: in some of the scripts).
+        search_fraction: Share of the steps that goes to search, if `retrain`.
+        retrain_from: "snapshot" of the start (published) or "warm".
+        retrain_lr_ratio: Learning rate of the retraining over that of the search.
+    """
+
+    name: ClassVar[str] = "bidora"
+    summary: ClassVar[str] = "DoRA with the magnitudes learned on held-out rows, then retrained"
+    reference: ClassVar[str] = "Qin, Zhang, Xie, TMLR 2025, arXiv 2410.09758"
+    cost: ClassVar[str] = "3 passes a search step, 1 a retrain step; r (in + out) + out parameters"
+
+    norm_grad: NormGrad = "full"
+    hypergradient: Mode = "fd_forward"
+    val_fraction: float = 0.2
+    unroll_steps: int = 1
+    upper_lr: float | None = None
+    upper_weight_decay: float = 0.0
+    upper_betas: tuple[float, float] | None = None
+    gram_weight: float = 1e-5
+    gram_form: GramForm = "norm"
+    gram_rows: int | None = None
+    fd_radius: float | None = None
+    xi: float | None = None
+    retrain: bool = True
+    search_fraction: float = 0.5
+    retrain_from: RetrainFrom = "snapshot"
+    retrain_lr_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            MethodError: A field is out of its range, or the norm is detached in a mode whose finite
+                difference would see it move.
+        """
+        super().__post_init__()
+        for name, holds, expected in (
+            ("gram_weight", self.gram_weight >= 0, "a number of at least 0"),
+            ("gram_form", self.gram_form in get_args(GramForm), "norm or squared"),
+            ("gram_rows", self.gram_rows is None or self.gram_rows >= 2, "at least 2, or None"),
+            ("norm_grad", self.norm_grad in get_args(NormGrad), "full or detached"),
+        ):
+            check_field(self, name, holds, expected)
+        if self.norm_grad == "detached" and self.hypergradient in FINITE_DIFFERENCES:
+            raise MethodError(
+                f'norm_grad="detached" with hypergradient="{self.hypergradient}": a finite '
+                "difference moves the norm that the gradient takes for constant, and the two "
+                'disagree by some 24 %; use norm_grad="full", or "exact" or "first_order"'
+            )
+        self.slots()  # the parts check the fields that are theirs
+
+    def slots(self) -> Slots:
+        """DoRA's layer with its full gradient, the Gram penalty, and bilevel training."""
+        return Slots(
+            layer=Dora(self.norm_grad),
+            penalty=Gram(self.gram_weight, self.gram_form, self.gram_rows),
+            procedure=Bilevel.from_fields(self, upper="lora_magnitude_vector"),
+            export=Export("DoRA adapter of rank r"),
+        )
