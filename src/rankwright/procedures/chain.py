@@ -1,0 +1,340 @@
+"""A chain of adapters: train a booster for a while, put it on the stack, start the next one.
+
+Round t of module l, with the base weight W_l (out, in) and s = lora_alpha / r:
+
+    W_l^(t) = W_l^(t-1) + shrinkage * s * B_t A_t     for the layers selected in round t,
+
+where A_t (r, in) and B_t (out, r) are what the round's steps made of a fresh A_t and B_t = 0. W_l
+is not written: finished boosters are a frozen history (:mod:`rankwright.layers.stacked`), so the
+adapter that is saved is complete at every step. Every draw is a pure function of (seed, round,
+module name).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import check_field
+from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
+from rankwright.core.run import Run
+from rankwright.layers.stacked import Stack, stacks, write_ranks
+from rankwright.procedures.selection import POLICIES, Policy, groups, number_of_groups
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ROUNDS = 32
+LEAST_STEPS = 20  # of a round, where the number of rounds is left to us
+
+Rows = Callable[[Run, int], Sequence[int]]
+"""(run, round) -> the training rows the round draws from."""
+
+Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor, Tensor] | None]
+"""(run, round, module name, layer) -> first A (r, in) and B (out, r) of a booster; None: ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Procedure):
+    """Boosters one after the other, on all layers or on a few of them in turn.
+
+    Attributes:
+        rounds: Boosters in a chain; the steps are divided evenly. None: 32, or fewer, so that
+            every round has at least 20 steps.
+        steps_per_round: Optimizer steps of a round instead; the last one may be shorter.
+        layers_per_round: Layers trained in a round: a number (int), a share (float; rounded up),
+            None for all. A layer is a numbered block of the network; a module outside any block
+            counts as one.
+        selection: How they are drawn: "uniform", "round_robin", or a `Policy`.
+        shrinkage: Factor on a booster when it is put on the stack; any but 1 moves the function.
+        reset_optimizer: Forget moments and step counts of what was absorbed.
+        lr_policy: "global": one schedule over the whole run; "restart": the schedule anew in every
+            round; "rewarm": global, times a linear warm-up at the start of every round but the
+            first.
+        rewarm_steps: Length of that warm-up in optimizer steps.
+        mode: "history": finished boosters compute as low-rank products. "fold": when more than
+            `rank_cap` ranks of a module do, they move into a working copy of its weight.
+            "recompress": when a module has more than `rank_cap` finished ranks, the best
+            approximation of that rank takes their place.
+        rank_cap: See `mode`; in ranks of one module.
+        round_rows: Rows of every round; None for all rows.
+        round_basis: First factors of every booster. Where it gives B != 0, the round starts at
+            W + s B A instead of W: the function jumps, and it is the hook's author who wants that.
+        least_rank: Log a warning if the expected final rank r T L_s / L is below this.
+    """
+
+    rounds: int | None = None
+    steps_per_round: int | None = None
+    layers_per_round: float | int | None = None
+    selection: str | Policy = "uniform"
+    shrinkage: float = 1.0
+    reset_optimizer: bool = True
+    lr_policy: Literal["global", "restart", "rewarm"] = "global"
+    rewarm_steps: int = 0
+    mode: Literal["history", "fold", "recompress"] = "history"
+    rank_cap: int = 64
+    round_rows: Rows | None = field(default=None, repr=False)
+    round_basis: Basis | None = field(default=None, repr=False)
+    least_rank: float = 0.0
+
+    def __post_init__(self) -> None:
+        share = self.layers_per_round
+        valid_share = share is None or (0 < share <= 1 if isinstance(share, float) else share >= 1)
+        policy = callable(self.selection) or self.selection in POLICIES
+        policies = ("global", "restart", "rewarm")
+        rewarm = self.rewarm_steps >= (1 if self.lr_policy == "rewarm" else 0)
+        both = self.rounds is None or self.steps_per_round is None
+        check_field(self, "rounds", both, "None where steps_per_round is given")
+        check_field(self, "rounds", (self.rounds or 1) >= 1, "an integer of at least 1")
+        check_field(self, "steps_per_round", (self.steps_per_round or 1) >= 1, "at least 1 step")
+        check_field(
+            self, "layers_per_round", valid_share, "None, an integer >= 1 or 0 < share <= 1"
+        )
+        check_field(self, "selection", policy, f"one of {', '.join(POLICIES)}, or a function")
+        check_field(self, "shrinkage", self.shrinkage > 0, "a number above 0")
+        check_field(self, "lr_policy", self.lr_policy in policies, f"one of {', '.join(policies)}")
+        check_field(self, "rewarm_steps", rewarm, "0, or 1 and more with lr_policy='rewarm'")
+        modes = ("history", "fold", "recompress")
+        check_field(self, "mode", self.mode in modes, f"one of {', '.join(modes)}")
+        check_field(self, "rank_cap", self.rank_cap >= 1, "an integer of at least 1")
+
+    def start(self, run: Run) -> ChainState:
+        """See `Procedure.start`.
+
+        Raises:
+            MethodError: A layer is not a stack, starts at B != 0, or cannot be folded.
+        """
+        return ChainState(run, self)
+
+    def lengths(self, total_steps: int) -> list[int]:
+        """Optimizer steps of every round.
+
+        Raises:
+            MethodError: There are more rounds than steps.
+        """
+        if self.steps_per_round is not None:
+            whole, rest = divmod(total_steps, self.steps_per_round)
+            return [self.steps_per_round] * whole + [rest] * (rest > 0)
+        count = self.rounds or min(DEFAULT_ROUNDS, max(1, total_steps // LEAST_STEPS))
+        if count > total_steps:
+            raise MethodError(
+                f"rounds = {count}, but the run has {total_steps} optimizer steps; train longer or "
+                "choose fewer rounds"
+            )
+        short, longer = divmod(total_steps, count)
+        return [short + (number < longer) for number in range(count)]
+
+
+class ChainState(ProcedureState):
+    """A chain at work; `round` counts from 0 and ends at the number of rounds."""
+
+    needs = frozenset({"after_step"})
+
+    def __init__(self, run: Run, chain: Chain) -> None:
+        super().__init__(run)
+        self.chain = chain
+        self.stacks = stacks(run.layers, run.adapter_name)
+        self.groups = groups(self.stacks)
+        self.per_round = number_of_groups(chain.layers_per_round, len(self.groups))
+        self.round = 0
+        self.selected: list[str] = list(self.groups)
+        self.discarded = 0.0
+        self.restricts_rows = chain.round_rows is not None
+        self.changing_parameters = self.per_round < len(self.groups)
+        self._folded: dict[str, int] | None = None  # to fold again after a resume; None: new run
+        self._ends: list[int] = []
+        self._check_layers()
+
+    # What the engine asks ----------------------------------------------------------------------
+
+    def phases(self, total_steps: int) -> list[Phase]:
+        """One phase a round."""
+        lengths = self.chain.lengths(total_steps)
+        return [Phase(f"round {t}/{len(lengths)}", n) for t, n in enumerate(lengths, start=1)]
+
+    def rows(self, phase: int) -> Sequence[int] | None:
+        """The rows of `round_rows`."""
+        return None if self.chain.round_rows is None else self.chain.round_rows(self.run, phase)
+
+    def schedule(self, role: str, shape: Shape, total_steps: int) -> Multiplier:
+        """The user's schedule under `lr_policy`."""
+        whole = super().schedule(role, shape, total_steps)
+        if self.chain.lr_policy == "global":
+            return whole
+        lengths = self.chain.lengths(total_steps)
+        ends = list(accumulate(lengths))
+        restarted = {length: shape(length) for length in set(lengths)}
+
+        def multiplier(step: int) -> float:
+            number = min(bisect_right(ends, step), len(ends) - 1)
+            done = step - ends[number] + lengths[number]
+            if self.chain.lr_policy == "restart":
+                return restarted[lengths[number]](done)
+            warm = min(1.0, (done + 1) / self.chain.rewarm_steps) if number else 1.0
+            return whole(step) * warm
+
+        return multiplier
+
+    # Events ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the first round, or take up the one that was interrupted."""
+        self._ends = list(accumulate(self.chain.lengths(self.run.total_steps)))
+        if self._folded is None:
+            self._warn_of_low_rank()
+            self._open()
+        else:
+            for name, finished in self._folded.items():
+                self.stacks[name].fold(finished)
+            self._train_selected()
+            self._measure()
+
+    def after_step(self) -> None:
+        """Close the round after its last step, and open the next."""
+        if self.run.step + 1 == self._ends[self.round]:
+            self._close()
+            self.round += 1
+            self._open()
+
+    def end(self) -> None:
+        """Drop the working copies: what is evaluated from here on is what is saved."""
+        for stack in self.stacks.values():
+            stack.unfold()
+
+    # State -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Round, selection and ranks; the values are in the adapter's own weights."""
+        return {
+            "round": self.round,
+            "selected": list(self.selected),
+            "finished": {name: stack.A.finished for name, stack in self.stacks.items()},
+            "folded": {n: stack.A.folded for n, stack in self.stacks.items() if stack.A.folded},
+            "discarded": self.discarded,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild the structure that the adapter's weights are loaded into next."""
+        self.round = state["round"]
+        self.selected = list(state["selected"])
+        self.discarded = state["discarded"]
+        self._folded = dict(state["folded"])
+        for name, stack in self.stacks.items():
+            stack.resize(state["finished"][name])
+        self._select()
+
+    # Rounds ------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        over = self.round == len(self._ends)
+        self.selected = [] if over else self._draw_selection()
+        for group in self.selected:
+            for name in self.groups[group]:
+                self._start_booster(name)
+        self._select()
+        self._train_selected()
+        self._measure()
+
+    def _close(self) -> None:
+        for group in self.selected:
+            for name in self.groups[group]:
+                stack = self.stacks[name]
+                stack.absorb(self.chain.shrinkage)
+                self._limit_rank(stack)
+                if self.chain.reset_optimizer:
+                    self.run.reset_optimizer(stack.parameters)
+
+    def _draw_selection(self) -> list[str]:
+        names = list(self.groups)
+        policy = self.chain.selection
+        policy = POLICIES[policy] if isinstance(policy, str) else policy
+        chosen = list(policy(self.run.generator, self.round, names, self.per_round))
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(names):
+            raise MethodError(
+                f"the selection policy chose {chosen} in round {self.round}; expected some of "
+                f"{', '.join(names)}, each once"
+            )
+        return chosen
+
+    def _start_booster(self, name: str) -> None:
+        stack = self.stacks[name]
+        hook = self.chain.round_basis
+        given = hook(self.run, self.round, name, stack.layer) if hook else None
+        if given is not None:
+            stack.start(*given)
+        elif self.round > 0:  # the first round keeps PEFT's draw: one round is LoRA, bit for bit
+            stack.start(fresh_A(self.run.generator("booster", self.round, name), stack.A.live))
+
+    def _limit_rank(self, stack: Stack) -> None:
+        cap, finished = self.chain.rank_cap, stack.A.finished
+        if self.chain.mode == "fold" and finished - stack.A.folded > cap:
+            stack.fold(finished)
+        largest = min(cap, stack.layer.in_features, stack.layer.out_features)
+        if self.chain.mode == "recompress" and finished > largest:
+            energy = stack.recompress(largest)
+            self.discarded += energy
+            logger.info("round %d: discarded energy %.3e of one module", self.round + 1, energy)
+
+    def _select(self) -> None:
+        for group, names in self.groups.items():
+            for name in names:
+                self.stacks[name].select(group in self.selected)
+        write_ranks(self.run.model, self.run.adapter_name, self.stacks)
+
+    def _train_selected(self) -> None:
+        for stack in self.stacks.values():
+            stack.train_live(stack.A.selected)
+
+    def _measure(self) -> None:
+        ranks = [stack.A.finished for stack in self.stacks.values()]
+        stored = (
+            s.rank * (s.layer.in_features + s.layer.out_features) for s in self.stacks.values()
+        )
+        self.run.metrics["round"] = min(self.round + 1, len(self._ends))
+        self.run.metrics["mean_rank"] = sum(ranks) / len(ranks)
+        self.run.metrics["stored_parameters"] = sum(stored)
+        if self.chain.mode == "recompress":
+            self.run.metrics["discarded_energy"] = self.discarded
+
+    # Checks ------------------------------------------------------------------------------------
+
+    def _check_layers(self) -> None:
+        for name, stack in self.stacks.items():
+            if stack.B.live.any():
+                raise MethodError(
+                    f"{name} starts at B != 0, and a chain adds boosters that start at B = 0; use "
+                    "the default init"
+                )
+            if self.chain.mode == "fold" and not stack.can_fold():
+                raise MethodError(
+                    f"mode='fold' needs base weights in full precision, and {name} is a quantised "
+                    f"{type(stack.layer.get_base_layer()).__name__}; use mode='history'"
+                )
+
+    def _warn_of_low_rank(self) -> None:
+        r = max(stack.A.live.shape[0] for stack in self.stacks.values())
+        expected = r * len(self._ends) * self.per_round / len(self.groups)
+        if expected < self.chain.least_rank:
+            logger.warning(
+                "the chain ends at an expected rank of %.1f a module: %d rounds of rank %d on %d "
+                "of %d layers; train longer, or raise rounds, r or layers_per_round",
+                *(expected, len(self._ends), r, self.per_round, len(self.groups)),
+            )
+
+
+def fresh_A(generator: torch.Generator, like: Tensor) -> Tensor:  # noqa: N802
+    """A of a new booster, Kaiming-uniform as PEFT's: U(-1/sqrt(in), 1/sqrt(in)), (r, in).
+
+    Drawn on the CPU in float32, so that it is the same on every device.
+    """
+    bound = 1 / math.sqrt(like.shape[1])
+    return torch.empty(like.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
