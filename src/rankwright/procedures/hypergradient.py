@@ -108,7 +108,7 @@ class Hypergradient:
         self.upper = list(upper)
         self.mode = mode
         self.xi = xi
-        self._radius = fd_radius
+        self.fd_radius = fd_radius
         if mode in _UNROLLED:
             update_jacobian(run.optimizer)
 
@@ -196,8 +196,8 @@ class Hypergradient:
         return [c * (b - along * a) for a, b in zip(g, w, strict=True)]
 
     def _finite_difference(self, step: LowerStep, w: list[Tensor], norm: float) -> list[Tensor]:
-        assert self._radius is not None
-        eps = self._radius / (norm + 1e-15 if self.mode == "betty" else norm)
+        assert self.fd_radius is not None
+        eps = self.fd_radius / (norm + 1e-15 if self.mode == "betty" else norm)
         with _restored(self.lower) as present:
             centre = present if self.mode == "betty" else step.before
             plus = self._upper_grads_at(centre, w, eps)
@@ -245,7 +245,7 @@ class Hypergradient:
     @contextlib.contextmanager
     def _observing_precision(self) -> Iterator[None]:
         """Choose R0, once, by what the adapted layers put out: it shows autocast as well."""
-        if self._radius is not None or self.mode not in FINITE_DIFFERENCES:
+        if self.fd_radius is not None or self.mode not in FINITE_DIFFERENCES:
             yield
             return
         seen = {parameter.dtype for parameter in self.lower}
@@ -261,7 +261,7 @@ class Hypergradient:
             for handle in handles:
                 handle.remove()
         half = any(torch.finfo(dtype).bits < 32 for dtype in seen)
-        self._radius = RADIUS_HALF if half else RADIUS
+        self.fd_radius = RADIUS_HALF if half else RADIUS
 
 
 # The optimizer's Jacobian ------------------------------------------------------------------------
