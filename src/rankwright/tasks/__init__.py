@@ -13,6 +13,7 @@ from rankwright.tasks.causal_lm import CausalLM
 from rankwright.tasks.errors import TaskError
 from rankwright.tasks.metrics import METRICS, Metric, Outcome
 from rankwright.tasks.multi_label import MultiLabel
+from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sequence_classification import SequenceClassification
@@ -29,6 +30,7 @@ __all__ = [
     "Hub",
     "Metric",
     "MultiLabel",
+    "MultipleChoice",
     "Outcome",
     "PreparedTask",
     "Regression",

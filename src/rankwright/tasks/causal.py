@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from rankwright.tasks.base import PreparedTask
 from rankwright.tasks.checks import check_causal
-from rankwright.tasks.errors import TaskError
+from rankwright.tasks.errors import TaskError, Where
 from rankwright.tasks.forward import first
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.tokenizing import IGNORED, with_padding
@@ -30,6 +30,7 @@ class CausalEncoder:
     Attributes:
         tokenizer: A copy of the given one that can pad.
         limit: Most tokens of a row.
+        collator: Pads rows on the right, their labels with -100.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
@@ -41,28 +42,34 @@ class CausalEncoder:
             )
         self.tokenizer, self._notices = with_padding(tokenizer)
         self.limit = limit
+        self.collator = DataCollatorForTokenClassification(
+            self.tokenizer, label_pad_token_id=IGNORED
+        )
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._cut = {"prompts": 0, "completions": 0}
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenises texts without special tokens."""
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
         return ids
 
     def row(
-        self, prompt: Sequence[int], completion: Sequence[int], *, end: bool = True
+        self, where: Where, prompt: Sequence[int], completion: Sequence[int], *, end: bool = True
     ) -> dict[str, list[int]]:
         """Joins a tokenised prompt and completion to a row with loss on the completion only.
 
         Args:
+            where: Where the texts are from.
             prompt: May be empty.
             completion: At least one token.
             end: Whether the completion ends with EOS.
 
         Returns:
             `input_ids`, `attention_mask` and `labels`, which are -100 on BOS and on the prompt.
+
+        Raises:
+            TaskError: If the row has no token that a model could predict from those before it.
         """
         answer = [*completion, self.tokenizer.eos_token_id] if end else list(completion)
         room = self.limit - len(self._bos)
@@ -71,6 +78,11 @@ class CausalEncoder:
         start = self._bos + self._left_cut(prompt, room - len(answer))
         ids = start + answer
         labels = [IGNORED] * len(start) + answer
+        if not answer or len(ids) < 2:
+            raise TaskError(
+                f"{where}: {len(ids)} tokens are too few to predict one from another; "
+                "expected a text that the tokenizer knows. Remove the row."
+            )
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
     def prompt(self, prompt: Sequence[int], new_tokens: int) -> list[int]:

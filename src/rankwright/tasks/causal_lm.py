@@ -8,11 +8,7 @@ from typing import ClassVar
 
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorForTokenClassification,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rankwright.tasks import rows
 from rankwright.tasks.base import Task
@@ -21,7 +17,7 @@ from rankwright.tasks.errors import TaskError, cell_error
 from rankwright.tasks.forward import by_length, inference
 from rankwright.tasks.metrics import METRICS, Form, Outcome, final_number
 from rankwright.tasks.rows import Row
-from rankwright.tasks.tokenizing import IGNORED, token_limit
+from rankwright.tasks.tokenizing import token_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +100,16 @@ class CausalLM(Task):
         def encode(split: Sequence[Row]) -> Dataset:
             prompts = encoder.pieces([self.shown(row) for row in split])
             answers = encoder.pieces([self.references(row)[0] for row in split])
-            return Dataset.from_list(list(map(encoder.row, prompts, answers)))
+            return Dataset.from_list(
+                list(map(encoder.row, [row.where for row in split], prompts, answers))
+            )
 
         datasets = splits.map(encode)
         return PreparedCausalLM(
             task=self,
             tokenizer=encoder.tokenizer,
             rows=splits,
-            collator=DataCollatorForTokenClassification(
-                encoder.tokenizer, label_pad_token_id=IGNORED
-            ),
+            collator=encoder.collator,
             notices=encoder.notices,
             encoder=encoder,
             **datasets,

@@ -15,6 +15,7 @@ from rankwright.tasks.errors import TaskError, listing
 from rankwright.tasks.files import READERS, extension
 from rankwright.tasks.glue import glue_options
 from rankwright.tasks.multi_label import MultiLabel
+from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.options import Options, read_yaml
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.sequence_classification import SequenceClassification
@@ -25,11 +26,19 @@ from rankwright.tasks.token_classification import TokenClassification
 STDLIB_DOCS = "stdlib-docs"
 KINDS: dict[str, type[Task]] = {
     task.kind: task
-    for task in (SequenceClassification, Regression, MultiLabel, TokenClassification, CausalLM)
+    for task in (
+        SequenceClassification,
+        Regression,
+        MultiLabel,
+        TokenClassification,
+        CausalLM,
+        MultipleChoice,
+    )
 }
 # Where the kind is not named, the first of these options that is set tells it.
 TELLING: dict[str, type[Task]] = {
     "tags_column": TokenClassification,
+    "choices_column": MultipleChoice,
     "prompt_column": CausalLM,
     "completion_column": CausalLM,
     "label_column": SequenceClassification,
