@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ INPUTS: dict[str, tuple[int, ...]] = {
 }
 
 
-def adapted(layer: nn.Module, **options: object) -> nn.Module:
+def adapted(layer: nn.Module, **options: Any) -> Any:
     torch.manual_seed(0)
     config = LoraConfig(
         target_modules=["0"],
@@ -47,8 +48,7 @@ def adapted(layer: nn.Module, **options: object) -> nn.Module:
         fan_in_fan_out=isinstance(layer, Conv1D),
         **options,
     )
-    model: nn.Module = get_peft_model(nn.Sequential(layer.double()), config)
-    return model
+    return get_peft_model(nn.Sequential(layer.double()), config)
 
 
 def example(kind: str) -> Tensor:

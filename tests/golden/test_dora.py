@@ -18,15 +18,15 @@ DATA = Path(__file__).parent / "data" / "dora"
 RTOL = 1e-12  # golden trajectories agree to 1e-12 in float64; the notes measure 6e-16
 
 
-def close(actual: Tensor, expected: Tensor) -> None:
+def close(actual: Any, expected: Tensor) -> None:
     expected = expected.view_as(actual)
     torch.testing.assert_close(actual, expected, rtol=RTOL, atol=RTOL * float(expected.abs().max()))
 
 
 def adapted(
     layer: nn.Module, g: dict[str, Tensor], r: int, alpha: float, norm_grad: Any = "detached"
-) -> tuple[nn.Module, LoraLayer]:
-    """`layer` with the base weight of the file under a fresh DoRA adapter."""
+) -> Any:
+    """(model, LoRA layer): `layer` with the file's base weight under a fresh DoRA adapter."""
     layer.double().load_state_dict({"weight": g["W"]} | ({"bias": g["b"]} if "b" in g else {}))
     config = LoraConfig(
         target_modules=["0"],
@@ -85,7 +85,7 @@ def test_trajectory(name: str) -> None:
     for t in range(1, 6):
         x = g[f"x{t}"].requires_grad_()
         y = model(x)
-        loss = nn.functional.mse_loss(y, g[f"target{t}"])
+        loss: Any = nn.functional.mse_loss(y, g[f"target{t}"])
         optimizer.zero_grad()
         loss.backward()
         close(y, g[f"y{t}"])

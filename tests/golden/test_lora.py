@@ -1,6 +1,7 @@
 """Plain LoRA: PEFT's layer and `effective_weight` against the figures in `data/lora`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ DATA = Path(__file__).parent / "data" / "lora"
 RTOL = 1e-12  # of the notes
 
 
-def close(actual: Tensor, expected: Tensor) -> None:
+def close(actual: Any, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=RTOL, atol=RTOL * float(expected.abs().max()))
 
 

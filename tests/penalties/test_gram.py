@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rankwright.core.decomposition import base_rows, low_rank_factors
+from rankwright.core.linalg import row_gram
 from rankwright.penalties import Gram
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -125,7 +126,8 @@ def test_a_single_row_costs_nothing() -> None:
 
 def test_no_gradient_to_magnitude_or_weight() -> None:
     run = run_over(nn.Linear(7, 5))
-    Gram()(run).backward()
+    value: Any = Gram()(run)
+    value.backward()
     layer = run.layers["0"]
     assert layer.lora_magnitude_vector["default"].weight.grad is None
     assert layer.base_layer.weight.grad is None
@@ -147,11 +149,13 @@ def test_subset_of_rows_is_seeded_and_unbiased() -> None:
 def test_base_gram_is_computed_once_and_follows_the_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rankwright.penalties import gram
-
     calls = []
-    compute = gram.row_gram
-    monkeypatch.setattr(gram, "row_gram", lambda W: calls.append(1) or compute(W))
+
+    def counted(W: Tensor) -> Tensor:
+        calls.append(W)
+        return row_gram(W)
+
+    monkeypatch.setattr("rankwright.penalties.gram.row_gram", counted)
     run = run_over(nn.Linear(7, 5))
     for _ in range(3):
         Gram()(run)
