@@ -157,7 +157,7 @@ def test_detached_norm(kind: str) -> None:
             close(probe.estimates[mode].gradient[index], expected, 1e-11)
 
 
-# Search and retraining -----------------------------------------------------------------------------
+# Search and retraining ---------------------------------------------------------------------------
 
 
 class ReferenceAdamW(torch.optim.Optimizer):
