@@ -1,55 +1,21 @@
 """The chain against `data/xgblora`: a public implementation's trajectories, and derived figures."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from chain_toy import Tanh, chained, mean_square
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method import Method, Slots
-from rankwright.layers.stacked import StackedLoRA, stacks
+from rankwright.layers.stacked import stacks
 from rankwright.procedures.chain import Chain
 
 DATA = Path(__file__).parent / "data" / "xgblora"
 RTOL = 1e-9  # the notes' tolerance in float64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chained(Method):
-    """Any chain, as a method."""
-
-    name: ClassVar[str] = "chained"
-    summary: ClassVar[str] = "a chain"
-    reference: ClassVar[str] = "-"
-    cost: ClassVar[str] = "-"
-
-    chain: Chain
-
-    def slots(self) -> Slots:
-        return Slots(layer=StackedLoRA(), procedure=self.chain)
-
-
-class Tanh(nn.Module):
-    """Linear layers without bias, tanh between them."""
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList()
-        for weight in weights:
-            layer = nn.Linear(*reversed(weight.shape), bias=False, dtype=weight.dtype)
-            layer.load_state_dict({"weight": weight})
-            self.layers.append(layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = torch.tanh(layer(x))
-        return self.layers[-1](x)
 
 
 class Recorder(Loop):
@@ -75,16 +41,6 @@ class Recorder(Loop):
 def close(actual: Tensor, expected: Tensor, rtol: float = RTOL) -> None:
     atol = rtol * max(float(expected.abs().max()), 1e-30)
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
-
-
-def mean_square(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    x, y = batch
-    return F.mse_loss(model(x), y)
-
-
-def chained(model: nn.Module, chain: Chain, **options: Any) -> tuple[Any, Method]:
-    method = Chained(chain=chain, target_modules=r".*\.?\d+", **options)
-    return method.apply(model), method
 
 
 def stored_draw(g: dict[str, Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:

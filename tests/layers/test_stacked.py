@@ -96,7 +96,7 @@ def test_an_absorbed_booster_computes_what_it_did():
 
 
 def test_the_stack_is_the_sum_of_its_boosters():
-    model, found = stacked(linear(torch.float64))
+    _, found = stacked(linear(torch.float64))
     stack = next(iter(found.values()))
     total = torch.zeros(5, 6, dtype=torch.float64)
     for seed, shrinkage in ((0, 1.0), (1, 0.5), (2, 0.25)):
@@ -239,8 +239,8 @@ def test_fold_adds_to_a_copy_and_rounds_once(dtype):
         A, B = (f.history.to(wide) for f in (stack.A, stack.B))
         stack.fold(stack.A.finished)
         assert torch.equal(stack.layer.base_layer.working, (W.to(wide) + 1.5 * (B @ A)).to(dtype))
-    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}[dtype]
-    torch.testing.assert_close(output(model, x), before, rtol=tolerance, atol=tolerance)
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 2e-2}[dtype]
+    assert (output(model, x) - before).norm() < tolerance * before.norm()
     with model.disable_adapter():
         assert torch.equal(output(model, x), output(linear(dtype), x))
     for stack in found.values():

@@ -94,8 +94,9 @@ class Chain(Procedure):
         rewarm = self.rewarm_steps >= (1 if self.lr_policy == "rewarm" else 0)
         both = self.rounds is None or self.steps_per_round is None
         check_field(self, "rounds", both, "None where steps_per_round is given")
-        check_field(self, "rounds", (self.rounds or 1) >= 1, "an integer of at least 1")
-        check_field(self, "steps_per_round", (self.steps_per_round or 1) >= 1, "at least 1 step")
+        for name in ("rounds", "steps_per_round"):
+            value = getattr(self, name)
+            check_field(self, name, value is None or value >= 1, "None or an integer of at least 1")
         check_field(
             self, "layers_per_round", valid_share, "None, an integer >= 1 or 0 < share <= 1"
         )
@@ -146,11 +147,11 @@ class ChainState(ProcedureState):
         self.groups = groups(self.stacks)
         self.per_round = number_of_groups(chain.layers_per_round, len(self.groups))
         self.round = 0
-        self.selected: list[str] = list(self.groups)
+        self.selected: list[str] | None = None  # before the first step nothing is drawn
         self.discarded = 0.0
         self.restricts_rows = chain.round_rows is not None
         self.changing_parameters = self.per_round < len(self.groups)
-        self._folded: dict[str, int] | None = None  # to fold again after a resume; None: new run
+        self._folded: dict[str, int] = {}  # to fold again after a resume
         self._ends: list[int] = []
         self._check_layers()
 
@@ -189,14 +190,14 @@ class ChainState(ProcedureState):
     def begin(self) -> None:
         """Start the first round, or take up the one that was interrupted."""
         self._ends = list(accumulate(self.chain.lengths(self.run.total_steps)))
-        if self._folded is None:
+        if self.selected is None:
             self._warn_of_low_rank()
             self._open()
-        else:
-            for name, finished in self._folded.items():
-                self.stacks[name].fold(finished)
-            self._train_selected()
-            self._measure()
+            return
+        for name, finished in self._folded.items():
+            self.stacks[name].fold(finished)
+        self._train_selected()
+        self._measure()
 
     def after_step(self) -> None:
         """Close the round after its last step, and open the next."""
@@ -216,7 +217,7 @@ class ChainState(ProcedureState):
         """Round, selection and ranks; the values are in the adapter's own weights."""
         return {
             "round": self.round,
-            "selected": list(self.selected),
+            "selected": self.selected,
             "finished": {name: stack.A.finished for name, stack in self.stacks.items()},
             "folded": {n: stack.A.folded for n, stack in self.stacks.items() if stack.A.folded},
             "discarded": self.discarded,
@@ -225,7 +226,7 @@ class ChainState(ProcedureState):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the structure that the adapter's weights are loaded into next."""
         self.round = state["round"]
-        self.selected = list(state["selected"])
+        self.selected = state["selected"]
         self.discarded = state["discarded"]
         self._folded = dict(state["folded"])
         for name, stack in self.stacks.items():
@@ -237,21 +238,23 @@ class ChainState(ProcedureState):
     def _open(self) -> None:
         over = self.round == len(self._ends)
         self.selected = [] if over else self._draw_selection()
-        for group in self.selected:
-            for name in self.groups[group]:
-                self._start_booster(name)
+        for name in self._in_training():
+            self._start_booster(name)
         self._select()
         self._train_selected()
         self._measure()
 
     def _close(self) -> None:
-        for group in self.selected:
-            for name in self.groups[group]:
-                stack = self.stacks[name]
-                stack.absorb(self.chain.shrinkage)
-                self._limit_rank(stack)
-                if self.chain.reset_optimizer:
-                    self.run.reset_optimizer(stack.parameters)
+        for name in self._in_training():
+            stack = self.stacks[name]
+            stack.absorb(self.chain.shrinkage)
+            self._limit_rank(name, stack)
+            if self.chain.reset_optimizer:
+                self.run.reset_optimizer(stack.parameters)
+
+    def _in_training(self) -> list[str]:
+        chosen = self.groups if self.selected is None else self.selected
+        return [name for group in chosen for name in self.groups[group]]
 
     def _draw_selection(self) -> list[str]:
         names = list(self.groups)
@@ -274,7 +277,7 @@ class ChainState(ProcedureState):
         elif self.round > 0:  # the first round keeps PEFT's draw: one round is LoRA, bit for bit
             stack.start(fresh_A(self.run.generator("booster", self.round, name), stack.A.live))
 
-    def _limit_rank(self, stack: Stack) -> None:
+    def _limit_rank(self, name: str, stack: Stack) -> None:
         cap, finished = self.chain.rank_cap, stack.A.finished
         if self.chain.mode == "fold" and finished - stack.A.folded > cap:
             stack.fold(finished)
@@ -282,12 +285,12 @@ class ChainState(ProcedureState):
         if self.chain.mode == "recompress" and finished > largest:
             energy = stack.recompress(largest)
             self.discarded += energy
-            logger.info("round %d: discarded energy %.3e of one module", self.round + 1, energy)
+            logger.info("round %d, %s: discarded energy %.3e", self.round + 1, name, energy)
 
     def _select(self) -> None:
-        for group, names in self.groups.items():
-            for name in names:
-                self.stacks[name].select(group in self.selected)
+        chosen = set(self._in_training())
+        for name, stack in self.stacks.items():
+            stack.select(name in chosen)
         write_ranks(self.run.model, self.run.adapter_name, self.stacks)
 
     def _train_selected(self) -> None:
