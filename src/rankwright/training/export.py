@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,28 +32,22 @@ from rankwright.core.effective import check_adapted, factor_tensors, weight_chan
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
 from rankwright.core.run import adapted_layers
-from rankwright.training.checkpoint import publish
+from rankwright.training.export_check import (
+    LOGIT_TOLERANCE,
+    ExportError,
+    Probe,
+    check_same,
+    logit_difference,
+    logits_of,
+    no_progress_bars,
+    probe_inputs,
+    staged,
+)
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's name in an adapter file
-PROBE_TOKENS = 32
-PROBE_SEED = 0
-
-LOGIT_TOLERANCE = {
-    torch.float64: 1e-10,
-    torch.float32: 1e-5,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
-"""Base dtype -> how far an exact export may be off, relative to the largest logit."""
 
 # These write to the base weight when they start, and once more whenever the adapter is loaded.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-
-Probe = Mapping[str, Tensor]
-
-
-class ExportError(RuntimeError):
-    """An export cannot be made, or what was written is not the model in hand."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ def export_adapter(
     """
     source = _Source.of(model, probe)
     source.check_base()
-    with _staged(path, overwrite) as folder, _quiet_embeddings():
+    with staged(path, overwrite) as folder, _quiet_embeddings():
         tensors = source.adapter_tensors()
         model.save_pretrained(str(folder), selected_adapters=[source.adapter])
         difference = _check_adapter(source, folder, tensors, source.tolerance(tolerance))
@@ -176,7 +169,7 @@ def export_lora(
     source.check_base()
     source.check_rank(rank)
     exact = source.is_plain and (rank is None or source.rank() <= rank)
-    with _staged(path, overwrite) as folder, _quiet_embeddings():
+    with staged(path, overwrite) as folder, _quiet_embeddings():
         written = _as_it_is(source) if exact else _truncated(source, cast(int, rank))
         written.config.save_pretrained(str(folder))
         save_file(
@@ -224,8 +217,8 @@ def export_merged(
             f"cannot write a merged {type(source.base).__name__}: it is not a transformers model, "
             "so nothing could load it; export the adapter instead"
         )
-    merged, errors = _merged(source)
-    with _staged(path, overwrite) as folder:
+    with staged(path, overwrite) as folder, no_progress_bars():
+        merged, errors = _merged(source)
         merged.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
@@ -273,8 +266,8 @@ class _Source:
                 _check_layer(name, layer, adapter)
         except MethodError as error:
             raise ExportError(str(error)) from error
-        inputs = _probe(model, probe)
-        logits = _logits(model, inputs)
+        inputs = probe_inputs(model, probe)
+        logits = logits_of(model, inputs)
         if not logits.isfinite().all():
             raise ExportError("the model gives logits that are NaN or infinite on the probe inputs")
         return cls(model, base, adapter, config, layers, inputs, logits)
@@ -410,6 +403,7 @@ def _as_it_is(source: _Source) -> _Written:
     return _Written(config, source.adapter_tensors(), source.rank(), _Errors.none(source.layers))
 
 
+@torch.no_grad()
 def _truncated(source: _Source, rank: int) -> _Written:
     heads = {k: v for k, v in source.adapter_tensors().items() if ".lora_" not in k}
     tensors, ranks, errors = dict(heads), {}, _Errors()
@@ -434,7 +428,6 @@ def _truncated(source: _Source, rank: int) -> _Written:
     return _Written(config, tensors, largest, errors)
 
 
-@torch.no_grad()
 def _best_factors(
     layer: LoraLayer, adapter: str, change: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
@@ -468,8 +461,8 @@ def _check_adapter(
             loaded = PeftModel.from_pretrained(_unloaded(source), str(folder))
         except Exception as error:
             raise ExportError(f"plain PEFT cannot load what was written: {error}") from error
-    _check_same(tensors, get_peft_model_state_dict(loaded), "adapter")
-    return _logit_difference(source, loaded, tolerance)
+    check_same(tensors, get_peft_model_state_dict(loaded), "adapter")
+    return logit_difference(logits_of(loaded, source.probe), source.logits, tolerance)
 
 
 # The merged model ---------------------------------------------------------------------------------
@@ -538,11 +531,9 @@ def _check_merged(
             loaded = type(merged).from_pretrained(folder)
         except Exception as error:
             raise ExportError(f"transformers cannot load what was written: {error}") from error
-    _check_same(merged.state_dict(), loaded.state_dict(), "merged model")
-    return _logit_difference(source, loaded.to(source.logits.device), tolerance)
-
-
-# Both ---------------------------------------------------------------------------------------------
+    check_same(merged.state_dict(), loaded.state_dict(), "merged model")
+    loaded = loaded.to(source.logits.device)
+    return logit_difference(logits_of(loaded, source.probe), source.logits, tolerance)
 
 
 def _unloaded(source: _Source, *, heads: bool = False) -> nn.Module:
@@ -574,77 +565,6 @@ def _cast_like(head: nn.Module, original: nn.Module) -> nn.Module:
     return head
 
 
-def _check_same(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
-    for name in sorted(expected.keys() | loaded.keys()):
-        if name not in expected or name not in loaded:
-            where = "the model in hand" if name not in expected else "what was loaded"
-            raise ExportError(f"the {what} was written, but {name} is not in {where}")
-        a, b = expected[name], loaded[name]
-        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.cpu(), b.cpu()):
-            raise ExportError(
-                f"the {what} was written, but {name} is not the same after loading: "
-                f"{a.dtype} {tuple(a.shape)} became {b.dtype} {tuple(b.shape)}, or values differ"
-            )
-
-
-def _logit_difference(source: _Source, loaded: nn.Module, tolerance: float) -> float:
-    difference = float((_logits(loaded, source.probe) - source.logits).abs().max())
-    allowed = tolerance * float(source.logits.abs().max())
-    if not difference <= allowed:  # a NaN fails too
-        raise ExportError(
-            f"the written model gives logits that are off by {difference:.2e} on the probe inputs, "
-            f"more than the {allowed:.2e} allowed; nothing was kept. tolerance= sets another bound "
-            "(relative to the largest logit)"
-        )
-    return difference
-
-
-def _probe(model: PeftModel, given: Probe | None) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
-    if given is None:
-        given = _random_tokens(getattr(model, "config", None))
-    return {name: tensor.to(device) for name, tensor in given.items()}
-
-
-def _random_tokens(config: Any) -> dict[str, Tensor]:
-    """One row of token ids, the same for every call."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else None
-    vocabulary = getattr(text, "vocab_size", None)
-    if vocabulary is None:
-        raise ExportError(
-            "no probe inputs can be made up for a model without a vocabulary: pass probe=, a batch "
-            "as the model takes it"
-        )
-    length = min(PROBE_TOKENS, getattr(text, "max_position_embeddings", None) or PROBE_TOKENS)
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    tokens = torch.randint(vocabulary, (1, length), generator=generator)
-    probe = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    if getattr(config, "is_encoder_decoder", False):
-        probe["decoder_input_ids"] = tokens.clone()
-    return probe
-
-
-def _logits(model: nn.Module, probe: dict[str, Tensor]) -> Tensor:
-    with _evaluating(model), torch.no_grad():
-        output = model(**probe)
-    if isinstance(output, Tensor):
-        return output.double()
-    logits = output.get("logits") if hasattr(output, "get") else None
-    return cast(Tensor, output[0] if logits is None else logits).double()
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 @contextlib.contextmanager
 def _quiet_embeddings() -> Iterator[None]:
     """PEFT announces that it saves adapted embeddings, and that it found no config of the base."""
@@ -652,33 +572,6 @@ def _quiet_embeddings() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
         warnings.filterwarnings("ignore", message="Could not find a config file in.*")
         yield
-
-
-@contextlib.contextmanager
-def _staged(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name if all goes well, and else is gone."""
-    target = Path(path)
-    _check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if target.exists() and not target.is_dir():
-        raise ExportError(f"{target} is a file; name a folder that does not exist yet")
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise ExportError(f"{target} is not empty; name another folder or pass overwrite=True")
-    if not any((target / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise ExportError(f"{target} holds no model that could be overwritten; name another folder")
 
 
 def _report(

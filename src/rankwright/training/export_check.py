@@ -1,0 +1,191 @@
+"""An export counts when it is whole on disk and gives the logits of the model in hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from rankwright.training.checkpoint import publish
+
+PROBE_TOKENS = 32
+PROBE_SEED = 0
+
+LOGIT_TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+"""Base dtype -> how far an exact export may be off, relative to the largest logit."""
+
+Probe = Mapping[str, Tensor]
+"""A batch of inputs, by the names of the model's arguments."""
+
+
+class ExportError(RuntimeError):
+    """An export cannot be made, or what was written is not the model in hand."""
+
+
+def check_same(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors whose values are not exactly the same under the same names.
+
+    Dtypes may differ: PEFT loads half-precision factors as float32.
+
+    Args:
+        expected: Of the model in hand.
+        loaded: Of what was written.
+        what: What was written, for the message.
+
+    Raises:
+        ExportError: A tensor is missing, is one too many, or differs in shape or a value.
+    """
+    for name in sorted(expected.keys() | loaded.keys()):
+        if name not in expected or name not in loaded:
+            where = "the model in hand" if name not in expected else "what was loaded"
+            raise ExportError(f"the {what} was written, but {name} is not in {where}")
+        a, b = expected[name], loaded[name]
+        if a.shape != b.shape or not torch.equal(a.cpu().double(), b.cpu().double()):
+            raise ExportError(
+                f"the {what} was written, but {name} is not the same after loading: "
+                f"{a.dtype} {tuple(a.shape)} became {b.dtype} {tuple(b.shape)}, or values differ"
+            )
+
+
+def logit_difference(logits: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The largest absolute difference of a logit.
+
+    Args:
+        logits: Of the loaded model.
+        expected: Of the model in hand; same shape.
+        tolerance: How much is allowed, relative to the largest absolute logit of `expected`.
+
+    Raises:
+        ExportError: It is more, or NaN.
+    """
+    difference = float((logits - expected).abs().max())
+    allowed = tolerance * float(expected.abs().max())
+    if not difference <= allowed:  # a NaN fails too
+        raise ExportError(
+            f"the written model gives logits that are off by {difference:.2e} on the probe inputs, "
+            f"more than the {allowed:.2e} allowed; nothing was kept. tolerance= sets another bound "
+            "(relative to the largest logit)"
+        )
+    return difference
+
+
+def probe_inputs(model: nn.Module, given: Probe | None) -> dict[str, Tensor]:
+    """Inputs on the model's device: the given ones, or one row of random token ids.
+
+    Args:
+        model: The model, with a transformers config if nothing is given.
+        given: A batch; token ids are the same for every call if None.
+
+    Raises:
+        ExportError: Nothing is given and the model has no vocabulary to draw from.
+    """
+    device = next(model.parameters()).device
+    if given is None:
+        given = _random_tokens(getattr(model, "config", None))
+    return {name: tensor.to(device) for name, tensor in given.items()}
+
+
+def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
+    """Logits in eval mode, without gradients; every module's mode is put back.
+
+    Args:
+        model: Any module; of an output without `logits` the first tensor is taken.
+        probe: Its keyword arguments.
+
+    Returns:
+        Float64, in the shape the model gives.
+    """
+    with _evaluating(model), torch.no_grad():
+        output = model(**probe)
+    if isinstance(output, Tensor):
+        return output.double()
+    logits = output.get("logits") if hasattr(output, "get") else None
+    return cast(Tensor, output[0] if logits is None else logits).double()
+
+
+def _random_tokens(config: Any) -> dict[str, Tensor]:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    vocabulary = getattr(text, "vocab_size", None)
+    if vocabulary is None:
+        raise ExportError(
+            "no probe inputs can be made up for a model without a vocabulary: pass probe=, a batch "
+            "as the model takes it"
+        )
+    length = min(PROBE_TOKENS, getattr(text, "max_position_embeddings", None) or PROBE_TOKENS)
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    tokens = torch.randint(vocabulary, (1, length), generator=generator)
+    probe = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if getattr(config, "is_encoder_decoder", False):
+        probe["decoder_input_ids"] = tokens.clone()
+    return probe
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def staged(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name if all goes well, and else is gone.
+
+    Args:
+        path: The folder to be; its parents are made.
+        overwrite: Replace a model that is there.
+
+    Raises:
+        ExportError: Something is in the way.
+    """
+    target = Path(path).resolve()
+    _check_target(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target} is a file; name a folder that does not exist yet")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise ExportError(f"{target} is not empty; name another folder or pass overwrite=True")
+    if not any((target / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise ExportError(f"{target} holds no model that could be overwritten; name another folder")
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars while it saves and loads."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
