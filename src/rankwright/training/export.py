@@ -44,6 +44,16 @@ from rankwright.training.export_check import (
     staged,
 )
 
+__all__ = [
+    "LOGIT_TOLERANCE",
+    "ExportError",
+    "ExportReport",
+    "Probe",
+    "export_adapter",
+    "export_lora",
+    "export_merged",
+]
+
 PREFIX = "base_model.model."  # what PEFT puts before a module's name in an adapter file
 
 # These write to the base weight when they start, and once more whenever the adapter is loaded.
