@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from models import tiny_bert, tiny_llama, tokens
-from rankwright.core.decomposition import effective_weight
+from rankwright.core.decomposition import as_rows, effective_weight
 from rankwright.core.effective import weight_change
 from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA, XGBLoRA
@@ -222,6 +222,24 @@ def test_tied_embeddings_stay_tied_when_they_are_not_adapted(tmp_path: Path) -> 
     assert export_merged(model, tmp_path / "out").logit_difference <= 1e-12
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_weight_change_is_what_the_effective_weight_adds(use_dora: bool) -> None:
+    torch.manual_seed(0)
+    base = TinyConvolutions().double()
+    with torch.no_grad():
+        base.out.weight[2] = 0
+    targets = ["words", "line", "plane", "out"]
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=targets, use_dora=use_dora)
+    model = get_peft_model(base, config)
+    zero_row = weight_change(base.out, "default")[2]
+    assert torch.equal(zero_row, torch.zeros_like(zero_row))
+    perturbed(model)
+    for layer in adapted_layers(model).values():
+        W = layer.get_base_layer().weight.detach()
+        expected = as_rows(layer, effective_weight(layer, "default") - W)
+        torch.testing.assert_close(weight_change(layer, "default"), expected, rtol=0, atol=1e-14)
 
 
 # The model in hand is left alone -----------------------------------------------------------------

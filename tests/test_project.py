@@ -1,0 +1,120 @@
+"""What a reader or an installer relies on and no other test looks at."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import rankwright.methods
+from rankwright.core import registry
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "rankwright"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+METHODS = sorted(path.stem for path in (SOURCE / "methods").glob("[!_]*.py"))
+PACKAGES = sorted(
+    path.parent.name
+    for path in SOURCE.glob("*/__init__.py")
+    if "__all__" in path.read_text(encoding="utf-8")
+)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the checkout, those not yet committed included."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    names = [*PROJECT["dependencies"], *(name for extra in extras for name in extra)]
+    return [Requirement(name) for name in names]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_what_the_package_gathers(package: str) -> None:
+    module = importlib.import_module(f"rankwright.{package}")
+    tree = ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8"))
+    gathered = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    public = {name for name in gathered if not name.startswith("_") and name != "annotations"}
+    assert set(module.__all__) == public
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_every_method_file_is_registered_under_its_name() -> None:
+    assert sorted(registry.available()) == METHODS
+    for name, method in registry.available().items():
+        assert method.__module__ == f"rankwright.methods.{name}"
+        assert getattr(rankwright.methods, method.__name__) is method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_in_the_readme_and_has_a_page(method: str) -> None:
+    title = registry.get(method).__name__
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\|.*\b{title}\b", readme, flags=re.MULTILINE), "no row in README's table"
+    assert (ROOT / "docs" / "methods" / f"{method}.md").is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "export", "methods"])
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"rankwright {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    dead = []
+    for page in tracked("*.md"):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            file = target.partition("#")[0]
+            if file and "://" not in file and not (page.parent / file).exists():
+                dead.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not dead
+
+
+def test_no_file_names_a_folder_of_one_machine() -> None:
+    machine = re.compile(rb"(?<![\w.])/(?:work|root|home|Users)/\w|[A-Z]:\\Users")
+    found = [str(p.relative_to(ROOT)) for p in tracked() if machine.search(p.read_bytes())]
+    assert not found
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    pinned = pins()
+    for requirement in requirements():
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is missing in constraints.txt"
+        assert requirement.specifier.contains(version), f"{requirement}: {version} is pinned"
+
+
+def test_the_makefile_installs_the_pinned_torch() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"torch==([\w.]+)", makefile) == [pins()["torch"]]
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    version = PROJECT["version"]
+    assert importlib.metadata.version("rankwright") == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
