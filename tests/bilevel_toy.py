@@ -52,7 +52,7 @@ def toy(dropout: float = 0.0, seed: int = 0) -> Toy:
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """The loss; a third entry of the batch is a factor on it."""
     x, y, *factor = batch
-    loss = nn.functional.cross_entropy(model(x), y)
+    loss = nn.functional.cross_entropy(model(x.to(next(model.parameters()).dtype)), y)
     return loss * factor[0] if factor else loss
 
 

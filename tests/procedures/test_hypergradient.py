@@ -41,7 +41,13 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def searching(*, dropout: float = 0.0, started: bool = True, **options: Any) -> Notes:
+def searching(
+    *,
+    dropout: float = 0.0,
+    started: bool = True,
+    dtype: torch.dtype = torch.float64,
+    **options: Any,
+) -> Notes:
     """A run of search only, whose one upper step comes at its end."""
     loop = {
         key: options.pop(key)
@@ -50,7 +56,7 @@ def searching(*, dropout: float = 0.0, started: bool = True, **options: Any) -> 
     }
     steps = options.setdefault("unroll_steps", 1)
     method = BiDoRA(**FIELDS, retrain=False, **options)
-    model = method.apply(toy(dropout))
+    model = method.apply(toy(dropout).to(dtype))
     if started:
         spread(model)
     return Notes(
@@ -172,12 +178,11 @@ def test_adams_first_step_hides_the_gradient():
 
 def test_a_factor_that_never_had_a_gradient_does_not_drown_the_others():
     """B = 0 keeps A's gradient at 0, where 1 / eps = 1e8 would be Adam's Jacobian."""
-    options = {"started": False, "optimizer": torch.optim.AdamW}
-    estimates = [
-        implicit(hypergradient=mode, **options) for mode in ("exact", "fd_central", "fd_forward")
-    ]
-    for estimate in estimates[1:]:
-        assert relative(estimate, estimates[0]) < 0.1
+    options = {"started": False, "optimizer": torch.optim.AdamW, "lr": 1e-3}
+    exact = implicit(hypergradient="exact", **options)
+    for mode in ("fd_central", "fd_forward"):
+        estimate = implicit(hypergradient=mode, dtype=torch.float32, **options)
+        assert relative(estimate.double(), exact) < 0.1
 
 
 # Randomness ---------------------------------------------------------------------------------------
