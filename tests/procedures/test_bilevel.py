@@ -305,10 +305,10 @@ def part(rows: Any, rank: int, size: int) -> Any:
     return tuple(tensor.chunk(size)[rank] for tensor in rows)
 
 
-def train_a_share(rank: int, size: int, folder: str) -> None:
+def train_a_share(rank: int, size: int, folder: str, mode: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    method = BiDoRA(**FIELDS, gram_weight=1e-2)
+    method = BiDoRA(**FIELDS, gram_weight=1e-2, hypergradient=mode)
     model = torch.nn.parallel.DistributedDataParallel(method.apply(toy()))
     run = Notes(
         model,
@@ -326,11 +326,17 @@ def train_a_share(rank: int, size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one_with_the_same_global_batches(tmp_path):
+@pytest.mark.parametrize("mode", ["fd_forward", "exact"])
+def test_two_processes_equal_one_with_the_same_global_batches(tmp_path, mode):
     # fork where it can be had: a spawned process spends most of this test on imports
     method = "spawn" if torch.cuda.is_available() else "fork"
-    mp.start_processes(train_a_share, (2, str(tmp_path)), nprocs=2, start_method=method)
-    single = prepared(steps=6, gram_weight=1e-2, loop={"weight_decay": 0.0, "max_grad_norm": 0.5})
+    mp.start_processes(train_a_share, (2, str(tmp_path), mode), nprocs=2, start_method=method)
+    single = prepared(
+        steps=6,
+        gram_weight=1e-2,
+        hypergradient=mode,
+        loop={"weight_decay": 0.0, "max_grad_norm": 0.5},
+    )
     for k in range(6):
         single.train_step(batch(k))
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
