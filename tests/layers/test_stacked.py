@@ -265,6 +265,16 @@ def test_boosters_go_on_above_a_folded_history():
     assert not torch.allclose(output(twin, x), output(model, x))  # the copy has its own owner
 
 
+def test_no_process_sends_its_buffers_to_another():
+    model, found = stacked(linear())
+    grow(found)
+    for stack in found.values():
+        stack.fold(stack.A.finished)
+    names = {name for name, _ in model.named_buffers()}
+    assert len(names) == 6
+    assert names == set(model._ddp_params_and_buffers_to_ignore)
+
+
 def test_a_folded_layer_merges_from_the_base(tmp_path):
     model, found = stacked(linear(torch.float64))
     grow(found)

@@ -139,6 +139,17 @@ def test_a_policy_has_to_choose_layers(chosen):
         train(Chain(selection=lambda *_: chosen), 2)
 
 
+def test_nothing_is_kept_below_the_lowest_chosen_layer():
+    run = loop(Chain(layers_per_round=1, selection=lambda draw, t, names, n: names[-1:]), 2)
+    run.train_step(batch(0))
+    layers = run.model.base_model.model.layers
+    needs = []
+    for layer in layers:
+        layer.register_forward_hook(lambda module, args, out: needs.append(out.requires_grad))
+    run.train_step(batch(1))
+    assert needs == [False, False, True]
+
+
 def test_too_many_layers():
     with pytest.raises(MethodError, match="lie in 3 layers"):
         loop(Chain(layers_per_round=4), 2)
