@@ -6,9 +6,9 @@ from torch import Tensor
 
 from rankwright.core.linalg import (
     BLOCK_NUMBERS,
-    factored_gram,
+    base_gram,
+    factored_cosines_sq,
     factored_row_norm,
-    row_gram,
     row_norm_sq,
     truncated_product,
     truncated_svd,
@@ -102,12 +102,13 @@ def test_zero_row_has_norm_and_gradient_zero() -> None:
     assert bool(torch.isfinite(grad_A).all())
 
 
-def test_gram_equals_dense() -> None:
+def test_sum_of_squared_cosines_equals_dense() -> None:
     W, A, B = problem()
     V = W + 0.5 * B @ A
-    torch.testing.assert_close(
-        factored_gram(W, A, B, 0.5, row_gram(W)), V @ V.T, rtol=1e-13, atol=1e-13
-    )
+    D = V / V.norm(dim=1, keepdim=True)
+    expected = (D @ D.T).fill_diagonal_(0).square().sum()
+    found = factored_cosines_sq(W, A, B, 0.5, base_gram(W))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 6])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rankwright.core.decomposition import base_rows, low_rank_factors
-from rankwright.core.linalg import row_gram
+from rankwright.core.linalg import BaseGram, base_gram
 from rankwright.penalties import Gram
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -151,11 +151,11 @@ def test_base_gram_is_computed_once_and_follows_the_weight(
 ) -> None:
     calls = []
 
-    def counted(W: Tensor) -> Tensor:
+    def counted(W: Tensor) -> BaseGram:
         calls.append(W)
-        return row_gram(W)
+        return base_gram(W)
 
-    monkeypatch.setattr("rankwright.penalties.gram.row_gram", counted)
+    monkeypatch.setattr("rankwright.penalties.gram.base_gram", counted)
     run = run_over(nn.Linear(7, 5))
     for _ in range(3):
         Gram()(run)

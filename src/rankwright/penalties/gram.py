@@ -2,8 +2,8 @@
 
 `R = mean over modules of |D D^T - I|_F`, where `D` is `V = W + s B A` with unit rows (arXiv
 2410.09758). The diagonal of `D D^T` is 1, so `R` is the norm of the cosines between different rows.
-It is computed from `V V^T = W W^T + s (U B^T + B U^T) + s^2 B (A A^T) B^T`, `U = W A^T`, with the
-first term cached: `d_out^2 r` operations instead of `d_out^2 d_in`.
+`factored_cosines_sq` computes it from `W W^T`, cached, and rank-r products: `d_out^2 r` operations
+and no `d_out x d_out` temporary, instead of `d_out^2 d_in`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rankwright.core.decomposition import (
     low_rank_factors,
     weight_version,
 )
-from rankwright.core.linalg import factored_gram, row_gram
+from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 GramForm = Literal["norm", "squared"]
 
-_base_grams: WeakKeyDictionary[LoraLayer, tuple[object, Tensor]] = WeakKeyDictionary()
+_base_grams: WeakKeyDictionary[LoraLayer, tuple[object, BaseGram]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Gram(Penalty):
         weight: Factor of the penalty (the published code uses 1e-5 throughout).
         form: `"norm"` for the Frobenius norm (published code), `"squared"` for its square.
         rows: Number of output rows drawn anew for each module and step, at least 2; None for all.
-            The sum over pairs of rows is scaled up to all pairs. All rows need `d_out^2` numbers a
-            module, cached, as much as the weight itself; a subset needs `rows * d_in`, transient.
+            The sum over pairs of rows is scaled up to all pairs. All rows need `2 d_out^2` numbers
+            a module, cached, twice the weight itself; a subset needs `rows * d_in`, transient.
     """
 
     weight: float = 1e-5
@@ -84,30 +84,25 @@ class Gram(Penalty):
             chosen = drawn[: self.rows].to(W.device)
         with torch.autocast(W.device.type, enabled=False):
             if chosen is None:
-                base_gram = _base_gram(layer, W)
+                base = _base_gram(layer, W)
             else:
                 W, B = W[chosen], B[chosen]
-                base_gram = row_gram(W)
-            cosines = _cosines(factored_gram(W, A, B, s, base_gram))
-        pairs = len(cosines) * (len(cosines) - 1)
-        scale = d_out * (d_out - 1) / pairs if pairs else 0.0
-        above = cosines.triu(1)  # each pair of rows once, the diagonal left out
-        if self.form == "squared":
-            return 2 * scale * above.square().sum()
-        norm: Tensor = torch.linalg.vector_norm(above)  # its gradient is 0 where it is 0
-        return math.sqrt(2 * scale) * norm
+                base = base_gram(W)
+            total = factored_cosines_sq(W, A, B, s, base)
+        drawn_pairs = len(W) * (len(W) - 1)
+        scale = d_out * (d_out - 1) / drawn_pairs if drawn_pairs else 0.0
+        return scale * total if self.form == "squared" else math.sqrt(scale) * _root(total)
 
 
-def _cosines(gram: Tensor) -> Tensor:
-    """`D D^T` from `V V^T` `(rows, rows)`; 0 in the row and column of a zero row of `V`."""
-    n_sq = gram.diagonal()
-    inverse = torch.where(n_sq > 0, torch.where(n_sq > 0, n_sq, 1.0).rsqrt(), 0.0)
-    return inverse[:, None] * gram * inverse
+def _root(total: Tensor) -> Tensor:
+    """Square root with value and gradient 0 where rounding leaves nothing above 0."""
+    positive = total > 0
+    return torch.where(positive, torch.where(positive, total, 1.0).sqrt(), 0.0)
 
 
-def _base_gram(layer: LoraLayer, W: Tensor) -> Tensor:
-    """`W W^T`, computed once as long as the base weight stands."""
+def _base_gram(layer: LoraLayer, W: Tensor) -> BaseGram:
+    """`base_gram(W)`, computed once as long as the base weight stands."""
     version, cached = weight_version(layer), _base_grams.get(layer)
     if cached is None or cached[0] != version or version is None:
-        cached = _base_grams[layer] = (version, row_gram(W))
+        cached = _base_grams[layer] = (version, base_gram(W))
     return cached[1]
