@@ -17,7 +17,13 @@ PEFT_NAMES = (
     "peft.tuners.lora.layer:LoraVariant.merge_safe",
     "peft.tuners.lora.layer:LoraVariant.merge_unsafe",
     "peft.tuners.lora.layer:LoraVariant.unmerge",
+    "peft.tuners.lora.layer:Embedding._embed",
+    "peft.tuners.lora.layer:Embedding._get_embed_scale",
+    "peft.tuners.lora.layer:LoraLayer._unmerged_base_weight",
+    "peft.tuners.lora.layer:MultiheadAttention",
+    "peft.tuners.lora.layer:ParamWrapper",
     "peft.utils.integrations:dequantize_module_weight",
+    "peft.utils.other:ModulesToSaveWrapper",
 )
 
 

@@ -27,6 +27,7 @@ _TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
+_TOKEN_HEADS = ["classifier", "score"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +141,13 @@ class Method(ABC):
 
     def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
         """The PEFT configuration under which the adapter is built and saved."""
+        task_type = next(
+            (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__), None
+        )
         return LoraConfig(
-            task_type=next(
-                (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__),
-                None,
-            ),
+            task_type=task_type,
+            # PEFT leaves every head out of "all-linear" but a token classifier's, and trains it
+            exclude_modules=_TOKEN_HEADS if task_type == TaskType.TOKEN_CLS else None,
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,

@@ -26,8 +26,6 @@ from rankwright.core.registry import register
 from rankwright.layers.stacked import StackedLoRA
 from rankwright.procedures.chain import Chain
 
-LEAST_RANK = 4  # ours: below an expected rank of 4 a module, a warning is logged
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ class XGBLoRA(Method):
                 rewarm_steps=self.rewarm_steps,
                 mode=self.mode,
                 rank_cap=self.rank_cap,
-                least_rank=LEAST_RANK,
+                least_rank=4,  # ours: a warning is logged below it
             ),
             export=Export("LoRA adapter of rank <= r T, a rank for each module"),
         )
