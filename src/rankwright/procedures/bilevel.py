@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -168,20 +169,23 @@ class BilevelState(ProcedureState):
 
     def rows(self, phase: int) -> Sequence[int] | None:
         """D_tr in the search, all rows in retraining or when the user brings the held-out set."""
-        held_out = set(self.held_out_rows())
-        if phase > 0 or not held_out:
-            return None
-        return [row for row in range(self.run.train_rows() or 0) if row not in held_out]
+        lower, held_out = self._split
+        return lower if phase == 0 and held_out else None
 
     def held_out_rows(self) -> Sequence[int]:
-        """D_val: training rows that are set aside, ascending; none when the user brings them.
+        """D_val: training rows that are set aside, ascending; none when the user brings them."""
+        return self._split[1]
+
+    @cached_property
+    def _split(self) -> tuple[list[int], list[int]]:
+        """D_tr and D_val, both ascending; empty where the engine does not own the rows.
 
         Raises:
-            MethodError: D_val or D_tr would be empty.
+            MethodError: One of them would be empty.
         """
         total = self.run.train_rows()
         if total is None or self.run.own_held_out:
-            return []
+            return [], []
         share = self.settings.val_fraction
         size = round(share * total)
         if not 0 < size < total:
@@ -190,8 +194,8 @@ class BilevelState(ProcedureState):
                 f"{total - size} lower-level rows; both need at least 1: change val_fraction, "
                 "bring more rows, or pass a held-out set of your own"
             )
-        shuffled = torch.randperm(total, generator=self.run.generator("bilevel split"))
-        return sorted(shuffled[:size].tolist())
+        shuffled = torch.randperm(total, generator=self.run.generator("bilevel split")).tolist()
+        return sorted(shuffled[size:]), sorted(shuffled[:size])
 
     def role(self, name: str) -> str:
         """`upper` for names that the regular expression matches, else `lower`."""
