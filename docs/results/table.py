@@ -1,0 +1,46 @@
+"""Print the Markdown table of a folder of runs: `python docs/results/table.py runs/foundation`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "task", "method", "metric", "before", "after", "test", "trainable", "stored", "steps", "passes",
+    "step time (s)", "peak memory (MiB)",
+)  # fmt: skip
+
+
+def row(result: dict[str, Any]) -> list[str]:
+    """One run as cells."""
+    metric, cost = result["primary_metric"], result["cost"]
+    test = result["test"].get(metric)
+    return [
+        result["task"],
+        result["method"],
+        metric,
+        f"{result['before'][metric]:.4f}",
+        f"**{result['after'][metric]:.4f}**",
+        "" if test is None else f"{test:.4f}",
+        f"{cost['trainable_parameters']:,}",
+        f"{cost['stored_parameters']:,}",
+        f"{cost['steps']}",
+        f"{cost['passes']:g}",
+        f"{cost['median_step_seconds']:.2f}",
+        f"{cost['peak_memory_bytes'] / 2**20:.0f}",
+    ]
+
+
+def main(folder: str) -> None:
+    """Print the table of every finished run in the folder."""
+    found = [json.loads(path.read_text("utf-8")) for path in Path(folder).glob("*/result.json")]
+    order = ["lora", "dora", "bidora", "xgblora"]
+    found.sort(key=lambda r: (r["task"], order.index(r["method"]), r["seed"]))
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(row(result) for result in found)]
+    print("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
