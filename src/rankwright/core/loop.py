@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
 from rankwright.core.run import MicroBatch, Run, random_state
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
     from rankwright.core.method import Method
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -86,7 +85,7 @@ class Loop(Run):
         self._held_out = held_out
         self._backward = backward
         self._max_grad_norm = max_grad_norm
-        bare: PeftModel = getattr(model, "module", model)
+        bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
         self.total_steps = total_steps
         groups = self.parameter_groups(lr, weight_decay)

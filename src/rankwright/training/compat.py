@@ -2,6 +2,7 @@
 
 TRAINER_NAMES = (
     "transformers.trainer:Trainer._get_dataloader",
+    "transformers.trainer:Trainer._get_grad_norm",
     "transformers.trainer:Trainer._get_num_items_in_batch",
     "transformers.trainer:Trainer._get_output_dir",
     "transformers.trainer:Trainer._get_train_sampler",

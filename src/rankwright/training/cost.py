@@ -28,16 +28,15 @@ class CostMeter:
     trainable: int = 0
     _started: float = 0.0
 
-    def start_step(self) -> None:
+    def start_step(self, run: Run) -> None:
         """A step begins."""
+        trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        self.trainable = max(self.trainable, trainable)
         self._started = time.perf_counter()
 
-    def end_step(self, run: Run) -> None:
+    def end_step(self) -> None:
         """A step has ended."""
         self.step_seconds.append(time.perf_counter() - self._started)
-        self.trainable = max(
-            self.trainable, sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-        )
 
     def report(self, run: Run) -> Cost:
         """The cost so far."""

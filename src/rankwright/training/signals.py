@@ -24,6 +24,7 @@ class Termination:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.requested = False
         previous = signal.signal(signal.SIGTERM, self._note)
         try:
             yield

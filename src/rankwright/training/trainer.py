@@ -8,6 +8,8 @@ that know phases, and checkpoints that are whole or do not count.
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,7 +70,7 @@ class MethodMixin(_Base):
         self._cost = CostMeter()
         self._termination = Termination()
         self._staging: Path | None = None
-        self._accumulation_checked = False
+        self._normalisation_checked = False
         self.add_callback(_Events(self))
 
     # Before the first step ---------------------------------------------------------------------
@@ -107,6 +109,7 @@ class MethodMixin(_Base):
                     self.args, self.model
                 )
                 self.optimizer = cls(groups, **options)
+        self._check_roles()
         self.run.optimizer = self.optimizer
         return self.optimizer
 
@@ -124,6 +127,16 @@ class MethodMixin(_Base):
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _check_roles(self) -> None:
+        """Refuse an optimizer of the user's whose groups the procedure could not tell apart."""
+        plain = type(self.run.slots.procedure) is Procedure
+        if not plain and any("role" not in group for group in self.optimizer.param_groups):
+            raise MethodError(
+                f"{self.method.name} needs an optimizer with a parameter group for each role; "
+                "build yours from trainer.run.parameter_groups(lr, weight_decay), or pass "
+                "optimizer_cls_and_kwargs instead of optimizers"
+            )
 
     def _shape(self, steps: int) -> Multiplier:
         """`lr_scheduler_type` of the arguments over `steps` steps, its warm-up included."""
@@ -157,14 +170,21 @@ class MethodMixin(_Base):
     ) -> Tensor:
         """One micro-batch; the procedure hears of the step's last one."""
         inputs = self._prepare_inputs(inputs)
-        self._check_accumulation(inputs, num_items_in_batch)
+        self._check_normalisation(inputs, num_items_in_batch)
         self.run.record(inputs, num_items_in_batch)
         loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
         if not torch.isfinite(loss):
-            raise TrainingError(self._not_finite(float(loss)))
+            raise TrainingError(self._not_finite("the loss", float(loss)))
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # fp16 skips such a step by itself and lowers the scale of its losses
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise TrainingError(self._not_finite("the norm of the gradient", float(norm)))
+        return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what the procedure and the penalty measured."""
@@ -176,22 +196,23 @@ class MethodMixin(_Base):
         """Parameters, memory, time and passes of the run so far."""
         return self._cost.report(self.run)
 
-    def _check_accumulation(self, inputs: dict[str, Any], num_items: Any) -> None:
-        """Divide by the micro-batches where the model ignores the number of targets.
+    def _check_normalisation(self, inputs: dict[str, Any], num_items: Any) -> None:
+        """Take the mean over micro-batches and processes where the model ignores `num_items`.
 
         The Trainer takes any model with `**kwargs` to normalise its loss by the targets of the
-        whole step; sequence classifiers do not, and would sum over the micro-batches.
+        whole step; sequence classifiers do not, and their losses would be summed.
         """
-        if self._accumulation_checked or self.args.gradient_accumulation_steps == 1:
+        parts = self.args.gradient_accumulation_steps * self.args.world_size
+        if self._normalisation_checked or parts == 1:
             return
-        self._accumulation_checked = True
+        self._normalisation_checked = True
         if num_items is None or not self.model_accepts_loss_kwargs:
             return
         once, twice = (self.run.probe_loss(inputs, num_items * factor) for factor in (1, 2))
         if torch.equal(once, twice):
             self.model_accepts_loss_kwargs = False
 
-    def _not_finite(self, loss: float) -> str:
+    def _not_finite(self, what: str, value: float) -> str:
         good = checkpoint.newest_complete(Path(self.args.output_dir))
         advice = (
             f"the last good checkpoint is {good}"
@@ -199,8 +220,8 @@ class MethodMixin(_Base):
             else "no checkpoint has been written yet (save_steps)"
         )
         return (
-            f"the loss at step {self.state.global_step} is {loss}; the weights of that step were "
-            f"not updated; {advice}. Lower the learning rate, or check the data of this step"
+            f"{what} at step {self.state.global_step} is {value}; the weights are still those "
+            f"before that step; {advice}. Lower the learning rate, or check the data of this step"
         )
 
     # Checkpoints -------------------------------------------------------------------------------
@@ -218,8 +239,11 @@ class MethodMixin(_Base):
             finally:
                 self._staging = None
             self.accelerator.wait_for_everyone()
+            best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            if self.state.best_global_step and (best.exists() or best.name == name):
+                self.state.best_model_checkpoint = str(best)  # the Trainer names the temporary one
             if self.args.should_save:
-                self._complete(temporary / name, folder)
+                self._complete(temporary / name)
                 checkpoint.publish(temporary / name, folder / name)
             self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -230,11 +254,8 @@ class MethodMixin(_Base):
                 use_mtime=True,
             )
 
-    def _complete(self, written: Path, folder: Path) -> None:
+    def _complete(self, written: Path) -> None:
         """Add the run's state to a checkpoint under its temporary name, then its manifest."""
-        best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        if self.state.best_global_step and (best.exists() or best.name == written.name):
-            self.state.best_model_checkpoint = str(best)
         self.state.save_to_json(str(written / "trainer_state.json"))
         checkpoint.save_state(self.run.state_dict(), written)
         checkpoint.write_manifest(
@@ -277,13 +298,29 @@ class _Events(TrainerCallback):
         self._trainer.run.step = state.global_step
         self._trainer.run.begin(state.max_steps)
 
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        # On resumption in several processes the epoch does not get through accelerate's wrappers.
+        source = train_dataloader
+        while hasattr(source, "batch_sampler"):
+            source = source.batch_sampler
+        sampler = getattr(source, "sampler", None)
+        if sampler is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(int(state.epoch or 0))
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         run = self._trainer.run
         run.step = state.global_step
         run.micro_batches = []
-        self._trainer._cost.start_step()
+        self._trainer._cost.start_step(run)
         run.fire("before_step")
 
     def on_optimizer_step(
@@ -295,7 +332,7 @@ class _Events(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         trainer = self._trainer
-        trainer._cost.end_step(trainer.run)
+        trainer._cost.end_step()
         if trainer._termination.agreed(args.device):
             trainer.interrupted = True
             control.should_save = True
@@ -304,7 +341,7 @@ class _Events(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if state.global_step >= state.max_steps:
+        if not self._trainer.interrupted:
             self._trainer.run.finish()
 
 
@@ -318,6 +355,8 @@ def with_method(trainer_class: type[T]) -> type[T]:
     Args:
         trainer_class: `transformers.Trainer` or a subclass.
     """
+    if issubclass(trainer_class, MethodMixin):
+        return trainer_class
     return type(f"{trainer_class.__name__}WithMethod", (MethodMixin, trainer_class), {})
 
 
@@ -326,8 +365,10 @@ class Trainer(MethodMixin, transformers.Trainer):
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """Name and hyperparameters as JSON values."""
-    return {"name": method.name, **dataclasses.asdict(method)}
+    """Name and hyperparameters as JSON gives them back (a tuple is a list)."""
+    values = json.dumps({"name": method.name, **dataclasses.asdict(method)}, default=repr)
+    described: dict[str, Any] = json.loads(values)
+    return described
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
