@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
+from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.load import load_tokenizer, write_json
 from rankwright.training import export
@@ -13,22 +14,30 @@ from rankwright.training import export
 
 def evaluate(
     run: str,
-    split: Literal["train", "validation", "test"] = "validation",
-    batch_size: int = 64,
-    rows: int | None = None,
-    output: str | None = None,
+    *,
+    split: str,
+    batch_size: int,
+    rows: int | None,
+    output: str | None,
+    notify: Callable[[str], None],
 ) -> int:
-    """Metrics of a finished run.
+    """Print the metrics of a finished run as JSON.
 
     Args:
         run: Folder of the run.
-        split: Which rows.
+        split: "train", "validation" or "test".
         batch_size: Rows of one batch.
-        rows: The first so many rows only.
+        rows: The first so many rows only; None for all.
         output: Write the metrics to this JSON file, too.
+        notify: Called with what the user should know about the rows.
     """
     folder = RunFolder.read(run)
+    for name, value in (("--batch-size", batch_size), ("--rows", rows)):
+        if value is not None and value < 1:
+            raise MethodError(f"{name} {value}: expected at least 1")
     prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
+    for text in prepared.notices:
+        notify(text)
     model = load_adapted(folder, prepared)
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)
     print(json.dumps(metrics, indent=1))
@@ -38,25 +47,22 @@ def evaluate(
 
 
 def export_run(
-    run: str,
-    kind: Literal["adapter", "lora", "merged"],
-    rank: int | None = None,
-    output: str | None = None,
-    overwrite: bool = False,
+    run: str, *, kind: str, rank: int | None, output: str | None, overwrite: bool
 ) -> int:
-    """A finished run in another form; reloaded and checked before success is reported.
+    """Write a finished run in another form; reloaded and checked before success is reported.
 
     Args:
         run: Folder of the run.
         kind: "adapter" (as trained), "lora" (plain LoRA) or "merged" (the full model).
         rank: Rank of the plain LoRA; None for an exact one, where there is one.
-        output: Folder to write; by default RUN/<kind>-export.
+        output: Folder to write; None for RUN/<kind>-export.
         overwrite: Replace what is in the folder.
     """
+    if rank is not None and kind != "lora":
+        raise MethodError(f"--rank {rank}: only --as lora has a rank to choose")
     folder = RunFolder.read(run)
     tokenizer = load_tokenizer(folder.config.model)
-    prepared = folder.config.make_task().prepare(tokenizer)
-    model = load_adapted(folder, prepared)
+    model = load_adapted(folder, folder.config.make_task().prepare(tokenizer))
     target = Path(output) if output else folder.path / f"{kind}-export"
     if kind == "lora":
         report = export.export_lora(model, target, rank, overwrite=overwrite)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from argparse import ArgumentError, HelpFormatter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from rankwright.core.errors import MethodError
+from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.job import TrainConfig
 
 DEFAULT_METHOD = "bidora"
+_USAGE = (
+    "rankwright train --method NAME --model MODEL (--task TASK | --data FILE) [options]\n"
+    "       rankwright train --config RUN.yaml [options that win over the file]\n"
+    "       rankwright train --config RUN/run.yaml --resume"
+)
+
+
+class UsageError(ValueError):
+    """The command line, or the file behind --config, does not parse."""
+
+
+class _Parser(ArgumentParser):
+    """Shows `--method.name` as what a user types."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return super().format_help(formatter).replace("--method.name NAME", "--method NAME     ")
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -24,23 +47,25 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
 
     Returns:
         Fields of `TrainConfig` with the method's own under "method", and whether to resume.
+
+    Raises:
+        UsageError: An option is unknown, missing or of a wrong type.
+        MethodError: There is no such method, or the file cannot be read.
     """
     arguments = [normalise(argument) for argument in arguments]
-    name = _peek(arguments, "--method.name")
-    config_path = _peek(arguments, "--config")
-    file_values = _read_config(config_path) if config_path else {}
-    name = name or file_values.get("method", {}).get("name") or DEFAULT_METHOD
-    parser = ArgumentParser(prog="rankwright train", exit_on_error=True)
-    parser.add_argument("--config", help="YAML file with any of these options")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--method.name", default=name, help=f"one of {', '.join(available())}")
-    parser.add_class_arguments(TrainConfig, None)
-    parser.add_class_arguments(get(name), "method")
-    if file_values.get("method", {}).get("name", name) != name:
-        file_values["method"] = {"name": name}  # its fields belong to another method
-    if file_values:
-        parser.set_defaults(_flat(file_values, parser))
-    parsed: Namespace = parser.parse_args(arguments)
+    path = _peek(arguments, "--config")
+    config = {} if path is None else _read_config(path)
+    named = config.get("method.name", DEFAULT_METHOD)
+    name = str(_peek(arguments, "--method.name") or named)
+    if name != named:  # the file's fields belong to another method
+        config = {key: value for key, value in config.items() if not key.startswith("method.")}
+    types = _types(get(name))
+    _check_names(config, types, f"{path}: ")
+    parser = _parser(name)
+    try:
+        parsed = parser.parse_args(_as_arguments(config) + _with_values(arguments, types))
+    except ArgumentError as error:
+        raise UsageError(_one_line(str(error), types)) from error
     values = parsed.as_dict()
     values.pop("config")
     return values, bool(values.pop("resume"))
@@ -55,6 +80,36 @@ def normalise(argument: str) -> str:
     return ("--method.name" if flag == "--method" else flag) + equals + value
 
 
+def _parser(method: str) -> ArgumentParser:
+    parser = _Parser(
+        prog="rankwright train",
+        usage=_USAGE,
+        description="Fine-tune a model with a method; leaves a folder with a plain PEFT adapter.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file with any of these options")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--method.name",
+        default=method,
+        help=f"{', '.join(available())}, or package.module:Class; --help shows its options",
+    )
+    parser.add_class_arguments(TrainConfig, None)
+    group = parser.add_argument_group(f"The method, here {method}")
+    group.add_class_arguments(get(method), "method", as_group=False)
+    return parser
+
+
+def _types(method: type[Method]) -> dict[str, Any]:
+    """Type of every option by name."""
+    types = {"config": str, "resume": bool, "method.name": str}
+    for prefix, owner in (("", TrainConfig), ("method.", method)):
+        hints = typing.get_type_hints(owner)
+        types |= {f"{prefix}{field.name}": hints[field.name] for field in dataclasses.fields(owner)}
+    return types
+
+
 def _peek(arguments: Sequence[str], flag: str) -> str | None:
     """Value of `flag` before the options are parsed; the last one counts."""
     found = None
@@ -66,25 +121,70 @@ def _peek(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _read_config(path: str) -> dict[str, Any]:
+    """The file's options by name, those of the method with `method.` before them."""
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise MethodError(f"cannot read --config {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MethodError(f"cannot read --config {path}: {reason}") from error
     except yaml.YAMLError as error:
-        raise MethodError(f"--config {path} is not YAML: {error}") from error
+        problem = " ".join(str(error).split())
+        raise MethodError(f"--config {path} is not YAML: {problem}") from error
     if not isinstance(values, dict):
         raise MethodError(f"--config {path}: expected options as 'name: value' lines")
-    if isinstance(values.get("method"), str):
-        values["method"] = {"name": values["method"]}
-    return values
+    method = values.pop("method", {})
+    fields = {"name": method} if isinstance(method, str) else dict(method or {})
+    named = values | {f"method.{name}": value for name, value in fields.items()}
+    return {str(name).replace("-", "_"): value for name, value in named.items()}
 
 
-def _flat(values: dict[str, Any], parser: ArgumentParser) -> dict[str, Any]:
-    """Defaults by option name; an option that does not exist is an error with its neighbours."""
-    method = {f"method.{key}": value for key, value in values.get("method", {}).items()}
-    flat = {key: value for key, value in values.items() if key != "method"} | method
-    known = set(parser.get_defaults().keys())
-    for name in flat:
-        if name not in known:
-            raise MethodError(f"the configuration file has an unknown option {name!r}")
-    return flat
+def _check_names(names: Iterable[str], types: dict[str, Any], place: str) -> None:
+    """Refuse an option that does not exist, with its neighbours."""
+    for name in names:
+        if name not in types and not name.startswith("trainer."):
+            near = difflib.get_close_matches(name, types, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"{place}there is no option {name}{hint}")
+
+
+def _as_arguments(config: dict[str, Any]) -> list[str]:
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in config.items()
+    ]
+
+
+def _with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """`--bf16` alone as `--bf16=true`."""
+    following = [*arguments[1:], "--"]
+    return [
+        f"{argument}=true"
+        if types.get(argument[2:]) is bool and argument != "--resume" and after.startswith("--")
+        else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]
+
+
+def _one_line(message: str, types: dict[str, Any]) -> str:
+    """What the parser says over several lines and about its own types."""
+    if required := re.match(r"the following arguments are required: (.+)", message):
+        return f"give --{required[1].replace(', ', ' and --')}"
+    if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        _check_names([unknown[1]], types, "")
+    key = re.match(r'Parser key "([^"]+)"', message)
+    given = re.findall(r"(?:Got|Given) value: (.+)", message)
+    if key is None or not given:
+        return message
+    return f"{key[1]} = {given[-1]}: expected {_readable(types.get(key[1]))}"
+
+
+def _readable(hint: Any) -> str:
+    """A type as a user would write it: `float or None`, `'norm' or 'squared'`."""
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, choices))
+    if choices and typing.get_origin(hint) not in (list, tuple, dict):
+        return " or ".join(map(_readable, choices))
+    if hint is type(None):
+        return "null"
+    return getattr(hint, "__name__", str(hint)) if not choices else str(hint)

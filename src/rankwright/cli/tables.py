@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-import textwrap
+from typing import Any
 
+import docstring_parser
 import rich.box
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
-from rankwright.core.registry import available, get
+from rankwright.core.method import Method
+from rankwright.core.registry import available
 from rankwright.job import RunResult
 
 
 def result_table(result: RunResult) -> Table:
     """Metrics before and after, and the cost."""
     table = Table(
-        title=f"{result.method} on {result.task} ({result.model}, seed {result.seed})",
+        title=Text(f"{result.method} on {result.task} ({result.model}, seed {result.seed})"),
         box=rich.box.SIMPLE_HEAD,
     )
     for column in ("", "before", "after"):
@@ -49,25 +51,52 @@ def result_table(result: RunResult) -> Table:
 
 def methods_table() -> Table:
     """What each method does, the slots it fills, what it leaves, what it costs."""
-    table = Table(box=rich.box.SIMPLE_HEAD)
-    for column in ("method", "what it does", "slots filled", "artefact", "cost"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=rich.box.SIMPLE_HEAD, show_lines=True)
+    table.add_column("method", style="bold")
+    table.add_column("what it does, the slots it fills, what it leaves, what it costs")
     for name, cls in available().items():
         slots = cls().slots()
-        table.add_row(
-            name, cls.summary, ", ".join(slots.filled()) or "none", slots.export.artefact, cls.cost
-        )
+        facts = Table.grid(padding=(0, 2))
+        facts.add_row("slots", Text(", ".join(slots.filled()) or "none: the plain layer and AdamW"))
+        facts.add_row("artefact", Text(slots.export.artefact))
+        facts.add_row("cost", Text(cls.cost))
+        table.add_row(name, Group(Text(cls.summary), facts))
     return table
 
 
-def show_method(name: str) -> None:
-    """Print equations, reference, fields and defaults of a method."""
-    cls = get(name)
-    console = Console()
-    module = sys.modules[cls.__module__]
-    console.print(textwrap.dedent(module.__doc__ or "").strip(), highlight=False, markup=False)
-    console.print(Markdown(f"**Reference:** {cls.reference}\n\n**Cost:** {cls.cost}"))
-    parser = ArgumentParser(prog="", usage="")
-    parser.add_class_arguments(cls, "method")
-    text = parser.format_help()
-    print(text[text.index("--method.") :].rstrip() if "--method." in text else text)
+def print_method(cls: type[Method]) -> None:
+    """Print equations, reference, cost, and every field with its default."""
+    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip())
+    print(f"\nreference: {cls.reference}\ncost: {cls.cost}\n\n--method {cls.name}")
+    inherited = {field.name for field in dataclasses.fields(Method)}
+    meanings = _meanings(cls)
+    own = Table(title="its own options", box=rich.box.SIMPLE_HEAD, title_justify="left")
+    shared = Table(title="options of every method", box=rich.box.SIMPLE_HEAD, title_justify="left")
+    for table in (own, shared):
+        for column in ("option", "default", "meaning"):
+            table.add_column(column)
+    for field in dataclasses.fields(cls):
+        table = shared if field.name in inherited else own
+        name, default = f"--method.{field.name}", _default(field)
+        table.add_row(name, Text(default), Text(meanings.get(field.name, "")))
+    for table in (own, shared):
+        if table.row_count:
+            Console().print(table)
+
+
+def _meanings(cls: type[Method]) -> dict[str, str]:
+    """What the docstrings say of each field; a subclass has the last word."""
+    meanings: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        described = docstring_parser.parse(owner.__doc__ or "").params
+        meanings |= {
+            item.arg_name: " ".join((item.description or "").split()) for item in described
+        }
+    return meanings
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return str(field.default_factory())
+    value = field.default
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -35,13 +35,17 @@ def get(name: str) -> type[Method]:
     """The method class called `name`, or `package.module:Class` for one that is not registered.
 
     Raises:
-        MethodError: There is no such method.
+        MethodError: There is no such method, or its module cannot be imported.
     """
     if name in _METHODS:
         return _METHODS[name]
     module_name, _, class_name = name.partition(":")
     if class_name:
-        found = getattr(importlib.import_module(module_name), class_name, None)
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise MethodError(f"method {name!r}: cannot import {module_name} ({error})") from error
+        found = getattr(module, class_name, None)
         if isinstance(found, type) and issubclass(found, Method):
             return found
     raise MethodError(

@@ -49,7 +49,7 @@ class TrainConfig:
         references_column: Column of all acceptable completions, for evaluation.
         validation_share: Share of the training rows to report on where there is no such file.
         max_length: Most tokens of a row.
-        metrics: Names of the metrics.
+        metrics: Name of the metric, or a list of names.
         primary_metric: The metric that a result is judged by.
         train_rows: Train on the first so many rows of a seeded shuffle; None for all.
         output: Folder of the run; by default runs/<method>-<task>-<seed>.
@@ -69,7 +69,7 @@ class TrainConfig:
         eval_rows: Report on the first so many rows only; None for all.
         save_steps: Optimizer steps between two checkpoints; None for a tenth of the run.
         keep_checkpoints: How many checkpoints are kept.
-        trainer: More `transformers.TrainingArguments` by name (report_to, ...).
+        trainer: More of `transformers.TrainingArguments` by name, such as report_to.
     """
 
     model: str
@@ -88,7 +88,7 @@ class TrainConfig:
     references_column: str | None = None
     validation_share: float | None = None
     max_length: int | None = None
-    metrics: list[str] | None = None
+    metrics: str | list[str] | None = None
     primary_metric: str | None = None
     train_rows: int | None = None
     output: str | None = None
@@ -116,12 +116,13 @@ class TrainConfig:
         Raises:
             MethodError: A value is out of its range, or there is not exactly one source of data.
         """
-        for name, lowest in (("batch_size", 1), ("accumulation", 1), ("eval_batch_size", 1)):
-            check_field(self, name, getattr(self, name) >= lowest, f"at least {lowest}")
+        for name in ("batch_size", "accumulation", "eval_batch_size", "keep_checkpoints"):
+            check_field(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("train_rows", "eval_rows", "steps", "save_steps"):
             value = getattr(self, name)
             check_field(self, name, value is None or value >= 1, "at least 1, or None")
-        check_field(self, "learning_rate", self.learning_rate >= 0, "a number of at least 0")
+        for name in ("seed", "learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+            check_field(self, name, getattr(self, name) >= 0, "a number of at least 0")
         check_field(self, "epochs", self.epochs > 0, "a number above 0")
         if (self.task is None) == (self.data is None):
             raise MethodError("give exactly one of --task and --data, to say what to train on")
@@ -138,9 +139,7 @@ class TrainConfig:
         for split in ("validation", "test"):
             if (path := getattr(self, f"{split}_data")) is not None:
                 options[split] = path
-        if self.task is not None:
-            return load_task(self.task, **options)
-        return load_task(str(self.data), **options)
+        return load_task(self.task or str(self.data), **options)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as YAML values."""

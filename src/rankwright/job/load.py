@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,15 @@ def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
 
 
 def load_adapted(folder: RunFolder, prepared: PreparedTask) -> PeftModel:
-    """The adapted model of a finished run, by PEFT alone."""
+    """The adapted model of a finished run, by PEFT alone.
+
+    Raises:
+        MethodError: The run is not finished.
+    """
+    if not folder.adapter.is_dir():
+        raise MethodError(
+            f"{folder.path} holds no adapter: the run is not finished. Go on with: {folder.resume}"
+        )
     base = load_base(folder.config.model, prepared, folder.config.seed)
     return PeftModel.from_pretrained(base, folder.adapter)
 
@@ -114,12 +123,30 @@ class RunFolder:
         """Metrics and cost as JSON."""
         return self.path / "result.json"
 
+    @property
+    def description(self) -> Path:
+        """Model, task, method and every option as YAML; `--config` repeats the run."""
+        return self.path / "run.yaml"
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the run."""
+        return f"rankwright train --config {shlex.quote(str(self.description))} --resume"
+
     def write_description(self) -> None:
-        """Write `run.yaml`, from which `rankwright train --config` repeats the run."""
+        """Write `run.yaml`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        method = {"name": self.method.name, **dataclasses.asdict(self.method)}
-        text = yaml.safe_dump({**self.config.as_dict(), "method": method}, sort_keys=False)
-        write_atomically(self.path / "run.yaml", text)
+        values = {**self.config.as_dict(), "method": self._method_values()}
+        write_atomically(self.description, yaml.safe_dump(values, sort_keys=False))
+
+    def options(self) -> dict[str, Any]:
+        """Every option by its name on the command line, as YAML values."""
+        method = {f"method.{name}": value for name, value in self._method_values().items()}
+        return {**_plain(dataclasses.asdict(self.config)), **method}
+
+    def _method_values(self) -> dict[str, Any]:
+        name = registered_name(type(self.method))
+        return {"name": name, **_plain(dataclasses.asdict(self.method))}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -136,8 +163,27 @@ class RunFolder:
                 f"{folder} holds no run: there is no run.yaml in it; expected a folder that "
                 "`rankwright train` wrote"
             ) from error
-        fields = dict(values.pop("method"))
-        return cls(folder, TrainConfig(**values), get(fields.pop("name"))(**fields))
+        try:
+            fields = dict(values.pop("method"))
+            return cls(folder, TrainConfig(**values), get(fields.pop("name"))(**fields))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise MethodError(
+                f"{folder / 'run.yaml'} does not describe a run ({error}); expected the file as "
+                "`rankwright train` wrote it"
+            ) from error
+
+
+def registered_name(cls: type[Method]) -> str:
+    """The name under which another process finds a method: `package.module:Class` for a guest."""
+    own = cls.__module__.startswith("rankwright.methods.")
+    return cls.name if own else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,37 @@ from rankwright.training import Trainer, checkpoint
 from rankwright.training.cost import Cost
 
 CallbackFactory = Callable[[Trainer], TrainerCallback]
+Notify = Callable[[str], None]
 PACKAGES = ("rankwright", "torch", "transformers", "peft", "accelerate", "datasets")
+
+# TrainingArguments by the option of TrainConfig that sets them.
+ARGUMENTS = {
+    "seed": "seed",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "accumulation",
+    "max_grad_norm": "max_grad_norm",
+    "bf16": "bf16",
+    "activation_checkpointing": "gradient_checkpointing",
+    "save_total_limit": "keep_checkpoints",
+}
+# The same for those that are derived, and for older names.
+DERIVED = {
+    "output_dir": "output",
+    "max_steps": "steps",
+    "save_steps": "save_steps",
+    "warmup_ratio": "warmup",
+    "gradient_checkpointing": "gradient_checkpointing",
+}
+# Options that may change when a run goes on: they do not touch what is computed in a step.
+FREE_ON_RESUME = frozenset(
+    {"output", "eval_batch_size", "eval_rows", "save_steps", "keep_checkpoints", "trainer"}
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,7 @@ def train(
     *,
     resume: bool = False,
     callback: CallbackFactory | None = None,
+    notify: Notify | None = None,
 ) -> tuple[RunFolder, RunResult]:
     """Run the job.
 
@@ -78,6 +110,7 @@ def train(
         method: The method.
         resume: Go on from the newest complete checkpoint of the run's folder.
         callback: Makes a Trainer callback, such as a progress bar.
+        notify: Called with what the user should know: rows that were cut, where a run goes on.
 
     Returns:
         The run's folder with adapter, description and result, and the result.
@@ -90,30 +123,23 @@ def train(
     started = time.perf_counter()
     task = config.make_task()
     folder = RunFolder(_output(config, method, task.name), config, method)
-    if not resume and folder.result.exists():
-        raise MethodError(
-            f"{folder.path} already holds a finished run; choose another --output, or delete it"
-        )
+    start = None
+    if resume:
+        start = _resumed_from(folder)
+    else:
+        _check_new(folder)
     prepared = task.prepare(load_tokenizer(config.model))
     model = method.apply(load_base(config.model, prepared, config.seed), seed=config.seed)
-    rows = _train_rows(prepared, config)
-    arguments = training_arguments(config, folder, len(rows))
-    trainer = Trainer(
-        model,
-        arguments,
-        train_dataset=rows,
-        data_collator=prepared.collator,
-        processing_class=prepared.tokenizer,
-        method=method,
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = _trainer(model, prepared, folder)
     if callback is not None:
         trainer.add_callback(callback(trainer))
-    folder.write_description()
+    if trainer.is_world_process_zero() and not resume:
+        folder.write_description()
+    for text in (*prepared.notices, *([_start_notice(start)] if resume else [])):
+        if notify is not None:
+            notify(text)
     before = _evaluate(prepared, model, config, "validation")
-    if not resume:
-        _refuse_leftovers(folder)
-    trainer.train(resume_from_checkpoint=_checkpoint(folder) if resume else None)
+    trainer.train(resume_from_checkpoint=None if start is None else str(start))
     finished = not trainer.interrupted
     result = RunResult(
         method=method.name,
@@ -124,7 +150,7 @@ def train(
         before=before,
         after=_evaluate(prepared, model, config, "validation") if finished else {},
         test=_evaluate(prepared, model, config, "test") if finished and prepared.test else {},
-        train_rows=len(rows),
+        train_rows=len(trainer.train_dataset),
         cost=trainer.cost(),
         seconds=time.perf_counter() - started,
         versions=versions(),
@@ -140,39 +166,27 @@ def training_arguments(config: TrainConfig, folder: RunFolder, rows: int) -> Tra
     """The Trainer's arguments of a run.
 
     Raises:
-        MethodError: `config.trainer` names something that `TrainingArguments` does not have.
+        MethodError: `config.trainer` names something that `TrainingArguments` does not have, or
+            that is an option of its own; or a value is not one that it takes.
     """
-    known = TrainingArguments.__dataclass_fields__
-    for name in config.trainer:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise MethodError(f"trainer.{name}: transformers.TrainingArguments has no {name}{hint}")
+    _check_trainer_keys(config.trainer)
     steps = config.steps or _steps_of(config, rows)
     values: dict[str, Any] = {
+        **{argument: getattr(config, option) for argument, option in ARGUMENTS.items()},
         "output_dir": str(folder.checkpoints),
-        "seed": config.seed,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.schedule,
-        "warmup_steps": config.warmup,
-        "weight_decay": config.weight_decay,
-        "num_train_epochs": config.epochs,
         "max_steps": config.steps or -1,
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.eval_batch_size,
-        "gradient_accumulation_steps": config.accumulation,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": config.bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
         "save_steps": config.save_steps or max(1, steps // 10),
-        "save_total_limit": config.keep_checkpoints,
         "logging_steps": max(1, steps // 50),
         "report_to": [],
         "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),  # without it bf16 is refused on a CPU
         "dataloader_pin_memory": torch.cuda.is_available(),
         **config.trainer,
     }
-    return TrainingArguments(**values)
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError, ImportError) as error:
+        raise MethodError(_refused(error)) from error
 
 
 def versions() -> dict[str, str]:
@@ -211,21 +225,92 @@ def _evaluate(
     return prepared.evaluate(model, config.eval_batch_size, split=split, limit=config.eval_rows)
 
 
-def _refuse_leftovers(folder: RunFolder) -> None:
-    if checkpoint.newest_complete(folder.checkpoints) is not None:
+def _check_trainer_keys(keys: Iterable[str]) -> None:
+    known = TrainingArguments.__dataclass_fields__
+    for name in keys:
+        option = ARGUMENTS.get(name) or DERIVED.get(name)
+        if option is not None:
+            raise MethodError(f"trainer.{name}: give it as the option {option} instead")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise MethodError(f"trainer.{name}: transformers.TrainingArguments has no {name}{hint}")
+
+
+def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Trainer:
+    """The trainer of a run; what it reports goes to our own callback."""
+    rows = _train_rows(prepared, folder.config)
+    arguments = training_arguments(folder.config, folder, len(rows))
+    try:
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=rows,
+            eval_dataset=prepared.validation,
+            data_collator=prepared.collator,
+            compute_metrics=prepared.compute_metrics,
+            preprocess_logits_for_metrics=prepared.preprocess_logits_for_metrics,
+            processing_class=prepared.tokenizer,
+            method=folder.method,
+        )
+    except MethodError:
+        raise
+    except (ValueError, RuntimeError, ImportError) as error:  # an unknown report_to, say
+        raise MethodError(_refused(error)) from error
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _refused(error: Exception) -> str:
+    return f"the Trainer refuses its arguments: {error}"
+
+
+def _check_new(folder: RunFolder) -> None:
+    """Refuse to write over a run."""
+    _refuse_finished(folder)
+    if _newest(folder) is not None:
         raise MethodError(
             f"{folder.checkpoints} holds checkpoints of an unfinished run; go on with --resume, "
             "choose another --output, or delete it"
         )
 
 
-def _checkpoint(folder: RunFolder) -> bool:
-    """Whether there is a checkpoint to go on from; without one the run starts at step 0."""
-    return checkpoint.newest_complete(folder.checkpoints) is not None
+def _resumed_from(folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from; None if the run was stopped before the first one.
+
+    Raises:
+        MethodError: There is no such run, it is finished, or it is another one.
+    """
+    _refuse_finished(folder)
+    there = RunFolder.read(folder.path)
+    old, new = there.options(), folder.options()
+    for name in sorted(old.keys() | new.keys()):
+        if name not in FREE_ON_RESUME and old.get(name) != new.get(name):
+            raise MethodError(
+                f"{there.description} has {name} = {old.get(name)!r}, this run {new.get(name)!r}; "
+                f"a run goes on with its own options: {there.resume}"
+            )
+    return _newest(folder)
+
+
+def _start_notice(start: Path | None) -> str:
+    return f"going on from {start}" if start else "no complete checkpoint: starting at step 0"
+
+
+def _refuse_finished(folder: RunFolder) -> None:
+    if folder.result.exists():
+        raise MethodError(
+            f"{folder.path} already holds a finished run; choose another --output, or delete it"
+        )
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    return checkpoint.newest_complete(folder.checkpoints)
 
 
 def _save(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> None:
     temporary = folder.path / ".saving-adapter"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
     model.save_pretrained(temporary)
     prepared.tokenizer.save_pretrained(temporary)
     checkpoint.publish(temporary, folder.adapter)

@@ -1,0 +1,161 @@
+"""The commands, from their arguments to an exit status."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import PartialState
+from rich.console import Console
+
+import rankwright.methods  # noqa: F401  registers every method
+from rankwright.cli.demo import demo
+from rankwright.cli.finished import evaluate, export_run
+from rankwright.cli.options import UsageError, parse_train
+from rankwright.cli.quiet import quiet
+from rankwright.cli.tables import methods_table, print_method, result_table
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.registry import get
+from rankwright.job import TrainConfig, train
+from rankwright.tasks import TaskError
+from rankwright.training.export_check import ExportError
+from rankwright.training.progress import RichProgress
+
+SIGINT_EXIT = 130  # 128 + the signal's number, as shells report it
+SIGTERM_EXIT = 143
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one command; an error that a user can act on is one message, not a traceback."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # for --method my_module:MyMethod
+    try:
+        with quiet():
+            return _COMMANDS[command](arguments)
+    except UsageError as error:
+        say(f"rankwright {command}: {error}\nrankwright {command} --help lists the options.")
+        return 2
+    except (MethodError, TaskError, TrainingError, ExportError) as error:
+        say(f"rankwright {command}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"rankwright {command}: interrupted")
+        return SIGINT_EXIT
+    except SystemExit as leaving:  # argparse, after --help or a wrong option
+        return int(leaving.code or 0)
+
+
+def say(text: str) -> None:
+    """A line for the user, beside what is printed for programs."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _train(arguments: list[str]) -> int:
+    values, resume = parse_train(arguments)
+    fields = dict(values.pop("method"))
+    method = get(fields.pop("name"))(**fields)
+    main_process = PartialState().is_main_process
+    console = Console(stderr=True)
+    folder, result = train(
+        TrainConfig(**values),
+        method,
+        resume=resume,
+        callback=lambda trainer: RichProgress(trainer.run, console),
+        notify=say if main_process else None,
+    )
+    if result.interrupted:
+        if main_process:
+            say(f"stopped by SIGTERM; a checkpoint is saved. Go on with: {folder.resume}")
+        return SIGTERM_EXIT
+    if main_process:
+        Console().print(result_table(result))
+        print(f"adapter: {folder.adapter}")
+    return 0
+
+
+def _eval(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright eval", description="Metrics of a finished run, as JSON."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="validation",
+        help="which rows (default: validation)",
+    )
+    parser.add_argument("--rows", type=int, help="the first so many rows only")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="rows of one batch (default: 64)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the metrics to this file, too")
+    return evaluate(**vars(parser.parse_args(arguments)), notify=say)
+
+
+def _export(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright export",
+        description="A finished run in another form. What is written is loaded again and compared "
+        "with the run's model before success is reported.",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=("adapter", "lora", "merged"),
+        required=True,
+        help="the adapter as trained, a plain LoRA, or the whole model with the adapter merged in",
+    )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        help="rank of the plain LoRA; without it the result is exact, where there is an exact one",
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder to write (default: RUN/AS-export)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    return export_run(**vars(parser.parse_args(arguments)))
+
+
+def _methods(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright methods",
+        description="What each method does, the slots it fills, what it leaves and what it costs.",
+    )
+    parser.add_argument("show", nargs="?", choices=("show",), help="show one method in full")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="its name, or package.module:Class")
+    parsed = parser.parse_args(arguments)
+    if parsed.show is None:
+        Console().print(methods_table())
+    elif parsed.name is None:
+        parser.error("show: give the name of a method")
+    else:
+        print_method(get(parsed.name))
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright demo",
+        description="Fine-tune all-MiniLM-L6-v2 with BiDoRA offline, then load the adapter in a "
+        "process that has peft only and compare the metric.",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        default="runs/demo",
+        help="folder of the run; an earlier demo in it is replaced (default: runs/demo)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    return demo(**vars(parser.parse_args(arguments)))
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "export": _export,
+    "methods": _methods,
+    "demo": _demo,
+}

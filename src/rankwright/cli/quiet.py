@@ -1,0 +1,45 @@
+"""Without what other libraries say about themselves and a user can do nothing about."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import datasets
+
+from rankwright.training.export_check import no_progress_bars
+
+# Start of a message -> where it comes from. Anything else is shown.
+_WARNINGS = {
+    r"`is_gradient_checkpointing` is deprecated": FutureWarning,  # peft 0.21 reads it
+}
+_LOGGED = (
+    "The tokenizer has new PAD/BOS/EOS tokens",  # the Trainer copies them, as it should
+    "mtime may not be reliable",  # it goes by the step number then, as we do
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide bars of loading and saving, and the messages listed above; put everything back after."""
+    handlers = logging.getLogger("transformers").handlers
+    bars = datasets.is_progress_bar_enabled()
+    with warnings.catch_warnings(), no_progress_bars():
+        for message, category in _WARNINGS.items():
+            warnings.filterwarnings("ignore", message, category)
+        for handler in handlers:
+            handler.addFilter(_is_news)
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if bars:
+                datasets.enable_progress_bars()
+            for handler in handlers:
+                handler.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LOGGED)
