@@ -94,6 +94,8 @@ class MethodMixin(_Base):
         if resume_from_checkpoint:
             self._check_same_method(Path(resume_from_checkpoint))
         self.interrupted = False
+        # Dropout and the order of the rows must not depend on what was drawn since construction.
+        transformers.set_seed(self.args.seed)
         with self._termination.watch():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

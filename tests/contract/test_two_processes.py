@@ -1,0 +1,44 @@
+"""Two processes under torchrun give the numbers of one that sees the same global batches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from method_table import BUILDS, METHODS, method_named
+from trainers import adapter, build_trainer
+
+WORKER = Path(__file__).with_name("two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what two processes made; they also check resumed runs by themselves."""
+    folder = tmp_path_factory.mktemp("together")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launch, str(WORKER), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return folder
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_are_one(together: Path, name: str, kind: str, tmp_path: Path) -> None:
+    alone = build_trainer(method_named(name), kind, tmp_path, double=True, dropout=False)
+    alone.train()
+    expected, found = adapter(alone.model), load_file(together / f"{name}-{kind}.safetensors")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)

@@ -1,0 +1,85 @@
+"""What torchrun starts for test_two_processes.py: every method, and a resumed run of each.
+
+Run with: torchrun --nproc_per_node=2 two_processes.py FOLDER
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+# the file store of torchrun's agent, at exit
+warnings.filterwarnings("ignore", category=ResourceWarning)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from safetensors.torch import save_file
+
+from method_table import BATCH, BUILDS, METHODS, method_named
+from models import rows_for, same_bits
+from trainers import adapter, build_trainer
+
+torch.set_num_threads(1)
+
+
+def numbers(name: str, kind: str, folder: Path) -> None:
+    """Train in float64 and leave the adapter for the test to compare."""
+    trainer = build_trainer(
+        method_named(name),
+        kind,
+        folder / "run",
+        double=True,
+        dropout=False,
+        per_device_train_batch_size=BATCH // 2,
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        save_file(adapter(trainer.model), folder / f"{name}-{kind}.safetensors")
+
+
+def resumed(name: str, folder: Path) -> None:
+    """Stop in the second epoch, go on, and end at the best checkpoint: with the same bits."""
+
+    def trainer(**changes):  # type: ignore[no-untyped-def]
+        return build_trainer(
+            method_named(name),
+            "bert",
+            folder / f"resumed-{name}",
+            per_device_train_batch_size=BATCH // 2,
+            gradient_accumulation_steps=1,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            save_steps=2,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            options={"eval_dataset": rows_for(BUILDS["bert"](), 8, seed=3)},
+            **changes,
+        )
+
+    straight = trainer()
+    straight.train()
+    best = straight.state.best_model_checkpoint
+    assert Path(best).parent == folder / f"resumed-{name}", best
+    again = trainer(adapter_seed=9)
+    again.train(resume_from_checkpoint=str(folder / f"resumed-{name}" / "checkpoint-6"))
+    assert same_bits(adapter(again.model), adapter(straight.model)), name
+    losses = [
+        [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+        for run in (straight, again)
+    ]
+    assert losses[0] == losses[1], name
+
+
+def main(folder: Path) -> None:
+    """All of it."""
+    for name in METHODS:
+        for kind in BUILDS:
+            numbers(name, kind, folder)
+        resumed(name, folder)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

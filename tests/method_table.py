@@ -1,0 +1,74 @@
+"""One row a method: what the tests that run over all methods have to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import rankwright.methods  # noqa: F401  (registers the methods)
+from models import tiny_bert, tiny_llama
+from rankwright.core.method import Method
+from rankwright.core.registry import available
+from transformers import PreTrainedModel
+
+STEPS = 8
+"""Optimizer steps of a run: two epochs of `ROWS` rows in batches of `BATCH`."""
+
+BATCH = 4
+ROWS = 16
+
+TABLE: dict[str, Row] = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as the tests run it.
+
+    Attributes:
+        fields: Hyperparameters small enough for every phase to happen within `STEPS` steps.
+        phases: Names and lengths of the phases of a run of `STEPS` steps.
+        passes: Passes through the model that such a run takes, in units of a step.
+        wrong: A field of its own with a value that is refused; None if it has none of its own.
+    """
+
+    fields: dict[str, Any]
+    phases: list[tuple[str, int]]
+    passes: float
+    wrong: dict[str, Any] | None = None
+
+
+TABLE["lora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+)
+TABLE["dora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"norm_grad": "half"},
+)
+TABLE["bidora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "val_fraction": 0.25, "upper_betas": (0.9, 0.98)},
+    phases=[("search", 4), ("retrain", 4)],
+    passes=4 * 3 + 4,
+    wrong={"val_fraction": 1.0},
+)
+TABLE["xgblora"] = Row(
+    fields={"r": 1, "lora_alpha": 2.0, "rounds": 4, "layers_per_round": 1},
+    phases=[("round 1/4", 2), ("round 2/4", 2), ("round 3/4", 2), ("round 4/4", 2)],
+    passes=8,
+    wrong={"shrinkage": 0.0},
+)
+
+METHODS = sorted(available())
+"""Every registered method; one without a row fails each test that asks for it."""
+
+BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama": tiny_llama}
+
+
+def method_named(name: str, **changes: Any) -> Method:
+    """The method as its row says, with changes."""
+    assert name in TABLE, f"{name} is registered and has no row in tests/method_table.py"
+    return available()[name](**{**TABLE[name].fields, **changes})
