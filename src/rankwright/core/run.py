@@ -164,24 +164,32 @@ class Run(ABC):
             if parameter.requires_grad and (role is None or self.procedure.role(name) == role)
         }
 
-    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, weight_decay: float, head_lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """Optimizer groups: one for each role, split by whether weight decay applies.
 
         Biases, norms and other vectors (DoRA's magnitudes among them) are not decayed: decay would
         pull a magnitude, hence the layer, towards 0.
+
+        Args:
+            lr: Learning rate.
+            weight_decay: Decoupled weight decay of the matrices.
+            head_lr: Learning rate of modules that are trained in full (`modules_to_save`, a new
+                classification head among them); None for `lr`.
         """
-        groups: dict[tuple[str, bool], dict[str, Any]] = {}
+        groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
         for name, parameter in self.trainable().items():
-            role, decayed = self.procedure.role(name), decays(name, parameter)
-            if (role, decayed) not in groups:
-                groups[role, decayed] = {
+            role, decayed, head = self.procedure.role(name), decays(name, parameter), is_head(name)
+            if (role, decayed, head) not in groups:
+                groups[role, decayed, head] = {
                     "params": [],
                     "role": role,
-                    "lr": lr,
+                    "lr": head_lr if head and head_lr is not None else lr,
                     "weight_decay": weight_decay if decayed else 0.0,
                     **self.procedure.group_options(role),
                 }
-            groups[role, decayed]["params"].append(parameter)
+            groups[role, decayed, head]["params"].append(parameter)
         if not groups:
             raise MethodError(
                 "no parameter of the model requires a gradient; call method.apply(model) and do "
@@ -314,6 +322,11 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: matrices yes; biases, norms, magnitudes no."""
     return parameter.ndim > 1 and "lora_magnitude_vector" not in name
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter belongs to a module that is trained in full."""
+    return ".modules_to_save." in name
 
 
 def random_state() -> list[Tensor]:

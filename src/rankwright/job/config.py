@@ -38,6 +38,8 @@ class TrainConfig:
         data: Instead of a task: the training file (.jsonl, .csv, also .gz, or .parquet).
         validation_data: File to report on; without one, give validation_share.
         test_data: A second file to report on.
+        held_out_data: File that a method with two levels learns its upper level from; without one
+            it sets rows of the training file aside.
         kind: Kind of task; told by the columns if left out.
         text_column: Column of the text.
         text_pair_column: Column of the second text of a pair.
@@ -55,6 +57,8 @@ class TrainConfig:
         output: Folder of the run; by default runs/<method>-<task>-<seed>.
         seed: Seed of everything random.
         learning_rate: Peak learning rate.
+        head_learning_rate: Peak learning rate of a new head, which starts from random weights; None
+            for `learning_rate`.
         schedule: Learning-rate schedule by its transformers name.
         warmup: Share of the steps (below 1) or number of steps with rising learning rate.
         weight_decay: Decoupled weight decay of the matrices.
@@ -77,6 +81,7 @@ class TrainConfig:
     data: str | None = None
     validation_data: str | None = None
     test_data: str | None = None
+    held_out_data: str | None = None
     kind: str | None = None
     text_column: str | None = None
     text_pair_column: str | None = None
@@ -94,6 +99,7 @@ class TrainConfig:
     output: str | None = None
     seed: int = 0
     learning_rate: float = 5e-4
+    head_learning_rate: float | None = None
     schedule: str = "linear"
     warmup: float = 0.06
     weight_decay: float = 0.0
@@ -123,12 +129,17 @@ class TrainConfig:
             check_field(self, name, value is None or value >= 1, "at least 1, or None")
         for name in ("seed", "learning_rate", "warmup", "weight_decay", "max_grad_norm"):
             check_field(self, name, getattr(self, name) >= 0, "a number of at least 0")
+        head = self.head_learning_rate
+        check_field(self, "head_learning_rate", head is None or head >= 0, "at least 0, or None")
         check_field(self, "epochs", self.epochs > 0, "a number above 0")
         if (self.task is None) == (self.data is None):
             raise MethodError("give exactly one of --task and --data, to say what to train on")
 
-    def make_task(self) -> Task:
+    def make_task(self, **files: str) -> Task:
         """The task, not yet read.
+
+        Args:
+            files: Data files by split that replace those of this description.
 
         Raises:
             TaskError: There is no such task, or an option does not fit it.
@@ -139,7 +150,7 @@ class TrainConfig:
         for split in ("validation", "test"):
             if (path := getattr(self, f"{split}_data")) is not None:
                 options[split] = path
-        return load_task(self.task or str(self.data), **options)
+        return load_task(self.task or str(self.data), **(options | files))
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as YAML values."""

@@ -207,6 +207,15 @@ def _steps_of(config: TrainConfig, rows: int) -> int:
     return max(1, round(config.epochs * -(-rows // per_step)))
 
 
+def _held_out(config: TrainConfig, prepared: PreparedTask) -> Dataset | None:
+    """The user's own second split, labelled as the training rows are."""
+    if config.held_out_data is None:
+        return None
+    # as the test split, whose labels have to be among those of the training rows
+    task = config.make_task(test=config.held_out_data)
+    return task.prepare(prepared.tokenizer).test
+
+
 def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:
     rows = prepared.dataset("train")
     if config.train_rows is None:
@@ -252,6 +261,8 @@ def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Tra
             preprocess_logits_for_metrics=prepared.preprocess_logits_for_metrics,
             processing_class=prepared.tokenizer,
             method=folder.method,
+            held_out_dataset=_held_out(folder.config, prepared),
+            head_learning_rate=folder.config.head_learning_rate,
         )
     except MethodError:
         raise

@@ -48,6 +48,8 @@ class MethodMixin(_Base):
         method: The method whose `apply` made the model.
         held_out_dataset: For methods that learn from a second split: your own one. By default
             rows of the training set are set aside.
+        head_learning_rate: Learning rate of modules trained in full, such as a new classification
+            head; None for `args.learning_rate`.
         kwargs: Keyword arguments of the Trainer.
 
     Attributes:
@@ -60,13 +62,19 @@ class MethodMixin(_Base):
     model_accepts_loss_kwargs: bool
 
     def __init__(
-        self, *args: Any, method: Method, held_out_dataset: Any | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        method: Method,
+        held_out_dataset: Any | None = None,
+        head_learning_rate: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         _check_engine(self.args, method)
         self.method = method
         self.run = TrainerRun(self, method, held_out_dataset)
         self.interrupted = False
+        self._head_learning_rate = head_learning_rate
         self._cost = CostMeter()
         self._termination = Termination()
         self._staging: Path | None = None
@@ -102,7 +110,9 @@ class MethodMixin(_Base):
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """One optimizer for all roles, of the class that the arguments (or the method) name."""
         if self.optimizer is None:
-            groups = self.run.parameter_groups(self.args.learning_rate, self.args.weight_decay)
+            groups = self.run.parameter_groups(
+                self.args.learning_rate, self.args.weight_decay, self._head_learning_rate
+            )
             part = self.run.slots.optimizer
             if part is not None:
                 self.optimizer = part.build(self.run, groups)
