@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 : "${RANKWRIGHT_DATA:?names the folder that holds rte/, cola/, ...}" "${STORIES:?names the folder of the Llama}"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 runs=${RUNS:-runs/foundation}
+RANKWRIGHT=${RANKWRIGHT:-.venv/bin/rankwright}
 methods=("$@")
 [ ${#methods[@]} -gt 0 ] || methods=(lora dora bidora xgblora)
 
@@ -18,11 +19,11 @@ declare -A fields=(
   [xgblora]="--method.rounds 16"
 )
 declare -A options=(
-  [rte]="--model minilm --steps 240"
-  [cola]="--model minilm --steps 800"
-  [stsb]="--model minilm --steps 400"
-  [wnut17]="--model minilm --steps 400"
-  [e2e]="--model $STORIES --steps 600 --eval-rows 200"
+  [rte]="--model minilm --head-learning-rate 1e-2 --steps 160 --max-length 128"
+  [cola]="--model minilm --head-learning-rate 1e-2 --steps 240"
+  [stsb]="--model minilm --head-learning-rate 1e-2 --steps 160"
+  [wnut17]="--model minilm --head-learning-rate 1e-2 --steps 160"
+  [e2e]="--model $STORIES --steps 300 --eval-rows 100"
 )
 declare -A rates=([lora]=1e-3 [dora]=1e-3 [bidora]=1e-3 [xgblora]=2e-3)
 
@@ -32,7 +33,7 @@ for task in stsb wnut17 e2e cola rte; do
     [ -e "$output/result.json" ] && continue
     rm -rf "$output"
     # shellcheck disable=SC2086
-    .venv/bin/rankwright train --method "$method" ${fields[$method]} ${options[$task]} \
+    "$RANKWRIGHT" train --method "$method" ${fields[$method]} ${options[$task]} \
       --task "examples/tasks/$task.yaml" --learning-rate "${rates[$method]}" --batch-size 16 \
       --seed "${SEED:-0}" --output "$output"
   done
