@@ -1,17 +1,11 @@
 """What torchrun starts for test_two_processes.py: every method, and a resumed run of each.
 
-Run with: torchrun --nproc_per_node=2 two_processes.py FOLDER
+Run with tests/ on PYTHONPATH: torchrun --nproc_per_node=2 two_processes.py FOLDER
 """
 
 import sys
-import warnings
 from pathlib import Path
-
-warnings.simplefilter("error")
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-# the file store of torchrun's agent, at exit
-warnings.filterwarnings("ignore", category=ResourceWarning)
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -41,13 +35,12 @@ def numbers(name: str, kind: str, folder: Path) -> None:
 def resumed(name: str, folder: Path) -> None:
     """Stop in the second epoch, go on, and end at the best checkpoint: with the same bits."""
 
-    def trainer(**changes):  # type: ignore[no-untyped-def]
+    def trainer(**changes: Any) -> Any:
         return build_trainer(
             method_named(name),
             "bert",
             folder / f"resumed-{name}",
             per_device_train_batch_size=BATCH // 2,
-            gradient_accumulation_steps=1,
             eval_strategy="steps",
             eval_steps=2,
             save_strategy="steps",

@@ -130,7 +130,7 @@ def test_every_file_is_flushed_before_it_is_named(
     fsync = os.fsync
 
     def note(descriptor: int) -> None:
-        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
     if not Path("/proc/self/fd").exists():

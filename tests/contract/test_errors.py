@@ -1,0 +1,233 @@
+"""Errors speak before any training time is spent: what, which value, what was expected."""
+
+from __future__ import annotations
+
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+from method_table import METHODS, STEPS, TABLE, method_named
+from models import classification_rows, same_bits
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.loop import Loop
+from rankwright.core.part import Procedure
+from rankwright.core.registry import available
+from rankwright.training.trainer import _check_engine
+from trainers import adapter, base_model, build_trainer
+
+every_method = pytest.mark.parametrize("name", METHODS)
+WITH_PROCEDURE = [n for n in METHODS if type(method_named(n).slots().procedure) is not Procedure]
+with_procedure = pytest.mark.parametrize("name", WITH_PROCEDURE)
+
+
+# Fields ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"r": 0}, r"\.r = 0: expected an integer of at least 1"),
+        ({"lora_alpha": 0}, r"\.lora_alpha = 0: expected a number above 0"),
+        ({"lora_dropout": -0.1}, r"\.lora_dropout = -0\.1: expected a probability"),
+        ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] = 0: expected"),
+    ],
+)
+@every_method
+def test_a_wrong_shared_field(name: str, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        method_named(name, **wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if TABLE[name].wrong])
+def test_a_wrong_field_of_its_own(name: str) -> None:
+    ((field, value),) = TABLE[name].wrong.items()
+    with pytest.raises(MethodError, match=rf"\.{field} = {re.escape(repr(value))}: expected"):
+        method_named(name, **{field: value})
+
+
+@every_method
+def test_an_unknown_field(name: str) -> None:
+    with pytest.raises(TypeError, match="rnak"):
+        available()[name](rnak=8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 33}, r"rank 33 is larger than the layer .* \(\d+ x \d+\); choose r <= 32"),
+        ({"target_modules": ["nope"]}, r"target_modules=\['nope'\].*Linear modules .*query"),
+        ({"rank_pattern": {"nope": 2}}, "rank_pattern key 'nope' matches no adapted module"),
+        ({"alpha_pattern": {"nope": 2.0}}, "alpha_pattern key 'nope' matches no adapted module"),
+    ],
+)
+@every_method
+def test_what_does_not_fit_the_model(name: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        method_named(name, **fields).apply(base_model("bert"))
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(classification_rows(64))
+
+
+def test_a_bilevel_loop_without_a_second_split() -> None:
+    method = method_named("bidora")
+    run = Loop(method.apply(base_model("bert")), method, total_steps=STEPS)
+    with pytest.raises(MethodError, match="learns from a second split: pass held_out="):
+        run.train_step({key: value[None] for key, value in _one_row().items()})
+
+
+def test_a_bilevel_trainer_without_rows_to_divide(tmp_path: Path) -> None:
+    trainer = build_trainer(
+        method_named("bidora"), "bert", tmp_path, options={"train_dataset": Stream()}
+    )
+    with pytest.raises(MethodError, match="a Stream has no length; load it as a map-style dataset"):
+        trainer.train()
+
+
+def test_a_bilevel_trainer_with_too_few_rows(tmp_path: Path) -> None:
+    trainer = build_trainer(method_named("bidora", val_fraction=0.1), "bert", tmp_path, rows=4)
+    with pytest.raises(
+        MethodError, match=r"val_fraction=0\.1 of 4 training rows leaves 0 held-out"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "bidora"])
+def test_others_train_on_a_stream(name: str, tmp_path: Path) -> None:
+    trainer = build_trainer(
+        method_named(name), "bert", tmp_path, options={"train_dataset": Stream()}
+    )
+    assert trainer.train().global_step == STEPS
+
+
+@with_procedure
+def test_fewer_steps_than_phases(name: str, tmp_path: Path) -> None:
+    trainer = build_trainer(method_named(name), "bert", tmp_path, max_steps=1)
+    with pytest.raises(MethodError, match=r"\b1 optimizer steps"):
+        trainer.train()
+
+
+# The engine --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"fp16": True}, "does not run with fp16 loss scaling; use bf16"),
+        ({"deepspeed": "zero3.json"}, "deepspeed and fsdp shard; use one process or Distributed"),
+        ({"fsdp": ["full_shard"]}, "deepspeed and fsdp shard; use one process or Distributed"),
+        ({"n_gpu": 2}, "does not run under DataParallel; start one process a device with torchrun"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@with_procedure
+def test_an_engine_that_the_procedure_cannot_run_under(
+    name: str, setting: dict[str, Any], message: str
+) -> None:
+    fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": False}
+    _check_engine(types.SimpleNamespace(**fine), method_named(name))  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match=message):
+        _check_engine(
+            types.SimpleNamespace(**{**fine, **setting}),  # type: ignore[arg-type]
+            method_named(name),
+        )
+
+
+@with_procedure
+def test_the_trainer_asks_before_it_is_built(name: str, tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match=f"{name} does not run with fp16"):
+        build_trainer(method_named(name), "bert", tmp_path, fp16=True)
+
+
+@with_procedure
+def test_a_schedule_that_cannot_be_divided(name: str, tmp_path: Path) -> None:
+    trainer = build_trainer(
+        method_named(name),
+        "bert",
+        tmp_path,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        eval_strategy="steps",
+        options={"eval_dataset": classification_rows(4)},
+    )
+    with pytest.raises(MethodError, match=f"divided into the phases of {name}; use linear, cosine"):
+        trainer.train()
+
+
+@with_procedure
+def test_an_optimizer_without_roles(name: str, tmp_path: Path) -> None:
+    trainer = build_trainer(method_named(name), "bert", tmp_path)
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    trainer.optimizer = torch.optim.AdamW(parameters)
+    with pytest.raises(MethodError, match=r"build yours from trainer\.run\.parameter_groups"):
+        trainer.train()
+
+
+def test_a_model_that_another_method_made(tmp_path: Path) -> None:
+    for method in ("bidora", "xgblora"):
+        with pytest.raises(MethodError):
+            Loop(
+                method_named("lora").apply(base_model("bert")), method_named(method), total_steps=8
+            )
+
+
+# Not a number ------------------------------------------------------------------------------------
+
+
+class Poison(TrainerCallback):
+    """Makes the loss or a gradient of step 5 something that is not a number."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.trainer: Any = None
+        self.before: dict[str, torch.Tensor] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step != 5:
+            return
+        self.before = adapter(self.trainer.model)
+        head = self.trainer.model.get_base_model().classifier.modules_to_save["default"]
+        if self.what == "the loss":
+            head.register_forward_hook(lambda _m, _i, output: output * float("nan"))
+        else:
+            head.bias.register_hook(lambda grad: grad * float("inf"))
+
+
+@pytest.mark.parametrize("what", ["the loss", "the norm of the gradient"])
+@every_method
+def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_path: Path) -> None:
+    poison = Poison(what)
+    poison.trainer = build_trainer(
+        method_named(name),
+        "bert",
+        tmp_path,
+        callbacks=[poison],
+        save_strategy="steps",
+        save_steps=2,
+    )
+    message = rf"{what} at step 5 is (nan|inf).*last good checkpoint is .*checkpoint-4\."
+    with pytest.raises(TrainingError, match=message):
+        poison.trainer.train()
+    assert same_bits(adapter(poison.trainer.model), poison.before)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in poison.before.values())
+
+
+def test_not_a_number_before_any_checkpoint(tmp_path: Path) -> None:
+    poison = Poison("the loss")
+    poison.trainer = build_trainer(method_named("lora"), "bert", tmp_path, callbacks=[poison])
+    with pytest.raises(TrainingError, match=r"no checkpoint has been written yet \(save_steps\)"):
+        poison.trainer.train()
+
+
+def _one_row() -> dict[str, torch.Tensor]:
+    return {key: torch.as_tensor(value) for key, value in classification_rows(1)[0].items()}
