@@ -250,6 +250,7 @@ def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Tra
     """The trainer of a run; what it reports goes to our own callback."""
     rows = _train_rows(prepared, folder.config)
     arguments = training_arguments(folder.config, folder, len(rows))
+    held_out = _held_out(folder.config, prepared)
     try:
         trainer = Trainer(
             model,
@@ -261,7 +262,7 @@ def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Tra
             preprocess_logits_for_metrics=prepared.preprocess_logits_for_metrics,
             processing_class=prepared.tokenizer,
             method=folder.method,
-            held_out_dataset=_held_out(folder.config, prepared),
+            held_out_dataset=held_out,
             head_learning_rate=folder.config.head_learning_rate,
         )
     except MethodError:

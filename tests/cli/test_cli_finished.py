@@ -1,0 +1,150 @@
+"""`rankwright eval`, `export` and `methods`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from rankwright.cli import main
+from rankwright.cli.quiet import quiet
+from saved_models import adapter_bytes
+
+
+@pytest.fixture(scope="module")
+def run(bert_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of DoRA."""
+    folder = tmp_path_factory.mktemp("run") / "dora"
+    options = ["--text-column", "sentence", "--label-column", "topic", "--validation-share", "0.2"]
+    names = ["--model", str(bert_folder), "--data", str(rows_file), "--output", str(folder)]
+    short = ["--steps", "6", "--learning-rate", "1e-2", "--method.r", "2"]
+    assert main(["train", "--method", "dora", *names, *options, *short]) == 0
+    return folder
+
+
+def test_eval_gives_the_metrics_of_the_result(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "metrics.json"
+    assert main(["eval", str(run), "--batch-size", "7", "--output", str(written)]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics == json.loads((run / "result.json").read_text("utf-8"))["after"]
+    assert metrics == json.loads(written.read_text("utf-8"))
+    assert main(["eval", str(run), "--split", "train", "--rows", "5"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere"], 1, "holds no run"),
+        (["RUN", "--split", "test"], 1, "the task has none"),
+        (["RUN", "--split", "all"], 2, "invalid choice"),
+        (["RUN", "--rows", "0"], 1, "--rows 0: expected at least 1"),
+        ([], 2, "RUN"),
+    ],
+)
+def test_eval_refuses(
+    run: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["eval", *(str(run) if a == "RUN" else a for a in arguments)]) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "file"),
+    [
+        ("adapter", [], "adapter_model.safetensors"),
+        ("lora", ["--rank", "3"], "adapter_model.safetensors"),
+        ("merged", [], "model.safetensors"),
+    ],
+)
+def test_export(
+    run: Path,
+    tmp_path: Path,
+    kind: str,
+    options: list[str],
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = tmp_path / "out"
+    command = ["export", str(run), "--as", kind, *options, "--output", str(target)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert str(target) in shown
+    assert "relative error of the change" in shown
+    assert (target / file).stat().st_size > 0
+    assert main(command) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_export_has_a_folder_of_its_own_in_the_run(run: Path) -> None:
+    assert main(["export", str(run), "--as=adapter"]) == 0
+    exported = run / "adapter-export" / "adapter_model.safetensors"
+    assert exported.read_bytes() == adapter_bytes(run)
+
+
+def test_a_rank_belongs_to_lora(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run), "--as", "merged", "--rank", "3"]) == 1
+    assert "only --as lora has a rank" in capsys.readouterr().err
+    assert not (run / "merged-export").exists()
+
+
+def test_methods_is_a_table_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "bidora DoRA with the magnitudes learned on held-out rows" in shown
+    assert "slots layer, penalty, procedure artefact DoRA adapter of rank r cost 3 pass" in shown
+
+
+def test_show_has_equations_reference_fields_and_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods", "show", "bidora"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "V = W + s B A, n = |V| row by row",
+        "arXiv 2410.09758",
+        "--method.val_fraction 0.2 Share of the rows that D_val",
+        "--method.lora_alpha 16 Numerator of the scaling",
+        "passes a search step",
+    ):
+        assert words in shown
+
+
+def test_show_lets_the_method_have_the_last_word_on_a_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods", "show", "xgblora"]) == 0
+    assert "Rank of a booster" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["show"], 2, "give the name of a method"),
+        (["show", "nora"], 1, "unknown method 'nora'; expected one of bidora"),
+        (["nora"], 2, "invalid choice"),
+    ],
+)
+def test_methods_refuses(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["methods", *arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_only_listed_noise_is_hidden() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with quiet():
+            warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
+            warnings.warn("your data is odd", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["your data is odd"]

@@ -1,0 +1,57 @@
+"""What answers at once, and what every command says about itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from rankwright.cli import COMMANDS, main
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rankwright {importlib.metadata.version('rankwright')}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    shown = capsys.readouterr()
+    assert "unknown command 'trian'" in shown.err
+    assert not shown.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"usage: rankwright {command}" in shown
+    assert "<class" not in shown
+
+
+def test_help_of_train_has_the_options_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--method", "xgblora", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--method.layers_per_round" in shown
+    assert "--method NAME" in shown
+    assert "--text_column" in shown
+
+
+def test_help_and_version_do_not_wait_for_torch() -> None:
+    script = (
+        "import sys\n"
+        "from rankwright.cli import main\n"
+        "codes = [main([word]) for word in ('--help', '--version', 'nothing')]\n"
+        "assert codes == [0, 0, 2], codes\n"
+        "assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,0 +1,161 @@
+"""Options from a YAML file and from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rankwright.cli.options import UsageError, normalise, parse_train
+from rankwright.core.errors import MethodError
+
+NEEDED = ("--model", "m", "--task", "stdlib-docs")
+
+
+def write(path: Path, **values: object) -> str:
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(path)
+
+
+def test_options_of_run_and_method() -> None:
+    values, resume = parse_train([*NEEDED, "--method", "dora", "--method.r", "4", "--epochs", "2"])
+    assert values["model"] == "m"
+    assert values["epochs"] == 2.0
+    assert values["method"]["name"] == "dora"
+    assert values["method"]["r"] == 4
+    assert not resume
+    assert parse_train([*NEEDED, "--resume"])[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--text-column", "--text_column"),
+        ("--text-column=a-b", "--text_column=a-b"),
+        ("--method", "--method.name"),
+        ("--method=dora", "--method.name=dora"),
+        ("--method.lora-alpha", "--method.lora_alpha"),
+        ("a-b", "a-b"),
+        ("-1", "-1"),
+    ],
+)
+def test_hyphens_or_underscores(typed: str, meant: str) -> None:
+    assert normalise(typed) == meant
+
+
+def test_a_flag_needs_no_value() -> None:
+    assert parse_train([*NEEDED, "--bf16", "--steps", "3"])[0]["bf16"] is True
+    assert parse_train([*NEEDED, "--steps", "3", "--bf16"])[0]["bf16"] is True
+    assert parse_train([*NEEDED, "--bf16", "false"])[0]["bf16"] is False
+    assert parse_train([*NEEDED, "--method.use-rslora"])[0]["method"]["use_rslora"] is True
+
+
+def test_values_of_every_shape() -> None:
+    values, _ = parse_train(
+        [
+            *NEEDED,
+            *("--metrics", "[accuracy, macro_f1]"),
+            *("--method.target_modules", "[query, value]"),
+            *("--method.rank_pattern", "{query: 2}"),
+            *("--method.upper_betas", "[0.9, 0.98]"),
+            *("--trainer.report_to", "tensorboard", "--trainer.eval_steps", "5"),
+        ]
+    )
+    assert values["metrics"] == ["accuracy", "macro_f1"]
+    assert values["method"]["target_modules"] == ["query", "value"]
+    assert values["method"]["rank_pattern"] == {"query": 2}
+    assert values["method"]["upper_betas"] == (0.9, 0.98)
+    assert values["trainer"] == {"report_to": "tensorboard", "eval_steps": 5}
+    assert parse_train([*NEEDED, "--metrics", "accuracy"])[0]["metrics"] == "accuracy"
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "run.yaml",
+        **{"model": "m", "task": "stdlib-docs", "steps": 5, "learning-rate": 1e-3},
+        method={"name": "lora", "r": 4, "lora_alpha": 8},
+        trainer={"report_to": "tensorboard", "eval_steps": 5},
+    )
+    values, _ = parse_train(
+        ["--config", path, "--steps", "7", "--method.r=2", "--trainer.eval_steps", "9"]
+    )
+    assert values["steps"] == 7
+    assert values["learning_rate"] == 1e-3
+    assert values["method"] == {**values["method"], "name": "lora", "r": 2, "lora_alpha": 8.0}
+    assert values["trainer"] == {"report_to": "tensorboard", "eval_steps": 9}
+
+
+def test_another_method_on_top_of_a_file_drops_the_fields_of_the_first(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "run.yaml",
+        model="m",
+        task="stdlib-docs",
+        method={"name": "xgblora", "r": 1, "rounds": 4},
+    )
+    values, _ = parse_train(["--config", path, "--method", "dora"])
+    assert values["method"]["name"] == "dora"
+    assert values["method"]["r"] == 8
+    assert parse_train(["--config", path, "--method", "xgblora"])[0]["method"]["rounds"] == 4
+
+
+def test_a_file_may_name_the_method_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", method="dora")
+    assert parse_train(["--config", path])[0]["method"]["name"] == "dora"
+
+
+def test_a_number_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ntask: stdlib-docs\nlearning_rate: 2e-3\n", encoding="utf-8")
+    assert parse_train(["--config", str(path)])[0]["learning_rate"] == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*NEEDED, "--stepz", "3"], r"no option stepz; did you mean steps"),
+        ([*NEEDED, "--method", "dora", "--method.rr=3"], r"no option method.rr; did you mean"),
+        ([*NEEDED, "--steps", "many"], r"steps = many: expected int or null"),
+        ([*NEEDED, "--learning-rate", "fast"], r"learning_rate = fast: expected float"),
+        ([*NEEDED, "--method.norm-grad", "half"], r"norm_grad = half: expected '\w+' or '\w+'"),
+        (["--task", "stdlib-docs"], r"^give --model$"),
+        ([*NEEDED, "extra"], r"no option extra"),
+        ([*NEEDED, "--step", "3"], r"no option step; did you mean steps"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        parse_train(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_of_the_file_names_the_file_and_its_neighbours(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", learning_rte=1e-3)
+    with pytest.raises(UsageError, match=r"run.yaml: .*learning_rte; did you mean learning_rate"):
+        parse_train(["--config", path])
+    path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", method={"rank": 3})
+    with pytest.raises(UsageError, match=r"run.yaml: .*method.rank; did you mean method.r or"):
+        parse_train(["--config", path])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "expected options"), ("a: [\n", "is not YAML"), ("", "expected options")],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(MethodError, match=message):
+        parse_train(["--config", str(path)])
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(MethodError, match=r"cannot read --config nowhere\.yaml: No such file"):
+        parse_train(["--config", "nowhere.yaml"])
+
+
+def test_an_unknown_method_names_the_others() -> None:
+    with pytest.raises(MethodError, match=r"unknown method .* expected one of bidora, "):
+        parse_train([*NEEDED, "--method", "nora"])
+    with pytest.raises(MethodError, match="cannot import nowhere"):
+        parse_train([*NEEDED, "--method", "nowhere:Nora"])

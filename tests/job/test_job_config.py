@@ -1,0 +1,151 @@
+"""The description of a run, and the folder it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method, Slots
+from rankwright.job import RunFolder, TrainConfig
+from rankwright.job.load import registered_name, resolve_model
+from rankwright.job.train import DERIVED, training_arguments
+from rankwright.methods import BiDoRA, LoRA
+from rankwright.tasks import TaskError
+
+CONFIG = TrainConfig(model="m", task="stdlib-docs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest(Method):
+    """A method that is not registered."""
+
+    name: ClassVar[str] = "guest"
+
+    def slots(self) -> Slots:
+        return Slots()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("batch_size", "accumulation", "eval_batch_size", "keep_checkpoints"),
+        *("steps", "train_rows", "eval_rows", "save_steps", "epochs"),
+    ],
+)
+def test_counts_start_at_one(option: str) -> None:
+    with pytest.raises(MethodError, match=f"TrainConfig.{option} = 0: expected"):
+        TrainConfig(model="m", task="t", **{option: 0})
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["learning_rate", "head_learning_rate", "warmup", "weight_decay", "max_grad_norm", "seed"],
+)
+def test_nothing_is_negative(option: str) -> None:
+    with pytest.raises(MethodError, match=f"TrainConfig.{option} = -1: expected"):
+        TrainConfig(model="m", task="t", **{option: -1})
+
+
+def test_there_is_one_source_of_data() -> None:
+    for sources in ({}, {"task": "a", "data": "b"}):
+        with pytest.raises(MethodError, match="exactly one of --task and --data"):
+            TrainConfig(model="m", **sources)
+
+
+def test_options_of_the_task_reach_it(rows_file: Path) -> None:
+    config = TrainConfig(
+        model="m",
+        data=str(rows_file),
+        text_column="sentence",
+        label_column="topic",
+        validation_data=str(rows_file),
+        test_data=str(rows_file),
+        metrics=["accuracy", "macro_f1"],
+        primary_metric="macro_f1",
+        max_length=16,
+    )
+    task = config.make_task()
+    assert (task.name, task.max_length, task.primary_metric) == ("train", 16, "macro_f1")
+    assert task.source.validation == task.source.test == rows_file
+    with pytest.raises(TaskError, match="kind"):
+        TrainConfig(model="m", data=str(rows_file)).make_task()
+
+
+def test_a_description_is_what_differs_from_the_defaults() -> None:
+    config = TrainConfig(model="m", task="t", steps=3, trainer={"report_to": "tensorboard"})
+    assert config.as_dict() == {
+        "model": "m",
+        "task": "t",
+        "steps": 3,
+        "trainer": {"report_to": "tensorboard"},
+    }
+
+
+def test_a_run_folder_reads_what_it_wrote(tmp_path: Path) -> None:
+    method = BiDoRA(r=2, upper_betas=(0.9, 0.98), rank_pattern={"query": 1})
+    folder = RunFolder(tmp_path / "a run", TrainConfig(model="m", task="t", epochs=2), method)
+    folder.write_description()
+    read = RunFolder.read(tmp_path / "a run")
+    assert read.config == folder.config
+    assert read.options() == folder.options()
+    assert isinstance(read.method, BiDoRA)
+    assert folder.resume == f"rankwright train --config '{tmp_path}/a run/run.yaml' --resume"
+
+
+def test_a_method_of_ones_own_is_found_again_by_its_module(tmp_path: Path) -> None:
+    assert registered_name(LoRA) == "lora"
+    assert registered_name(Guest) == f"{__name__}:Guest"
+    RunFolder(tmp_path, CONFIG, Guest(r=3)).write_description()
+    assert RunFolder.read(tmp_path).method == Guest(r=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "holds no run"),
+        ("", "does not describe a run"),
+        ("model: m\ntask: t\n", "does not describe a run"),
+        ("model: m\ntask: t\nspeed: 3\nmethod: {name: lora}\n", "speed"),
+        ("model: m\ntask: t\nmethod: {name: lora, rank: 3}\n", "rank"),
+        ("model: m\ntask: t\nmethod: {name: nora}\n", "unknown method 'nora'"),
+    ],
+)
+def test_a_folder_without_a_run(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(MethodError, match=message):
+        RunFolder.read(tmp_path)
+
+
+def test_models_by_name() -> None:
+    assert resolve_model("some/name") == "some/name"
+    assert Path(resolve_model("minilm"), "config.json").is_file()
+
+
+def test_arguments_of_the_trainer(tmp_path: Path) -> None:
+    config = TrainConfig(
+        model="m", task="t", epochs=2, batch_size=4, accumulation=2, schedule="cosine", warmup=3
+    )
+    arguments = training_arguments(config, RunFolder(tmp_path, config, LoRA()), rows=40)
+    assert arguments.num_train_epochs == 2
+    assert arguments.save_steps == 1  # a tenth of 10 steps
+    assert arguments.lr_scheduler_type == "cosine"
+    assert arguments.get_warmup_steps(10) == 3
+    assert Path(arguments.output_dir) == tmp_path / "checkpoints"
+    assert arguments.report_to == []
+
+
+def test_a_share_of_the_steps_to_warm_up(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, CONFIG, LoRA())
+    assert training_arguments(CONFIG, folder, rows=40).get_warmup_steps(100) == 6
+
+
+@pytest.mark.parametrize("name", sorted({*DERIVED, "learning_rate", "bf16"}))
+def test_what_is_an_option_is_no_argument_of_the_trainer(tmp_path: Path, name: str) -> None:
+    config = TrainConfig(model="m", task="t", trainer={name: 1})
+    with pytest.raises(MethodError, match=rf"trainer.{name}: give it as the option \w+ instead"):
+        training_arguments(config, RunFolder(tmp_path, config, LoRA()), rows=40)

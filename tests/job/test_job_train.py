@@ -1,0 +1,191 @@
+"""One run from its description: nothing half written, exactly resumed, never another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from rankwright.cli.quiet import quiet
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.method import Method
+from rankwright.job import RunFolder, RunResult, TrainConfig, train
+from rankwright.methods import BiDoRA, LoRA, XGBLoRA
+from rankwright.tasks import TaskError
+from rankwright.training import Trainer
+from saved_models import adapter_bytes, labelled_rows, write_rows
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    with quiet():
+        yield
+
+
+@pytest.fixture
+def config(bert_folder: Path, rows_file: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        model=str(bert_folder),
+        data=str(rows_file),
+        text_column="sentence",
+        label_column="topic",
+        validation_share=0.2,
+        steps=8,
+        batch_size=4,
+        save_steps=3,
+        output=str(tmp_path / "run"),
+    )
+
+
+class _Stop(TrainerCallback):
+    """Lets so many steps pass; then a SIGTERM, which ends with the next one, or a crash."""
+
+    def __init__(self, step: int, how: str) -> None:
+        self._step, self._how = step, how
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._step:
+            if self._how == "crash":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped(config: TrainConfig, method: Method, step: int, how: str = "SIGTERM") -> RunResult:
+    def stop(trainer: Trainer) -> TrainerCallback:
+        return _Stop(step, how)
+
+    return train(config, method, callback=stop)[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        (BiDoRA(r=2, upper_betas=(0.9, 0.98)), "SIGTERM"),
+        (XGBLoRA(rounds=3, layers_per_round=None), "crash"),
+    ],
+    ids=["bidora-SIGTERM", "xgblora-crash"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    config: TrainConfig, method: Method, how: str, tmp_path: Path
+) -> None:
+    if how == "crash":
+        with pytest.raises(KeyboardInterrupt):
+            stopped(config, method, 4, how)
+    else:
+        assert stopped(config, method, 4).interrupted
+    said: list[str] = []
+    folder, result = train(config, method, resume=True, notify=said.append)
+    whole, expected = train(dataclasses.replace(config, output=str(tmp_path / "whole")), method)
+    step = 5 if how == "SIGTERM" else 3
+    assert said == [f"going on from {folder.checkpoints / f'checkpoint-{step}'}"]
+    assert adapter_bytes(folder.path) == adapter_bytes(whole.path)
+    assert result.after == expected.after
+    assert result.before == expected.before
+    assert result.cost.passes == expected.cost.passes
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stopped(config, LoRA(), 1, "crash")
+    said: list[str] = []
+    _, result = train(config, LoRA(), resume=True, notify=said.append)
+    assert said == ["no complete checkpoint: starting at step 0"]
+    assert result.cost.steps == 8
+
+
+def test_an_unfinished_run_is_not_written_over(config: TrainConfig) -> None:
+    stopped(config, LoRA(r=2), 4)
+    described = Path(str(config.output), "run.yaml").read_text("utf-8")
+    with pytest.raises(MethodError, match="checkpoints of an unfinished run; go on with --resume"):
+        train(config, LoRA(r=3))
+    assert Path(str(config.output), "run.yaml").read_text("utf-8") == described
+
+
+def test_a_run_goes_on_with_its_own_options(config: TrainConfig) -> None:
+    stopped(config, LoRA(r=2), 4)
+    described = Path(str(config.output), "run.yaml").read_text("utf-8")
+    for other, method, message in (
+        (dataclasses.replace(config, learning_rate=1e-2), LoRA(r=2), "learning_rate = 0.0005"),
+        (dataclasses.replace(config, steps=20), LoRA(r=2), "steps = 8, this run 20"),
+        (config, LoRA(r=3), "method.r = 2, this run 3"),
+        (config, XGBLoRA(), "method"),
+    ):
+        with pytest.raises(MethodError, match=message):
+            train(other, method, resume=True)
+    assert Path(str(config.output), "run.yaml").read_text("utf-8") == described
+    train(dataclasses.replace(config, eval_rows=3), LoRA(r=2), resume=True)
+
+
+def test_a_finished_run_is_left_alone(config: TrainConfig) -> None:
+    train(config, LoRA())
+    for resume in (False, True):
+        with pytest.raises(MethodError, match="already holds a finished run"):
+            train(config, LoRA(), resume=resume)
+
+
+def test_there_must_be_a_run_to_resume(config: TrainConfig) -> None:
+    with pytest.raises(MethodError, match="holds no run"):
+        train(config, LoRA(), resume=True)
+    assert not Path(str(config.output)).exists()
+
+
+def test_a_failed_run_leaves_no_result(config: TrainConfig) -> None:
+    with pytest.raises(TrainingError, match="loss at step"):
+        train(dataclasses.replace(config, learning_rate=1e30, max_grad_norm=0), LoRA())
+    folder = RunFolder.read(str(config.output))
+    assert not folder.result.exists()
+    assert not folder.adapter.exists()
+
+
+def test_a_half_written_adapter_is_replaced(config: TrainConfig) -> None:
+    leftover = Path(str(config.output), ".saving-adapter", "half")
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    folder, _ = train(config, LoRA())
+    assert not (folder.adapter / "half").exists()
+    assert not leftover.parent.exists()
+
+
+def test_train_rows_are_a_seeded_choice(config: TrainConfig, tmp_path: Path) -> None:
+    some = dataclasses.replace(config, train_rows=9, test_data=config.data)
+    folder, result = train(some, LoRA())
+    assert result.train_rows == 9
+    assert result.test.keys() == result.after.keys()
+    assert json.loads(folder.result.read_text("utf-8"))["test"] == result.test
+    with pytest.raises(MethodError, match="train_rows = 90: train has"):
+        train(dataclasses.replace(some, train_rows=90, output=str(tmp_path / "o")), LoRA())
+
+
+def test_a_second_split_of_ones_own(config: TrainConfig, tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "other.jsonl", labelled_rows(20, seed=1))
+    with_own = dataclasses.replace(config, held_out_data=str(other))
+    folder, _ = train(with_own, BiDoRA(r=2))
+    without, _ = train(dataclasses.replace(config, output=str(tmp_path / "o")), BiDoRA(r=2))
+    assert adapter_bytes(folder.path) != adapter_bytes(without.path)
+    missing = dataclasses.replace(with_own, held_out_data="nowhere.jsonl", output=None)
+    with pytest.raises(TaskError, match=r"nowhere\.jsonl: no such file"):
+        train(missing, BiDoRA(r=2))
+
+
+def test_notices_of_the_task_are_passed_on(llama_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "w1 " * 30, "answer": "w2 w3"}] * 4
+    data = write_rows(tmp_path / "train.jsonl", rows)
+    said: list[str] = []
+    config = TrainConfig(
+        model=str(llama_folder),
+        data=str(data),
+        validation_data=str(data),
+        prompt_column="prompt",
+        completion_column="answer",
+        max_length=16,
+        steps=1,
+        output=str(tmp_path / "run"),
+    )
+    train(config, LoRA(), notify=said.append)
+    assert any("max_length" in text or "16" in text for text in said)
