@@ -19,10 +19,10 @@ declare -A fields=(
   [xgblora]="--method.rounds 16"
 )
 declare -A options=(
-  [rte]="--model minilm --head-learning-rate 1e-2 --steps 160 --max-length 128"
-  [cola]="--model minilm --head-learning-rate 1e-2 --steps 240"
+  [rte]="--model minilm --head-learning-rate 1e-2 --steps 120 --max-length 128"
+  [cola]="--model minilm --head-learning-rate 1e-2 --steps 200"
   [stsb]="--model minilm --head-learning-rate 1e-2 --steps 160"
-  [wnut17]="--model minilm --head-learning-rate 1e-2 --steps 160"
+  [wnut17]="--model minilm --head-learning-rate 1e-2 --steps 120"
   [e2e]="--model $STORIES --steps 300 --eval-rows 100"
 )
 declare -A rates=([lora]=1e-3 [dora]=1e-3 [bidora]=1e-3 [xgblora]=2e-3)
