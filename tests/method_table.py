@@ -62,6 +62,12 @@ TABLE["xgblora"] = Row(
     passes=8,
     wrong={"shrinkage": 0.0},
 )
+TABLE["cola"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "ranks": [2, 1]},
+    phases=[("round 1/2", 4), ("round 2/2", 4)],
+    passes=8,
+    wrong={"ranks": [2, 0]},
+)
 
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""

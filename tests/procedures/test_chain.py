@@ -25,8 +25,8 @@ def batch(step):
     return x, y
 
 
-def loop(chain, steps, *, model=None, **options):
-    model, method = chained(model or toy(), chain, r=1, lora_alpha=2)
+def loop(chain, steps, *, model=None, r=1, **options):
+    model, method = chained(model or toy(), chain, r=r, lora_alpha=2)
     options = {"lr": 1e-2, "loss": mean_square, "schedule": constant_schedule, **options}
     return Loop(model, method, total_steps=steps, **options)
 
@@ -63,10 +63,45 @@ def finished(run):
         ({"steps_per_round": 5}, 12, [5, 5, 2]),
         ({"steps_per_round": 5}, 10, [5, 5]),
         ({"steps_per_round": 20}, 12, [12]),
+        ({"ranks": [3, 2, 1]}, 7, [3, 2, 2]),
+        ({"ranks": [2, 1], "steps_per_round": 5}, 7, [5, 2]),
+        ({"default_rounds": 3}, 90, [30, 30, 30]),
+        ({"epochs_per_round": 1}, 12, [5, 5, 2]),
+        ({"epochs_per_round": 0.5}, 10, [3, 2, 3, 2]),
+        ({"epochs_per_round": 9}, 12, [12]),
     ],
 )
 def test_steps_are_divided_into_rounds(fields, steps, lengths):
-    assert Chain(**fields).lengths(steps) == lengths
+    assert Chain(**fields).lengths(steps, steps_per_epoch=5) == lengths
+
+
+def test_rounds_of_whole_epochs():
+    run = loop(Chain(epochs_per_round=2), 8, steps_per_epoch=3)
+    assert [phase.steps for phase in run.phases] == [6, 2]
+    with pytest.raises(MethodError, match="does not know how long an epoch is"):
+        loop(Chain(epochs_per_round=2), 8)
+    with pytest.raises(MethodError, match="less than one of the 3 optimizer steps"):
+        train(Chain(epochs_per_round=0.1), 8, steps_per_epoch=3)
+
+
+def test_ranks_of_every_round():
+    run = loop(Chain(ranks=[3, 1, 2]), 6, r=3)
+    ranks = []
+    for step in range(6):
+        run.train_step(batch(step))
+        ranks.append(run.model.peft_config["default"].r)
+    assert ranks == [3, 4, 4, 6, 6, 6]
+    run.finish()
+    assert finished(run) == [6, 6, 6]
+    assert {stack.scaling for stack in run.procedure.stacks.values()} == {2 / 3}
+    assert all(rounds == [0, 1, 2] for rounds in run.procedure.kept.values())
+
+
+def test_ranks_that_do_not_fit():
+    with pytest.raises(MethodError, match="the largest is above r = 1"):
+        loop(Chain(ranks=[2, 1]), 4)
+    with pytest.raises(MethodError, match="are 2, but 4 optimizer steps make 3 rounds"):
+        train(Chain(rounds=3, ranks=[1, 1]), 4)
 
 
 def test_a_round_is_a_phase():
@@ -84,6 +119,13 @@ def test_more_rounds_than_steps():
     ("fields", "message"),
     [
         ({"rounds": 2, "steps_per_round": 3}, "None where steps_per_round is given"),
+        ({"rounds": 2, "epochs_per_round": 3}, "None where epochs_per_round is given"),
+        ({"epochs_per_round": 0}, "epochs_per_round"),
+        ({"ranks": []}, "ranks"),
+        ({"ranks": [2, 0]}, "ranks"),
+        ({"frozen": "C"}, "None, A or B"),
+        ({"frozen": "A", "frozen_draw": "uniform"}, "one of gaussian, orthonormal, unbiased"),
+        ({"projected": True}, "False where frozen is None"),
         ({"rounds": 0}, "rounds"),
         ({"steps_per_round": 0}, "steps_per_round"),
         ({"layers_per_round": 0}, "layers_per_round"),

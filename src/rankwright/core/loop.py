@@ -61,6 +61,8 @@ class Loop(Run):
             be a pure function of k.
         max_grad_norm: Clip the global gradient norm to this; None for no clipping.
         backward: What to call on the loss; `accelerator.backward`, say.
+        steps_per_epoch: Optimizer steps of one pass over your data, for methods that count in
+            epochs.
         seed: Seed of every draw that the method makes.
     """
 
@@ -78,6 +80,7 @@ class Loop(Run):
         held_out: Callable[[int], Any] | None = None,
         max_grad_norm: float | None = None,
         backward: Callable[[Tensor], Any] = Tensor.backward,
+        steps_per_epoch: int | None = None,
         seed: int = 0,
     ) -> None:
         self._wrapped = model
@@ -85,6 +88,7 @@ class Loop(Run):
         self._held_out = held_out
         self._backward = backward
         self._max_grad_norm = max_grad_norm
+        self._steps_per_epoch = steps_per_epoch
         bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
         self.total_steps = total_steps
@@ -112,6 +116,10 @@ class Loop(Run):
     def train_rows(self) -> int | None:
         """The loop does not own the data."""
         return None
+
+    def steps_per_epoch(self) -> int | None:
+        """What the user said."""
+        return self._steps_per_epoch
 
     def train_step(self, *batches: Any) -> float:
         """One optimizer step on one batch, or on several micro-batches; returns the mean loss.

@@ -95,6 +95,10 @@ class Run(ABC):
     def train_rows(self) -> int | None:
         """Number of training rows; None where the engine does not own the data."""
 
+    @abstractmethod
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of one pass over the training rows; None where nobody has said."""
+
     def step_optimizer(self) -> None:
         """Let the optimizer act on every parameter that has a gradient now."""
         self.optimizer.step()
@@ -241,8 +245,7 @@ class Run(ABC):
 
     def generator(self, *key: object) -> torch.Generator:
         """A CPU generator that is a pure function of (seed, key)."""
-        digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        return seeded_generator(self.seed, *key)
 
     # Events ------------------------------------------------------------------------------------
 
@@ -303,6 +306,12 @@ class Run(ABC):
         self.passes = state["passes"]
         self._fired = set(state["fired"])
         self.procedure.load_state_dict(state["procedure"])
+
+
+def seeded_generator(seed: int, *key: object) -> torch.Generator:
+    """A CPU generator that is a pure function of (seed, key); that of `Run.generator`."""
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _FACTORS = ("lora_A", "lora_B")
 
+Side = Literal["A", "B"]
+"""One of the two factors."""
+
 
 class StackedFactor(nn.Module):
     """One factor of a stack, in the place of the `nn.Linear` that PEFT made for it.
@@ -43,6 +46,8 @@ class StackedFactor(nn.Module):
     Attributes:
         live: The booster's part, (r, in) for A and (out, r) for B: one `Parameter` for the whole
             run, so that optimizer and DistributedDataParallel keep hold of it.
+        width: How many rows (A) or columns (B) of `live` are in use, its first ones: the rank of
+            the booster where that differs from round to round. The others are not computed.
         history: The finished part, (R, in) or (out, R).
         selected: Whether the live part belongs to the stack.
         folded: How many finished boosters the base layer's working copy already holds; `forward`
@@ -61,11 +66,18 @@ class StackedFactor(nn.Module):
         super().__init__()
         self.axis = axis
         self.live = cast(nn.Parameter, linear.weight)
+        self.width = self.live.shape[axis]
         self.dropout = dropout or nn.Identity()
         self.selected = True
         self.folded = 0
         empty = linear.weight.detach().narrow(axis, 0, 0).clone()
         self.register_buffer("history", empty, persistent=False)
+
+    @property
+    def active(self) -> Tensor:
+        """The part of `live` in use, (width, in) or (out, width)."""
+        whole = self.width == self.live.shape[self.axis]
+        return self.live if whole else self.live.narrow(self.axis, 0, self.width)
 
     @property
     def finished(self) -> int:
@@ -75,8 +87,7 @@ class StackedFactor(nn.Module):
     @property
     def rank(self) -> int:
         """Rank of the stack."""
-        live = self.live.shape[self.axis]
-        return self.finished + live if self.selected else self.finished or live
+        return self.finished + self.width if self.selected else self.finished or self.width
 
     @property
     def weight(self) -> Tensor:
@@ -94,9 +105,9 @@ class StackedFactor(nn.Module):
         """
         history = self.history.narrow(self.axis, self.folded, self.finished - self.folded)
         if history.numel() == 0:
-            return F.linear(self.dropout(x), self.live)
+            return F.linear(self.dropout(x), self.active)
         if self.selected and self.training and not isinstance(self.dropout, nn.Identity):
-            pieces = F.linear(x, history), F.linear(self.dropout(x), self.live)
+            pieces = F.linear(x, history), F.linear(self.dropout(x), self.active)
             return torch.cat(pieces, dim=-1)
         return F.linear(x, self._stack(history))
 
@@ -106,8 +117,8 @@ class StackedFactor(nn.Module):
 
     def _stack(self, history: Tensor) -> Tensor:
         if history.numel() == 0:
-            return self.live
-        return torch.cat((history, self.live), dim=self.axis) if self.selected else history
+            return self.active
+        return torch.cat((history, self.active), dim=self.axis) if self.selected else history
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -141,7 +152,7 @@ class StackedFactor(nn.Module):
             history, live = torch.split(stack, sizes, dim=self.axis)
             self.history.copy_(history)
             if live.numel():
-                self.live.copy_(live)
+                self.active.copy_(live)
 
 
 class WorkingCopy(nn.Module):
@@ -212,37 +223,57 @@ class Stack:
         """The live pair."""
         return [self.A.live, self.B.live]
 
+    def features(self, side: Side) -> int:
+        """The long dimension of a factor: in for A, out for B."""
+        return int(self.layer.in_features if side == "A" else self.layer.out_features)
+
+    def narrow(self, width: int) -> None:
+        """Use the first `width` ranks of the live pair; the scaling stays what it is."""
+        self.A.width = self.B.width = width
+
     def select(self, selected: bool) -> None:
         """Take the live pair into the stack, or leave it out."""
         self.A.selected = self.B.selected = selected
 
-    def train_live(self, trained: bool) -> None:
-        """Let the live pair receive gradients, or not, also after PEFT re-enables the adapter."""
-        frozen = () if trained else _FACTORS
+    def train_live(self, trained: bool, frozen: Side | None = None) -> None:
+        """Let the live pair receive gradients, or not, also after PEFT re-enables the adapter.
+
+        Args:
+            trained: Whether the pair is in training.
+            frozen: The factor that is not, even so.
+        """
+        names = tuple(factor for factor in _FACTORS if not trained or factor[-1] == frozen)
         # a copy: the class-level dict is shared by all layers
-        names = {**self.layer.frozen_peft_weight_names, self.adapter: frozen}
-        self.layer.frozen_peft_weight_names = names
-        for parameter in self.parameters:
-            parameter.requires_grad_(trained)
+        self.layer.frozen_peft_weight_names = {
+            **self.layer.frozen_peft_weight_names,
+            self.adapter: names,
+        }
+        for factor, parameter in zip(_FACTORS, self.parameters, strict=True):
+            parameter.requires_grad_(factor not in names)
 
     @torch.no_grad()
-    def start(self, A: Tensor, B: Tensor | None = None) -> None:
-        """Write a new live pair in place: A (r, in), B (out, r), zero if not given."""
-        self.A.live.copy_(A)
-        self.B.live.zero_() if B is None else self.B.live.copy_(B)
+    def start(self, A: Tensor | None, B: Tensor | None = None) -> None:
+        """Write a new live pair in place: A (width, in), B (out, width), zero if not given."""
+        for factor, value in ((self.A, A), (self.B, B)):
+            factor.live.zero_()
+            if value is not None:
+                factor.active.copy_(value)
 
     @torch.no_grad()
-    def absorb(self, shrinkage: float) -> None:
+    def absorb(self, shrinkage: float) -> bool:
         """Put the live pair on the finished stack, B times `shrinkage`, and set B to zero.
 
-        A pair whose B is still zero adds nothing and is dropped.
+        Returns:
+            Whether it is there. A pair with a factor that is still zero adds nothing: dropped.
         """
-        if self.B.live.any():
-            self.A.history = torch.cat((self.A.history, self.A.live.detach()))
-            B = self.B.live.detach()
+        A, B = self.A.active.detach(), self.B.active.detach()
+        learned = bool(A.any() and B.any())
+        if learned:
+            self.A.history = torch.cat((self.A.history, A))
             B = B if shrinkage == 1 else shrinkage * B
             self.B.history = torch.cat((self.B.history, B), dim=1)
         self.B.live.zero_()
+        return learned
 
     @torch.no_grad()
     def resize(self, finished: int) -> None:

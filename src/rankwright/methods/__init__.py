@@ -1,8 +1,9 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
 from rankwright.methods.bidora import BiDoRA
+from rankwright.methods.cola import COLA
 from rankwright.methods.dora import DoRA
 from rankwright.methods.lora import LoRA
 from rankwright.methods.xgblora import XGBLoRA
 
-__all__ = ["BiDoRA", "DoRA", "LoRA", "XGBLoRA"]
+__all__ = ["COLA", "BiDoRA", "DoRA", "LoRA", "XGBLoRA"]

@@ -23,8 +23,9 @@ from typing import ClassVar, Literal
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
+from rankwright.procedures.frozen import FrozenDraw
 
 
 @register
@@ -49,6 +50,8 @@ class XGBLoRA(Method):
         reset_optimizer: Forget moments and step counts of absorbed boosters; True (ours).
         lr_policy: "global": one schedule over all rounds (ours); "restart"; "rewarm".
         rewarm_steps: Length of the warm-up of "rewarm" in optimizer steps.
+        frozen: Train one factor only and draw the other, as RAC-LoRA does: "A" or "B" frozen.
+        frozen_draw: How it is drawn: "gaussian", "orthonormal" or "unbiased".
         mode: What happens to a long history: "history", "fold" or "recompress" (ours).
         rank_cap: Finished ranks of a module beyond which `mode` acts; 64 (ours).
     """
@@ -71,6 +74,8 @@ class XGBLoRA(Method):
     reset_optimizer: bool = True
     lr_policy: Literal["global", "restart", "rewarm"] = "global"
     rewarm_steps: int = 0
+    frozen: Side | None = None
+    frozen_draw: FrozenDraw = "gaussian"
     mode: Literal["history", "fold", "recompress"] = "history"
     rank_cap: int = 64
 
@@ -82,18 +87,6 @@ class XGBLoRA(Method):
         """Stacked factors, and the chain around the steps."""
         return Slots(
             layer=StackedLoRA(),
-            procedure=Chain(
-                rounds=self.rounds,
-                steps_per_round=self.steps_per_round,
-                layers_per_round=self.layers_per_round,
-                selection=self.selection,
-                shrinkage=self.shrinkage,
-                reset_optimizer=self.reset_optimizer,
-                lr_policy=self.lr_policy,
-                rewarm_steps=self.rewarm_steps,
-                mode=self.mode,
-                rank_cap=self.rank_cap,
-                least_rank=4,  # ours: a warning is logged below it
-            ),
+            procedure=Chain.from_fields(self, least_rank=4),  # ours: a warning is logged below it
             export=Export("LoRA adapter of rank <= r T, a rank for each module"),
         )

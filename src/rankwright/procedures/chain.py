@@ -7,40 +7,48 @@ Round t of module l, with the base weight W_l (out, in) and s = lora_alpha / r:
 where A_t (r, in) and B_t (out, r) are what the round's steps made of a fresh A_t and B_t = 0. W_l
 is not written: finished boosters are a frozen history (:mod:`rankwright.layers.stacked`), so the
 adapter that is saved is complete at every step. Every draw is a pure function of (seed, round,
-module name).
+module name). One of the two factors can be left as it was drawn (:mod:`.frozen`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count, pairwise, takewhile
 from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.method import Method, check_field
 from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
-from rankwright.layers.stacked import Stack, stacks, write_ranks
+from rankwright.layers.stacked import Side, Stack, stacks, write_ranks
+from rankwright.procedures.frozen import (
+    DRAWS,
+    SIDES,
+    FrozenDraw,
+    draw_frozen,
+    projected_gradient,
+)
 from rankwright.procedures.selection import POLICIES, Policy, groups, number_of_groups
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ROUNDS = 32
 LEAST_STEPS = 20  # of a round, where the number of rounds is left to us
 
 Rows = Callable[[Run, int], Sequence[int]]
 """(run, round) -> the training rows the round draws from."""
 
-Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor, Tensor] | None]
-"""(run, round, module name, layer) -> first A (r, in) and B (out, r) of a booster; None: ours."""
+Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor | None, Tensor | None] | None]
+"""(run, round, module name, layer) -> first A (r, in) and B (out, r) of a booster, where None is
+zero; None: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +56,19 @@ class Chain(Procedure):
     """Boosters one after the other, on all layers or on a few of them in turn.
 
     Attributes:
-        rounds: Boosters in a chain; the steps are divided evenly. None: 32, or fewer, so that
-            every round has at least 20 steps.
+        rounds: Boosters in a chain; the steps are divided evenly. None: as many as `ranks`, else
+            `default_rounds`, or fewer, so that every round has at least 20 steps.
         steps_per_round: Optimizer steps of a round instead; the last one may be shorter.
+        epochs_per_round: Passes over the training rows of a round instead, to the nearest step.
+        ranks: Rank of every round; of a module whose own rank is smaller, that. None: r always. s
+            stays lora_alpha / r.
         layers_per_round: Layers trained in a round: a number (int), a share (float; rounded up),
             None for all. A layer is a numbered block of the network; a module outside any block
             counts as one.
         selection: How they are drawn: "uniform", "round_robin", or a `Policy`.
         shrinkage: Factor on a booster when it is put on the stack; any but 1 moves the function.
         reset_optimizer: Forget moments and step counts of what was absorbed.
+        reset_head: Forget those of all other trained parameters too (head, `modules_to_save`).
         lr_policy: "global": one schedule over the whole run; "restart": the schedule anew in every
             round; "rewarm": global, times a linear warm-up at the start of every round but the
             first.
@@ -66,25 +78,50 @@ class Chain(Procedure):
             "recompress": when a module has more than `rank_cap` finished ranks, the best
             approximation of that rank takes their place.
         rank_cap: See `mode`; in ranks of one module.
+        frozen: The factor that is drawn for every round and not trained; the other one starts at
+            zero. None: both are trained.
+        frozen_draw: How it is drawn; see `frozen.draw_frozen`.
+        projected: Multiply the free factor's gradient by (s^2 S S^T)^-1, S being the frozen one.
+            With SGD and one step a round, the projected gradient step of size lr.
         round_rows: Rows of every round; None for all rows.
         round_basis: First factors of every booster. Where it gives B != 0, the round starts at
             W + s B A instead of W: the function jumps, and it is the hook's author who wants that.
         least_rank: Log a warning if the expected final rank r T L_s / L is below this.
+        default_rounds: See `rounds`.
     """
 
     rounds: int | None = None
     steps_per_round: int | None = None
+    epochs_per_round: float | None = None
+    ranks: Sequence[int] | None = None
     layers_per_round: float | int | None = None
     selection: str | Policy = "uniform"
     shrinkage: float = 1.0
     reset_optimizer: bool = True
+    reset_head: bool = False
     lr_policy: Literal["global", "restart", "rewarm"] = "global"
     rewarm_steps: int = 0
     mode: Literal["history", "fold", "recompress"] = "history"
     rank_cap: int = 64
+    frozen: Side | None = None
+    frozen_draw: FrozenDraw = "gaussian"
+    projected: bool = False
     round_rows: Rows | None = field(default=None, repr=False)
     round_basis: Basis | None = field(default=None, repr=False)
     least_rank: float = 0.0
+    default_rounds: int = 32
+
+    @classmethod
+    def from_fields(cls, method: Method, **others: Any) -> Chain:
+        """A `Chain` that takes its fields from those of the same name in `method`.
+
+        Args:
+            method: The method.
+            others: Fields that are not the method's.
+        """
+        names = {field.name for field in dataclasses.fields(cls)} - set(others)
+        given = {name: getattr(method, name) for name in names if hasattr(method, name)}
+        return cls(**given, **others)
 
     def __post_init__(self) -> None:
         share = self.layers_per_round
@@ -92,11 +129,17 @@ class Chain(Procedure):
         policy = callable(self.selection) or self.selection in POLICIES
         policies = ("global", "restart", "rewarm")
         rewarm = self.rewarm_steps >= (1 if self.lr_policy == "rewarm" else 0)
-        both = self.rounds is None or self.steps_per_round is None
-        check_field(self, "rounds", both, "None where steps_per_round is given")
-        for name in ("rounds", "steps_per_round"):
-            value = getattr(self, name)
-            check_field(self, name, value is None or value >= 1, "None or an integer of at least 1")
+        ways = ("rounds", "steps_per_round", "epochs_per_round")
+        given = [name for name in ways if getattr(self, name) is not None]
+        for name in given[:-1]:
+            check_field(self, name, False, f"None where {given[-1]} is given")
+        for name in given:
+            least = getattr(self, name) >= 1 or name == "epochs_per_round"
+            check_field(self, name, least, "None or an integer of at least 1")
+        epochs, ranks = self.epochs_per_round, self.ranks
+        check_field(self, "epochs_per_round", epochs is None or epochs > 0, "None or above 0")
+        valid_ranks = ranks is None or (len(ranks) > 0 and min(ranks) >= 1)
+        check_field(self, "ranks", valid_ranks, "None, or an integer of at least 1 a round")
         check_field(
             self, "layers_per_round", valid_share, "None, an integer >= 1 or 0 < share <= 1"
         )
@@ -107,42 +150,73 @@ class Chain(Procedure):
         modes = ("history", "fold", "recompress")
         check_field(self, "mode", self.mode in modes, f"one of {', '.join(modes)}")
         check_field(self, "rank_cap", self.rank_cap >= 1, "an integer of at least 1")
+        check_field(self, "frozen", self.frozen in (None, *SIDES), "None, A or B")
+        drawn = self.frozen_draw in DRAWS
+        check_field(self, "frozen_draw", drawn, f"one of {', '.join(DRAWS)}")
+        projects = self.frozen is not None or not self.projected
+        check_field(self, "projected", projects, "False where frozen is None")
 
     def start(self, run: Run) -> ChainState:
         """See `Procedure.start`.
 
         Raises:
-            MethodError: A layer is not a stack, starts at B != 0, or cannot be folded.
+            MethodError: A layer is not a stack, starts at B != 0, or cannot be folded; a rank is
+                larger than r; or nobody knows the length of an epoch.
         """
         return ChainState(run, self)
 
-    def lengths(self, total_steps: int) -> list[int]:
+    def lengths(self, total_steps: int, steps_per_epoch: int = 0) -> list[int]:
         """Optimizer steps of every round.
 
+        Args:
+            total_steps: Of the run.
+            steps_per_epoch: Needed with `epochs_per_round` only.
+
         Raises:
-            MethodError: There are more rounds than steps.
+            MethodError: There are more rounds than steps, or not as many as ranks; or a round is
+                shorter than a step.
         """
-        if self.steps_per_round is not None:
-            whole, rest = divmod(total_steps, self.steps_per_round)
-            return [self.steps_per_round] * whole + [rest] * (rest > 0)
-        count = self.rounds or min(DEFAULT_ROUNDS, max(1, total_steps // LEAST_STEPS))
-        if count > total_steps:
+        if self.epochs_per_round is not None:
+            lengths = _pieces(total_steps, self._steps_of(steps_per_epoch))
+        elif self.steps_per_round is not None:
+            lengths = _pieces(total_steps, self.steps_per_round)
+        else:
+            lengths = self._equal_lengths(total_steps)
+        if self.ranks is not None and len(self.ranks) != len(lengths):
             raise MethodError(
-                f"rounds = {count}, but the run has {total_steps} optimizer steps; train longer or "
-                "choose fewer rounds"
+                f"ranks = {list(self.ranks)} are {len(self.ranks)}, but {total_steps} optimizer "
+                f"steps make {len(lengths)} rounds; give one rank a round"
             )
-        short, longer = divmod(total_steps, count)
-        return [short + (number < longer) for number in range(count)]
+        return lengths
+
+    def _steps_of(self, steps_per_epoch: int) -> float:
+        steps = (self.epochs_per_round or 0) * steps_per_epoch
+        if steps < 1:
+            raise MethodError(
+                f"epochs_per_round = {self.epochs_per_round} is less than one of the "
+                f"{steps_per_epoch} optimizer steps of an epoch; choose a larger share"
+            )
+        return steps
+
+    def _equal_lengths(self, total_steps: int) -> list[int]:
+        some = min(self.default_rounds, max(1, total_steps // LEAST_STEPS))
+        number = self.rounds or (some if self.ranks is None else len(self.ranks))
+        if number > total_steps:
+            raise MethodError(
+                f"rounds = {number}, but the run has {total_steps} optimizer steps; train longer "
+                "or choose fewer rounds"
+            )
+        short, longer = divmod(total_steps, number)
+        return [short + (place < longer) for place in range(number)]
 
 
 class ChainState(ProcedureState):
     """A chain at work; `round` counts from 0 and ends at the number of rounds."""
 
-    needs = frozenset({"after_step"})
-
     def __init__(self, run: Run, chain: Chain) -> None:
         super().__init__(run)
         self.chain = chain
+        self.needs = frozenset({"after_step"} | ({"after_backward"} if chain.projected else set()))
         self.stacks = stacks(run.layers, run.adapter_name)
         self.groups = groups(self.stacks)
         self.per_round = number_of_groups(chain.layers_per_round, len(self.groups))
@@ -150,16 +224,21 @@ class ChainState(ProcedureState):
         self.selected: list[str] | None = None  # before the first step nothing is drawn
         self.discarded = 0.0
         self.restricts_rows = chain.round_rows is not None
-        self.changing_parameters = self.per_round < len(self.groups)
+        # a frozen factor may have been trainable when the model was wrapped
+        self.changing_parameters = self.per_round < len(self.groups) or chain.frozen is not None
+        self.kept: dict[str, list[int]] = {name: [] for name in self.stacks}
         self._folded: dict[str, int] = {}  # to fold again after a resume
         self._ends: list[int] = []
         self._check_layers()
+        self._check_ranks()
+        self._select()
+        self._train_selected()  # now: the optimizer takes what requires a gradient
 
     # What the engine asks ----------------------------------------------------------------------
 
     def phases(self, total_steps: int) -> list[Phase]:
         """One phase a round."""
-        lengths = self.chain.lengths(total_steps)
+        lengths = self._lengths(total_steps)
         return [Phase(f"round {t}/{len(lengths)}", n) for t, n in enumerate(lengths, start=1)]
 
     def rows(self, phase: int) -> Sequence[int] | None:
@@ -171,7 +250,7 @@ class ChainState(ProcedureState):
         whole = super().schedule(role, shape, total_steps)
         if self.chain.lr_policy == "global":
             return whole
-        lengths = self.chain.lengths(total_steps)
+        lengths = self._lengths(total_steps)
         ends = list(accumulate(lengths))
         restarted = {length: shape(length) for length in set(lengths)}
 
@@ -189,7 +268,7 @@ class ChainState(ProcedureState):
 
     def begin(self) -> None:
         """Start the first round, or take up the one that was interrupted."""
-        self._ends = list(accumulate(self.chain.lengths(self.run.total_steps)))
+        self._ends = list(accumulate(self._lengths(self.run.total_steps)))
         if self.selected is None:
             self._warn_of_low_rank()
             self._open()
@@ -198,6 +277,12 @@ class ChainState(ProcedureState):
             self.stacks[name].fold(finished)
         self._train_selected()
         self._measure()
+
+    def after_backward(self) -> None:
+        """Turn the free factor's gradient into the exact step, if `projected`."""
+        if self.chain.projected:
+            for name in self._in_training():
+                self._project(self.stacks[name])
 
     def after_step(self) -> None:
         """Close the round after its last step, and open the next."""
@@ -220,6 +305,7 @@ class ChainState(ProcedureState):
             "selected": self.selected,
             "finished": {name: stack.A.finished for name, stack in self.stacks.items()},
             "folded": {n: stack.A.folded for n, stack in self.stacks.items() if stack.A.folded},
+            "kept": self.kept,
             "discarded": self.discarded,
         }
 
@@ -228,6 +314,7 @@ class ChainState(ProcedureState):
         self.round = state["round"]
         self.selected = state["selected"]
         self.discarded = state["discarded"]
+        self.kept = {name: list(rounds) for name, rounds in state["kept"].items()}
         self._folded = dict(state["folded"])
         for name, stack in self.stacks.items():
             stack.resize(state["finished"][name])
@@ -238,19 +325,22 @@ class ChainState(ProcedureState):
     def _open(self) -> None:
         over = self.round == len(self._ends)
         self.selected = [] if over else self._draw_selection()
-        for name in self._in_training():
-            self._start_booster(name)
         self._select()
         self._train_selected()
+        for name in self._in_training():
+            self._start_booster(name)
         self._measure()
 
     def _close(self) -> None:
         for name in self._in_training():
             stack = self.stacks[name]
-            stack.absorb(self.chain.shrinkage)
+            if stack.absorb(self.chain.shrinkage):
+                self.kept[name].append(self.round)
             self._limit_rank(name, stack)
             if self.chain.reset_optimizer:
                 self.run.reset_optimizer(stack.parameters)
+        if self.chain.reset_head:
+            self.run.reset_optimizer(self._outside())
 
     def _in_training(self) -> list[str]:
         chosen = self.groups if self.selected is None else self.selected
@@ -274,8 +364,48 @@ class ChainState(ProcedureState):
         given = hook(self.run, self.round, name, stack.layer) if hook else None
         if given is not None:
             stack.start(*given)
+        elif self.chain.frozen is not None:
+            factor = self.frozen_factor(name, self.round)
+            stack.start(*((factor, None) if self.chain.frozen == "A" else (None, factor)))
         elif self.round > 0:  # the first round keeps PEFT's draw: one round is LoRA, bit for bit
-            stack.start(fresh_A(self.run.generator("booster", self.round, name), stack.A.live))
+            stack.start(fresh_A(self.run.generator("booster", self.round, name), stack.A.active))
+
+    def frozen_factor(self, name: str, round_: int) -> Tensor:
+        """What a round draws for a module: A (r, in) or B (out, r), float32, on the CPU."""
+        stack, side = self.stacks[name], self.chain.frozen
+        if side is None:
+            raise MethodError("frozen = None: both factors are trained; set frozen to A or B")
+        return draw_frozen(
+            self.run.seed,
+            round_,
+            name,
+            side=side,
+            draw=self.chain.frozen_draw,
+            rank=self.rank_in(stack, round_),
+            features=stack.features(side),
+        )
+
+    def rank_in(self, stack: Stack, round_: int) -> int:
+        """Rank of a round's booster of one module."""
+        own, ranks = stack.A.live.shape[0], self.chain.ranks
+        return own if ranks is None else min(own, ranks[min(round_, len(ranks) - 1)])
+
+    def _project(self, stack: Stack) -> None:
+        side = self.chain.frozen
+        free, frozen = (stack.B, stack.A) if side == "A" else (stack.A, stack.B)
+        if side is not None and free.live.grad is not None:
+            gradient = free.live.grad.narrow(free.axis, 0, free.width)
+            factor = frozen.active.detach()
+            gradient.copy_(projected_gradient(gradient, factor, side, stack.scaling))
+
+    def _outside(self) -> list[nn.Parameter]:
+        """Trained parameters that are no booster's."""
+        boosters = {id(p) for stack in self.stacks.values() for p in stack.parameters}
+        return [p for p in self.run.trainable().values() if id(p) not in boosters]
+
+    def _lengths(self, total_steps: int) -> list[int]:
+        epochs = self.chain.epochs_per_round is not None
+        return self.chain.lengths(total_steps, (self.run.steps_per_epoch() or 0) if epochs else 0)
 
     def _limit_rank(self, name: str, stack: Stack) -> None:
         cap, finished = self.chain.rank_cap, stack.A.finished
@@ -291,11 +421,12 @@ class ChainState(ProcedureState):
         chosen = set(self._in_training())
         for name, stack in self.stacks.items():
             stack.select(name in chosen)
+            stack.narrow(self.rank_in(stack, self.round))
         write_ranks(self.run.model, self.run.adapter_name, self.stacks)
 
     def _train_selected(self) -> None:
         for stack in self.stacks.values():
-            stack.train_live(stack.A.selected)
+            stack.train_live(stack.A.selected, self.chain.frozen)
 
     def _measure(self) -> None:
         ranks = [stack.A.finished for stack in self.stacks.values()]
@@ -307,6 +438,17 @@ class ChainState(ProcedureState):
         self.run.metrics["stored_parameters"] = sum(stored)
         if self.chain.mode == "recompress":
             self.run.metrics["discarded_energy"] = self.discarded
+        if self.chain.frozen is not None:
+            self.run.metrics["lambda_min"] = self.lambda_min(self.chain.frozen)
+
+    def lambda_min(self, side: Side) -> float:
+        """Smallest eigenvalue of the expected projection of this round, over all modules.
+
+        That is r / in with A frozen and r / out with B, times the share of rounds that choose a
+        module.
+        """
+        share = self.per_round / len(self.groups)
+        return share * min(s.A.width / s.features(side) for s in self.stacks.values())
 
     # Checks ------------------------------------------------------------------------------------
 
@@ -323,8 +465,21 @@ class ChainState(ProcedureState):
                     f"{type(stack.layer.get_base_layer()).__name__}; use mode='history'"
                 )
 
+    def _check_ranks(self) -> None:
+        largest = max(stack.A.live.shape[0] for stack in self.stacks.values())
+        if self.chain.ranks is not None and max(self.chain.ranks) > largest:
+            raise MethodError(
+                f"ranks = {list(self.chain.ranks)}: the largest is above r = {largest}; set r to "
+                "it, and lora_alpha to s r"
+            )
+        if self.chain.epochs_per_round is not None and self.run.steps_per_epoch() is None:
+            raise MethodError(
+                f"epochs_per_round = {self.chain.epochs_per_round}, but the loop does not know how "
+                "long an epoch is; pass steps_per_epoch= to it, or use steps_per_round"
+            )
+
     def _warn_of_low_rank(self) -> None:
-        r = max(stack.A.live.shape[0] for stack in self.stacks.values())
+        r = max(stack.A.width for stack in self.stacks.values())
         expected = r * len(self._ends) * self.per_round / len(self.groups)
         if expected < self.chain.least_rank:
             logger.warning(
@@ -332,6 +487,12 @@ class ChainState(ProcedureState):
                 "of %d layers; train longer, or raise rounds, r or layers_per_round",
                 *(expected, len(self._ends), r, self.per_round, len(self.groups)),
             )
+
+
+def _pieces(total: int, length: float) -> list[int]:
+    """`total` cut after every `length`, to the nearest integer; the last piece may be shorter."""
+    ends = takewhile(lambda end: end < total, (int(length * t + 0.5) for t in count(1)))
+    return [end - start for start, end in pairwise([0, *ends, total])]
 
 
 def fresh_A(generator: torch.Generator, like: Tensor) -> Tensor:  # noqa: N802

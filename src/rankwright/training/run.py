@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,16 @@ class TrainerRun(Run):
                 "no length; load it as a map-style dataset"
             )
         return len(dataset)
+
+    def steps_per_epoch(self) -> int | None:
+        """As the Trainer counts: the last step of an epoch may hold fewer micro-batches."""
+        rows, args = self.train_rows(), self._trainer.args
+        if rows is None:
+            return None
+        accumulation: int = args.gradient_accumulation_steps
+        per_batch: int = self._trainer.get_total_train_batch_size(args) // accumulation
+        batches = rows // per_batch if args.dataloader_drop_last else math.ceil(rows / per_batch)
+        return max(1, math.ceil(batches / accumulation))
 
     def _held_out_source(self) -> tuple[Any, Sequence[int]]:
         if self._own_held_out_rows is not None:
