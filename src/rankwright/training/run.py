@@ -66,17 +66,19 @@ class TrainerRun(Run):
         return loss
 
     def held_out(self, index: int) -> list[MicroBatch]:
-        """See `Run.held_out`; a global batch has the size of a training micro-batch."""
+        """See `Run.held_out`; as many rows as an optimizer step takes, in as many micro-batches."""
         args = self._trainer.args
         dataset, rows = self._held_out_source()
-        size = args.per_device_train_batch_size
-        taken = endless_rows(
-            self, rows, index * size * args.world_size, size * args.world_size, "held-out"
-        )
-        mine = taken[args.process_index * size : (args.process_index + 1) * size]
-        batch = self._collate(dataset, mine)
-        num_items = self._trainer._get_num_items_in_batch([batch], args.device)
-        return [MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, 1))]
+        size, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        count = size * parts * args.world_size
+        taken = endless_rows(self, rows, index * count, count, "held-out")
+        starts = range(args.process_index * size, count, args.world_size * size)
+        batches = [self._collate(dataset, taken[start : start + size]) for start in starts]
+        num_items = self._trainer._get_num_items_in_batch(batches, args.device)
+        return [
+            MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, parts))
+            for batch in batches
+        ]
 
     def train_rows(self) -> int | None:
         """Number of rows of the training set.
