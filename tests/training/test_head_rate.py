@@ -1,8 +1,8 @@
 """A new head may learn at a rate of its own."""
 
-from models import rows_for, tiny_bert
 from transformers import TrainingArguments
 
+from models import rows_for, tiny_bert
 from rankwright.methods import LoRA
 from rankwright.training import Trainer
 

@@ -58,7 +58,7 @@ class Dora(Layer):
         use_factored_dora(model, adapter_name, self.norm_grad)
 
 
-class FactoredDora(LoraVariant):  # type: ignore[misc]
+class FactoredDora(LoraVariant):
     """The computation of one DoRA adapter on one layer, called by PEFT's `LoraLayer`.
 
     Two things are remembered between calls: the base row norms while the base weight is unchanged,
