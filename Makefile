@@ -2,6 +2,7 @@
 
 # Tests run tiny models, for which a second thread costs more than it brings.
 TEST_THREADS ?= 1
+TEST_WORKERS ?= 2
 DEMO_THREADS ?= 2
 
 SOURCES   := src tests examples
@@ -40,7 +41,7 @@ demo: .venv
 	@$(OFFLINE) OMP_NUM_THREADS=$(DEMO_THREADS) .venv/bin/rankwright demo
 
 test: .venv
-	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest
+	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS)
 
 check: .venv
 	.venv/bin/ruff format --check $(SOURCES)
