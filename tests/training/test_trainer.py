@@ -248,6 +248,14 @@ def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=str(tmp_path / "nowhere"))
 
 
+def test_resume_without_optimizer_state_is_refused(tmp_path: Path) -> None:
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4, "save_only_model": True}
+    trained(LoRA(r=2), "bert", tmp_path, **saving)
+    trainer = build_trainer(LoRA(r=2), "bert", tmp_path)
+    with pytest.raises(TrainingError, match=r"no optimizer state \(save_only_model\)"):
+        trainer.train(resume_from_checkpoint=True)
+
+
 def test_resume_with_another_method_or_field_is_refused(tmp_path: Path) -> None:
     trained(method_named("dora"), "bert", tmp_path, save_strategy="steps", save_steps=4)
     for method, message in (

@@ -287,7 +287,13 @@ class MethodMixin(_Base):
         super()._load_best_model()
 
     def _check_same_method(self, folder: Path) -> None:
-        written = checkpoint.read_manifest(folder)["method"]
+        manifest = checkpoint.read_manifest(folder)
+        if "scheduler.pt" not in manifest["files"]:
+            raise TrainingError(
+                f"{folder} has weights but no optimizer state (save_only_model); a run cannot go "
+                "on from it: load it with PeftModel.from_pretrained, or start a new run"
+            )
+        written = manifest["method"]
         for name, value in describe(self.method).items():
             if written.get(name) != value:
                 raise MethodError(

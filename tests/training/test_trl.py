@@ -1,0 +1,133 @@
+"""The trainers of TRL take a method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.trainer_callback import PrinterCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from method_table import BATCH, METHODS, STEPS, TABLE, method_named
+from models import VOCABULARY, same_bits, tiny_llama
+from rankwright.core.method import Method
+from rankwright.layers.stacked import StackedLoRA
+from rankwright.training import with_method
+from trainers import adapter, logits
+
+WORDS = [f"w{number}" for number in range(VOCABULARY - 3)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word."""
+    known = ["<unk>", "<pad>", "<eos>", *WORDS]
+    words = Tokenizer(models.WordLevel({w: n for n, w in enumerate(known)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return tiny_llama(
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def settings(output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "output_dir": str(output),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+        **changes,
+    }
+
+
+def fine_tuned(
+    method: Method, tokenizer: PreTrainedTokenizerFast, output: Path, **changes: Any
+) -> Any:
+    """An SFT run on prompts whose completion is the prompt's first word."""
+    resume = changes.pop("resume", None)
+    rows = Dataset.from_list(
+        [
+            {"prompt": f"{WORDS[n]} {WORDS[n + 1]}", "completion": f" {WORDS[n]}"}
+            for n in range(4 * BATCH)
+        ]
+    )
+    trainer = with_method(SFTTrainer)(
+        method.apply(base(tokenizer), seed=3),
+        SFTConfig(**settings(output, **changes)),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        method=method,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_supervised_fine_tuning(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer = fine_tuned(method_named(name), tokenizer, tmp_path, **saving)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert trainer.cost().passes == TABLE[name].passes
+    assert [p.name for p in trainer.run.phases] == [p for p, _ in TABLE[name].phases]
+    trainer.save_model(str(tmp_path / "final"))
+    plain = PeftModel.from_pretrained(base(tokenizer), tmp_path / "final")
+    assert float((logits(plain, "llama") - logits(trainer.model, "llama")).abs().max()) <= 1e-6
+    again = fine_tuned(
+        method_named(name), tokenizer, tmp_path, resume=str(tmp_path / "checkpoint-3")
+    )
+    assert same_bits(adapter(again.model), adapter(trainer.model))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_preference_optimisation(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    method = method_named(name)
+    rows = Dataset.from_list(
+        [
+            {"prompt": WORDS[n], "chosen": f" {WORDS[n]}", "rejected": f" {WORDS[n + 1]}"}
+            for n in range(4 * BATCH)
+        ]
+    )
+    # TRL copies the fresh adapter as its reference, which it cannot do with stacked factors
+    stacked = isinstance(method.slots().layer, StackedLoRA)
+    trainer = with_method(DPOTrainer)(
+        method.apply(base(tokenizer), seed=3),
+        ref_model=base(tokenizer) if stacked else None,
+        args=DPOConfig(**settings(tmp_path)),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        method=method,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    # the reference is the base model, which a fresh adapter is: log 2
+    assert losses[0] == pytest.approx(float(torch.tensor(2.0).log()), abs=1e-6)
+    assert losses[-1] < losses[0]
+    assert trainer.cost().passes == TABLE[name].passes
