@@ -34,13 +34,15 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
         shutil.rmtree(output)
     config = TrainConfig(
         model="minilm", task="stdlib-docs", output=output, seed=seed,
-        learning_rate=2e-3, steps=150, batch_size=16, max_length=64,
+        learning_rate=2e-3, head_learning_rate=3e-2, steps=300, batch_size=16, max_length=48,
     )  # fmt: skip
-    method = BiDoRA(r=8, lora_alpha=16)
+    method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
     console.print("which standard-library package is this docstring from?")
     folder, result = train(
         config, method, callback=lambda trainer: RichProgress(trainer.run, console)
     )
+    if result.interrupted:
+        raise TrainingError("stopped by SIGTERM; the demo starts anew next time")
     Console().print(result_table(result))
     accuracy = result.after["accuracy"]
     print(f"logistic regression over the frozen embeddings: {FROZEN_ACCURACY}")
