@@ -224,3 +224,23 @@ def test_a_command_line_that_does_not_parse(
     assert train("--stepz", "3") == 2
     assert "did you mean steps" in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_two_processes_train_one_run(options: list[str], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [
+            *(*torchrun, "-m", "rankwright.cli", "train", *options),
+            *("--method", "lora", "--steps", "2", "--output", str(tmp_path / "run")),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("adapter: ") == 1
+    run = tmp_path / "run"
+    rows = json.loads((run / "result.json").read_text("utf-8"))["train_rows"]
+    state = json.loads((run / "checkpoints/checkpoint-2/trainer_state.json").read_text("utf-8"))
+    assert state["epoch"] == pytest.approx(2 / -(-rows // (2 * 4)))  # of 2 x 4 rows a step

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
-from accelerate import PartialState
 from rich.console import Console
 
 import rankwright.methods  # noqa: F401  registers every method
@@ -57,7 +57,7 @@ def _train(arguments: list[str]) -> int:
     values, resume = parse_train(arguments)
     fields = dict(values.pop("method"))
     method = get(fields.pop("name"))(**fields)
-    main_process = PartialState().is_main_process
+    main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
     console = Console(stderr=True)
     folder, result = train(
         TrainConfig(**values),
