@@ -68,6 +68,12 @@ TABLE["cola"] = Row(
     passes=8,
     wrong={"ranks": [2, 0]},
 )
+TABLE["rac_lora"] = Row(
+    fields={"r": 2, "lora_alpha": 2.0, "rounds": 3},
+    phases=[("round 1/3", 3), ("round 2/3", 3), ("round 3/3", 2)],
+    passes=8,
+    wrong={"frozen_draw": "uniform"},
+)
 
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""

@@ -50,6 +50,8 @@ class StackedFactor(nn.Module):
             the booster where that differs from round to round. The others are not computed.
         history: The finished part, (R, in) or (out, R).
         selected: Whether the live part belongs to the stack.
+        apart: Whether the finished part computes in a product of its own while training, so that
+            nothing of it is kept for the backward pass.
         folded: How many finished boosters the base layer's working copy already holds; `forward`
             leaves them out.
 
@@ -69,6 +71,7 @@ class StackedFactor(nn.Module):
         self.width = self.live.shape[axis]
         self.dropout = dropout or nn.Identity()
         self.selected = True
+        self.apart = False
         self.folded = 0
         empty = linear.weight.detach().narrow(axis, 0, 0).clone()
         self.register_buffer("history", empty, persistent=False)
@@ -106,10 +109,14 @@ class StackedFactor(nn.Module):
         history = self.history.narrow(self.axis, self.folded, self.finished - self.folded)
         if history.numel() == 0:
             return F.linear(self.dropout(x), self.active)
-        if self.selected and self.training and not isinstance(self.dropout, nn.Identity):
-            pieces = F.linear(x, history), F.linear(self.dropout(x), self.active)
-            return torch.cat(pieces, dim=-1)
-        return F.linear(x, self._stack(history))
+        two = self.apart or not isinstance(self.dropout, nn.Identity)
+        if not (self.selected and self.training and two):
+            return F.linear(x, self._stack(history))
+        if self.axis == 0:
+            return torch.cat((F.linear(x, history), F.linear(self.dropout(x), self.active)), dim=-1)
+        old, new = torch.split(x, [history.shape[1], self.width], dim=-1)
+        # a copy, for a view would keep all of x until the backward pass
+        return F.linear(old, history) + F.linear(new.contiguous(), self.active)
 
     def extra_repr(self) -> str:
         """Shape of the stack."""
@@ -248,6 +255,7 @@ class Stack:
             **self.layer.frozen_peft_weight_names,
             self.adapter: names,
         }
+        self.A.apart = self.B.apart = frozen == "A"
         for factor, parameter in zip(_FACTORS, self.parameters, strict=True):
             parameter.requires_grad_(factor not in names)
 
