@@ -19,7 +19,7 @@ from rankwright.tasks import SequenceClassification
 from rankwright.training.progress import RichProgress
 
 # Reached by logistic regression over the frozen embeddings; see docs/tasks.md.
-FROZEN_ACCURACY = 0.81
+FROZEN_ACCURACY = 0.839
 
 
 def demo(output: str = "runs/demo", seed: int = 0) -> int:
@@ -34,9 +34,9 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
         shutil.rmtree(output)
     config = TrainConfig(
         model="minilm", task="stdlib-docs", output=output, seed=seed,
-        learning_rate=2e-3, head_learning_rate=3e-2, steps=300, batch_size=16, max_length=48,
+        learning_rate=2e-3, head_learning_rate=3e-2, steps=280, batch_size=16, max_length=32,
     )  # fmt: skip
-    method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
+    method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm", gram_rows=128)
     console.print("which standard-library package is this docstring from?")
     folder, result = train(
         config, method, callback=lambda trainer: RichProgress(trainer.run, console)
