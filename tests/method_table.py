@@ -74,6 +74,17 @@ TABLE["rac_lora"] = Row(
     passes=8,
     wrong={"frozen_draw": "uniform"},
 )
+TABLE["olora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+)
+TABLE["pissa"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "niter": 2},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"niter": -1},
+)
 
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""

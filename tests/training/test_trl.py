@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from method_table import BATCH, METHODS, STEPS, TABLE, method_named
 from models import VOCABULARY, same_bits, tiny_llama
 from rankwright.core.method import Method
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked import StackedFactor
 from rankwright.training import with_method
 from trainers import adapter, logits
 
@@ -115,9 +115,10 @@ def test_preference_optimisation(
         ]
     )
     # TRL copies the fresh adapter as its reference, which it cannot do with stacked factors
-    stacked = isinstance(method.slots().layer, StackedLoRA)
+    model = method.apply(base(tokenizer), seed=3)
+    stacked = any(isinstance(module, StackedFactor) for module in model.modules())
     trainer = with_method(DPOTrainer)(
-        method.apply(base(tokenizer), seed=3),
+        model,
         ref_model=base(tokenizer) if stacked else None,
         args=DPOConfig(**settings(tmp_path)),
         train_dataset=rows,

@@ -28,7 +28,7 @@ from peft.tuners.lora.layer import (
     ParamWrapper,
 )
 from peft.utils.integrations import dequantize_module_weight
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankwright.core.linalg import compute_dtype
 
@@ -130,9 +130,10 @@ def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
         tensor: Any tensor, or a view of a parameter.
 
     Returns:
-        The key, or None for an inference tensor, which keeps no version.
+        The key, or None for an inference tensor, which keeps no version, and for one that was
+        computed (a stack's factor, say): the next one may be put where this one was.
     """
-    if tensor.is_inference():
+    if tensor.is_inference() or not (isinstance(tensor, nn.Parameter) or tensor._is_view()):
         return None
     return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
 

@@ -129,14 +129,16 @@ class Method(ABC):
         with torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
+            # PEFT sets it for a Conv1D by itself, and says so at every layer.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             torch.manual_seed(seed)
             peft_model = self._inject(model, slots.layer)
-            if slots.init is not None:
-                slots.init.initialise(peft_model, ADAPTER)
+            layers = adapted_layers(peft_model)
+            self._check_patterns(layers)
+            self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)
-        layers = adapted_layers(peft_model)
-        self._check_patterns(layers)
-        self._check_ranks(layers)
+            if slots.init is not None:  # last: it may write to what the layer part put in place
+                slots.init.initialise(peft_model, ADAPTER)
         return peft_model
 
     def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:

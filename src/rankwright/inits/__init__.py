@@ -1,0 +1,7 @@
+"""Where the factors start."""
+
+from rankwright.inits.companion import Companion
+from rankwright.inits.olora import Olora
+from rankwright.inits.pissa import Pissa
+
+__all__ = ["Companion", "Olora", "Pissa"]

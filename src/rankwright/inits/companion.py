@@ -1,0 +1,143 @@
+"""Starts with B A != 0 that leave the base weight as it is.
+
+PiSSA, OLoRA and their kin start at factors A_0 (r, in) and B_0 (out, r) made from the weight W
+(out, in), and subtract what these add:
+
+    y = x (W - s B_0 A_0)^T + b + s (x A^T) B^T
+
+Their published code, and PEFT, write W - s B_0 A_0 over W. Here the subtracted product is a frozen
+companion, the finished part of a stack (:mod:`rankwright.layers.stacked`):
+
+    y = x W^T + b + s [x A_0^T, dropout(x) A^T] [-B_0, B]^T
+
+The same function, on the base as it came: the adapter disabled is the base bit for bit, and what is
+saved is a plain LoRA of rank 2 r. A run that is resumed builds the companion anew from the same
+weights, for its shape; its values are then loaded with the adapter's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rankwright.core.decomposition import base_rows
+from rankwright.core.effective import check_adapted
+from rankwright.core.errors import MethodError
+from rankwright.core.linalg import compute_dtype
+from rankwright.core.part import Init
+from rankwright.core.run import adapted_layers
+from rankwright.layers.stacked import Stack, StackedFactor, stacks, write_ranks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class PairedFactor(StackedFactor):
+    """A stack whose finished and live part are multiplied apart.
+
+    Equal parts then cancel to the last bit: a fresh adapter is the base, not the base to rounding.
+    DistributedDataParallel broadcasts the finished part with the other buffers, so that it stays
+    the companion of the live one where processes factorise differently.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The factor's product.
+
+        Args:
+            x: (..., in) for A, (..., R + r) for B.
+
+        Returns:
+            (..., R + r) for A, (..., out) for B; R counts the boosters that are not folded.
+        """
+        computed = self.finished - self.folded
+        if not (self.selected and computed):
+            return super().forward(x)
+        history = self.history.narrow(self.axis, self.folded, computed)
+        if self.axis == 0:
+            return torch.cat((F.linear(x, history), F.linear(self.dropout(x), self.active)), dim=-1)
+        # contiguous: a product may round differently where its input is not aligned the same way
+        parts = [part.contiguous() for part in torch.split(x, [computed, self.width], dim=-1)]
+        return F.linear(parts[0], history) + F.linear(parts[1], self.active)
+
+
+@dataclass(frozen=True)
+class Companion(Init):
+    """A start at factors of the weight, with the companion that takes them away again.
+
+    A subclass says what the factors are. Where the layer part has not put stacks in place, this
+    init does.
+    """
+
+    @abstractmethod
+    def factors(self, W: Tensor, r: int, s: float) -> tuple[Tensor, Tensor]:
+        """The first A and B of one layer; a pure function of its arguments.
+
+        Args:
+            W: Weight `(out, in)`, dequantised, float32 or float64.
+            r: Rank, at most the smaller side of `W`.
+            s: Scaling of the product.
+
+        Returns:
+            `A` `(r, in)` and `B` `(out, r)`.
+        """
+
+    @torch.no_grad()
+    def initialise(self, model: PeftModel, adapter_name: str) -> None:
+        """Write factors and companion of every adapted layer.
+
+        Args:
+            model: The freshly adapted model.
+            adapter_name: Name of the adapter.
+
+        Raises:
+            MethodError: A layer is not the sum of a base and one product of linear factors.
+        """
+        layers = adapted_layers(model)
+        _make_room(layers, adapter_name)
+        found = stacks(layers, adapter_name)
+        for stack in found.values():
+            W = base_rows(stack.layer)
+            A, B = self.factors(W.to(compute_dtype(W)), len(stack.A.live), stack.scaling)
+            _start(stack, A, B)
+        write_ranks(model, adapter_name, found)
+
+
+def _make_room(layers: Mapping[str, LoraLayer], adapter_name: str) -> None:
+    """Put stacks in the place of the factors, unless the layer part has."""
+    factors = [layer.lora_A[adapter_name] for layer in layers.values() if layer.lora_A]
+    if any(isinstance(factor, StackedFactor) for factor in factors):
+        return
+    for name, layer in layers.items():
+        _check_linear(name, layer, adapter_name)
+        A, B = layer.lora_A, layer.lora_B
+        A[adapter_name] = PairedFactor(A[adapter_name], 0, layer.lora_dropout[adapter_name])
+        B[adapter_name] = PairedFactor(B[adapter_name], 1)
+        layer.lora_dropout[adapter_name] = nn.Identity()
+
+
+def _check_linear(name: str, layer: LoraLayer, adapter_name: str) -> None:
+    factors = (layer.lora_A, layer.lora_B)
+    linear = all(isinstance(dict(f.items()).get(adapter_name), nn.Linear) for f in factors)
+    if not linear or isinstance(layer, (MultiheadAttention, ParamWrapper)):
+        raise MethodError(
+            f"{name} is a {type(layer.get_base_layer()).__name__}, and a start is made from the "
+            "weights of linear layers only. Leave it out of target_modules"
+        )
+    try:
+        check_adapted(layer, adapter_name)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{name} cannot be given a start with a companion: {error}") from error
+
+
+def _start(stack: Stack, A: Tensor, B: Tensor) -> None:
+    """Put the live pair at (A, B), and the companion, made of the values it has then, beside it."""
+    stack.start(A, B)
+    stack.A.history = stack.A.live.detach().clone()
+    stack.B.history = -stack.B.live.detach()

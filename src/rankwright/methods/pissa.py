@@ -1,0 +1,56 @@
+"""PiSSA: LoRA started from the principal singular vectors of the weight, subtracted again.
+
+Meng, Wang, Zhang, "PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large
+Language Models", NeurIPS 2024, arXiv 2404.02948.
+
+    W = U S V^T,    A_0 = sqrt(S_r / s) V_r^T,    B_0 = U_r sqrt(S_r / s)
+    y = x W^T + b + s x (B A - B_0 A_0)^T
+
+W (out, in) and b are frozen, A (r, in) starts at A_0 and B (out, r) at B_0; the base is not
+edited. s B_0 A_0 is the best approximation of W of rank r, and what remains, W - s B_0 A_0, has the
+singular values S_(r+1), ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rankwright.core.method import Method, Slots
+from rankwright.core.part import Export
+from rankwright.core.registry import register
+from rankwright.inits import Pissa
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PiSSA(Method):
+    """LoRA on the principal part of each weight.
+
+    Attributes:
+        lora_alpha: Numerator of s; 8, hence s = 1 at the default rank (published: lora_alpha = r).
+        niter: Power iterations of a randomised SVD, several times quicker; None for the exact one.
+        svd_seed: Seed of the randomised SVD.
+    """
+
+    name: ClassVar[str] = "pissa"
+    summary: ClassVar[str] = "LoRA that starts from the leading singular vectors of each weight"
+    reference: ClassVar[str] = "Meng, Wang, Zhang, NeurIPS 2024, arXiv 2404.02948"
+    cost: ClassVar[str] = (
+        "1 pass a step, with the products of rank 2 r; trains r (in + out) parameters a layer, "
+        "stores twice as many; an SVD of each weight at the start"
+    )
+
+    lora_alpha: float = 8.0
+    niter: int | None = None
+    svd_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.slots()  # the init checks its fields
+
+    def slots(self) -> Slots:
+        """The start; the rest is LoRA's."""
+        return Slots(
+            init=Pissa(self.niter, self.svd_seed), export=Export("LoRA adapter of rank 2 r")
+        )
