@@ -36,8 +36,7 @@ def row(result: dict[str, Any]) -> list[str]:
 def main(folder: str) -> None:
     """Print the table of every finished run in the folder."""
     found = [json.loads(path.read_text("utf-8")) for path in Path(folder).glob("*/result.json")]
-    order = ["lora", "dora", "bidora", "xgblora"]
-    found.sort(key=lambda r: (r["task"], order.index(r["method"]), r["seed"]))
+    found.sort(key=lambda r: (r["task"], r["method"], r["seed"]))
     lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(row(result) for result in found)]
     print("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
 
