@@ -18,8 +18,9 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
 from rankwright.core.part import Procedure
 from rankwright.core.registry import available
+from rankwright.training import Trainer
 from rankwright.training.trainer import _check_engine
-from trainers import adapter, base_model, build_trainer
+from trainers import adapter, arguments, base_model, build_trainer
 
 every_method = pytest.mark.parametrize("name", METHODS)
 WITH_PROCEDURE = [n for n in METHODS if type(method_named(n).slots().procedure) is not Procedure]
@@ -171,6 +172,24 @@ def test_an_optimizer_without_roles(name: str, tmp_path: Path) -> None:
     trainer.optimizer = torch.optim.AdamW(parameters)
     with pytest.raises(MethodError, match=r"build yours from trainer\.run\.parameter_groups"):
         trainer.train()
+
+
+@with_procedure
+def test_training_a_second_time(name: str, tmp_path: Path) -> None:
+    trainer = build_trainer(method_named(name), "bert", tmp_path)
+    trainer.train()
+    with pytest.raises(MethodError, match=f"{name} has phases, .* through {STEPS} steps"):
+        trainer.train()
+
+
+def test_a_model_that_is_made_anew(tmp_path: Path) -> None:
+    method = method_named("lora")
+    with pytest.raises(MethodError, match="model_init makes a new model at every train"):
+        Trainer(
+            args=arguments(tmp_path),
+            model_init=lambda: method.apply(base_model("bert")),
+            method=method,
+        )
 
 
 def test_a_model_that_another_method_made(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ class MethodMixin(_Base):
     ) -> None:
         super().__init__(*args, **kwargs)
         _check_engine(self.args, method)
+        if self.model_init is not None:
+            raise MethodError(
+                "model_init makes a new model at every train(), which the method would not see; "
+                "pass model=method.apply(...) instead"
+            )
         self.method = method
         self.run = TrainerRun(self, method, held_out_dataset)
         self.interrupted = False
@@ -101,6 +106,12 @@ class MethodMixin(_Base):
             resume_from_checkpoint = str(newest)
         if resume_from_checkpoint:
             self._check_same_method(Path(resume_from_checkpoint))
+        elif self.state.global_step and type(self.run.slots.procedure) is not Procedure:
+            raise MethodError(
+                f"{self.method.name} has phases, and this trainer is through "
+                f"{self.state.global_step} steps of them; resume from a checkpoint, or start anew "
+                "with a new trainer on a fresh method.apply(model)"
+            )
         self.interrupted = False
         # Dropout and the order of the rows must not depend on what was drawn since construction.
         transformers.set_seed(self.args.seed)
