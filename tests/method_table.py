@@ -85,6 +85,12 @@ TABLE["pissa"] = Row(
     passes=8,
     wrong={"niter": -1},
 )
+TABLE["flat_lora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "rho": 0.3},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"rho": -0.1},
+)
 
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""

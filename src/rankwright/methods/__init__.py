@@ -3,10 +3,11 @@
 from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.cola import COLA
 from rankwright.methods.dora import DoRA
+from rankwright.methods.flat_lora import FlatLoRA
 from rankwright.methods.lora import LoRA
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
 from rankwright.methods.rac_lora import RACLoRA
 from rankwright.methods.xgblora import XGBLoRA
 
-__all__ = ["COLA", "BiDoRA", "DoRA", "LoRA", "OLoRA", "PiSSA", "RACLoRA", "XGBLoRA"]
+__all__ = ["COLA", "BiDoRA", "DoRA", "FlatLoRA", "LoRA", "OLoRA", "PiSSA", "RACLoRA", "XGBLoRA"]

@@ -1,0 +1,124 @@
+r"""Training at weights that random noise has moved: Flat-LoRA's expected loss.
+
+    min over A, B of  E_eps L(W' + eps),    W' = W + s B A,    eps_ij ~ N(0, (f rho |W'_i|)^2 / in)
+
+One optimizer step sees one eps a module (arXiv 2409.14396), drawn from (seed, step, module name)
+by :mod:`rankwright.layers.noise`, so that a recomputed forward, another process and a resumed run
+see the same. `f = (1 - cos(pi step / total_steps)) / 2` rises from 0 to 1 over the optimizer steps.
+Between `after_backward` and the next `before_step` the model has no trace of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from rankwright.core.decomposition import base_rows
+from rankwright.core.linalg import row_norm_sq
+from rankwright.core.method import check_field
+from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.run import Run
+from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation(Procedure):
+    """Noise on the effective weights during forward and backward.
+
+    Attributes:
+        rho: Strength at the end of training, relative to the norm of each weight row; 0: none.
+        per_micro_batch: A sample for each micro-batch, instead of one for each optimizer step.
+        same_on_all_processes: One sample for all processes, so that several compute what one
+            process computes on the global batch; otherwise each draws its own, and the gradient is
+            averaged over the samples.
+    """
+
+    rho: float = 0.05
+    per_micro_batch: bool = False
+    same_on_all_processes: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            MethodError: `rho` is negative or not finite.
+        """
+        check_field(self, "rho", 0 <= self.rho < math.inf, "a finite number of at least 0")
+
+    def start(self, run: Run) -> PerturbationState:
+        """See `Procedure.start`.
+
+        Raises:
+            MethodError: An adapted layer is not linear.
+        """
+        return PerturbationState(run, self)
+
+
+class PerturbationState(ProcedureState):
+    """Perturbation at work; it keeps nothing that a checkpoint would have to hold."""
+
+    needs = frozenset({"before_step", "after_backward"})
+
+    def __init__(self, run: Run, perturbation: Perturbation) -> None:
+        super().__init__(run)
+        self.perturbation = perturbation
+        self._base_norm_sq: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        for name, layer in run.layers.items():
+            check_noise(name, layer)
+
+    def begin(self) -> None:
+        """Square the rows of the base weights, which never change."""
+        if self.perturbation.rho:
+            self._base_norm_sq = {n: row_norm_sq(base_rows(m)) for n, m in self.run.layers.items()}
+
+    def before_step(self) -> None:
+        """Put this step's noise on every layer."""
+        self._take_away()  # of a step that failed
+        strength = self.perturbation.rho * ramp(self.run.step, self.run.total_steps)
+        self.run.metrics["noise"] = strength
+        if strength:
+            for name in self.run.layers:
+                self._perturb(name, strength)
+
+    def after_backward(self) -> None:
+        """Take the noise away."""
+        self._take_away()
+
+    def _perturb(self, name: str, strength: float) -> None:
+        layer, adapter = self.run.layers[name], self.run.adapter_name
+        std = row_std(layer, adapter, strength, self._base_norm_sq[name])
+        self._handles.append(add_noise(layer, adapter, partial(self._noise, name, std)))
+
+    def _noise(self, name: str, std: Tensor) -> Noise:
+        return Noise(self._seed(name), std, self.run.layers[name].in_features)
+
+    def _seed(self, name: str) -> int:
+        """Seed of the present step's noise on a module, a pure function of where we are."""
+        micro = len(self.run.micro_batches) if self.perturbation.per_micro_batch else 0
+        alone = not (dist.is_available() and dist.is_initialized())
+        process = 0 if alone or self.perturbation.same_on_all_processes else dist.get_rank()
+        return self.run.generator("noise", self.run.step, micro, process, name).initial_seed()
+
+    def _take_away(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def ramp(step: int, total_steps: int) -> float:
+    """The factor `f` on the noise: a cosine from 0 before the first step to 1 after the last.
+
+    Args:
+        step: 0-based optimizer step.
+        total_steps: Optimizer steps of the whole run.
+
+    Returns:
+        A number from 0 to 1.
+    """
+    return (1 - math.cos(math.pi * step / total_steps)) / 2
