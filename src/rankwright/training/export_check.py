@@ -174,7 +174,10 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
-        raise ExportError(f"{target} is not empty; name another folder or pass overwrite=True")
+        raise ExportError(
+            f"{target} is not empty; name another folder, or allow it "
+            "to be replaced (--overwrite; overwrite=True in Python)"
+        )
     if not any((target / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise ExportError(f"{target} holds no model that could be overwritten; name another folder")
 

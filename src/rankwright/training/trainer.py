@@ -274,7 +274,7 @@ class MethodMixin(_Base):
                 output_dir=str(folder),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
+                use_mtime=False,
             )
 
     def _complete(self, written: Path) -> None:
