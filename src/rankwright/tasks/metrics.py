@@ -15,6 +15,8 @@ nats      summed -log p per row, (rows,)      scored tokens per row, (rows,)
 
 A metric that is mathematically undefined (a correlation with a constant, an F1 of nothing) is
 0.0, without a warning.
+
+Beside the figure for a whole split, a metric has a score for every row, larger is better.
 """
 
 from __future__ import annotations
@@ -58,12 +60,14 @@ class Metric:
     Attributes:
         name: The key in results.
         compute: The figure from predictions and references, in this order.
+        each: The score of one row from its prediction and its reference, larger is better.
         forms: The forms of predictions it understands.
         greater_is_better: Whether to look for its maximum.
     """
 
     name: str
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
+    each: Callable[[Any, Any], float]
     forms: frozenset[Form]
     greater_is_better: bool = True
 
@@ -175,22 +179,62 @@ def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> float:
         return float(np.exp(np.float64(loss_per_token(nats, tokens))))
 
 
+def right(prediction: Any, reference: Any) -> float:
+    """1.0 for a row that is right, else 0.0."""
+    return float(prediction == reference)
+
+
+def closeness(prediction: float, reference: float) -> float:
+    """Minus the squared error of a row."""
+    return -((prediction - reference) ** 2)
+
+
+def row_entity_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """F1 over the entities of one row; 1.0 where there is none and none was named."""
+    named = {*seqeval.metrics.sequence_labeling.get_entities(list(prediction))}
+    there = {*seqeval.metrics.sequence_labeling.get_entities(list(reference))}
+    total = len(named) + len(there)
+    return 2 * len(named & there) / total if total else 1.0
+
+
+def row_bleu(prediction: str, reference: Sequence[str]) -> float:
+    """BLEU of one row, 0 to 100, over the n-gram orders that it has (sacrebleu's sentence BLEU)."""
+    return float(sacrebleu.sentence_bleu(prediction, list(reference)).score)
+
+
+def right_number(prediction: str, reference: Sequence[str]) -> float:
+    """1.0 if the final number of a row is right, else 0.0."""
+    return exact_number([prediction], [reference])
+
+
+def mean_log_likelihood(nats: float, tokens: int) -> float:
+    """Mean log p of a scored token of a row."""
+    return -nats / tokens
+
+
+CLASSES: frozenset[Form] = frozenset({"classes"})
+NUMBERS: frozenset[Form] = frozenset({"numbers"})
+NATS: frozenset[Form] = frozenset({"nats"})
+TEXTS: frozenset[Form] = frozenset({"texts"})
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, frozenset({"classes", "sets"})),
-        Metric("macro_f1", macro_f1, frozenset({"classes", "sets"})),
-        Metric("micro_f1", micro_f1, frozenset({"classes", "sets"})),
-        Metric("binary_f1", binary_f1, frozenset({"classes"})),
-        Metric("matthews", matthews, frozenset({"classes"})),
-        Metric("pearson", pearson, frozenset({"numbers"})),
-        Metric("spearman", spearman, frozenset({"numbers"})),
-        Metric("mse", mean_squared_error, frozenset({"numbers"}), greater_is_better=False),
-        Metric("entity_f1", entity_f1, frozenset({"tags"})),
-        Metric("bleu", bleu, frozenset({"texts"})),
-        Metric("exact_number", exact_number, frozenset({"texts"})),
-        Metric("loss_per_token", loss_per_token, frozenset({"nats"}), greater_is_better=False),
-        Metric("perplexity", perplexity, frozenset({"nats"}), greater_is_better=False),
+        Metric("accuracy", accuracy, right, CLASSES | {"sets"}),
+        Metric("macro_f1", macro_f1, right, CLASSES | {"sets"}),
+        Metric("micro_f1", micro_f1, right, CLASSES | {"sets"}),
+        Metric("binary_f1", binary_f1, right, CLASSES),
+        Metric("matthews", matthews, right, CLASSES),
+        Metric("pearson", pearson, closeness, NUMBERS),
+        Metric("spearman", spearman, closeness, NUMBERS),
+        Metric("mse", mean_squared_error, closeness, NUMBERS, greater_is_better=False),
+        Metric("entity_f1", entity_f1, row_entity_f1, frozenset({"tags"})),
+        Metric("bleu", bleu, row_bleu, TEXTS),
+        Metric("exact_number", exact_number, right_number, TEXTS),
+        Metric(
+            "loss_per_token", loss_per_token, mean_log_likelihood, NATS, greater_is_better=False
+        ),
+        Metric("perplexity", perplexity, mean_log_likelihood, NATS, greater_is_better=False),
     )
 }
 

@@ -1,0 +1,19 @@
+"""Many runs on equal terms: plan them, carry them out, and keep what each of them gave."""
+
+from rankwright.study.records import (
+    Examples,
+    RunRecord,
+    StudyFolder,
+    StudyRecord,
+    TrialRecord,
+    TuningRecord,
+)
+
+__all__ = [
+    "Examples",
+    "RunRecord",
+    "StudyFolder",
+    "StudyRecord",
+    "TrialRecord",
+    "TuningRecord",
+]

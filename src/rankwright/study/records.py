@@ -1,0 +1,555 @@
+"""What a study leaves on disk: typed records, and the layout of its folder.
+
+```
+DIR/
+  study.json                    what is compared, on what, at what cost: one StudyRecord
+  records/<run>.json            one RunRecord for every finished run
+  records/<run>.parquet         the Examples of that run: its outcome row by row
+  failures/<run>.json           one FailureRecord for every run that ended with an error
+  tuning/<task>--<label>.json   one TuningRecord for every method tuned on a task
+  tuning/trials.db              the trials, where they are stored in a file
+  runs/<run>/                   what `rankwright train` leaves, and the log of the process
+```
+
+A run's name is `<task>--<label>--<seed>`. `label` is what a study calls one of its methods: the
+name of the method, or another where the method stands there more than once with different
+hyperparameters. Every file is written whole or not at all. A record is JSON with the names of its
+fields; numbers that JSON cannot write are the strings "inf", "-inf" and "nan".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rankwright.core.errors import MethodError
+from rankwright.tasks.metrics import METRICS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A frozen dataclass that is one JSON file."""
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all; folders on the way are made."""
+        text = json.dumps(_encoded(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            MethodError: It does not hold such a record.
+            OSError: It cannot be read.
+        """
+        try:
+            return typing.cast(Self, _decoded(cls, json.loads(path.read_text("utf-8"))))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MethodError(
+                f"{path} is not a {cls.__name__} ({error}); expected the file as this version of "
+                "rankwright writes it. Delete it to have it made again"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """One task of a study.
+
+    Attributes:
+        task: What the study calls it.
+        kind: Kind of task, such as "sequence_classification".
+        metric: The primary metric: the one that methods are compared by.
+        greater_is_better: Whether it is to be large.
+        reported_split: The rows that are reported on: "test" where the task has them, else
+            "validation".
+        tuning_rows: Where trials are scored: "validation", or "share of train" where the validation
+            rows are the reported ones; None without tuning. Never rows that are reported on.
+        rows: Rows by split.
+        data_sha256: Digest of the rows by split, inputs and targets.
+        options: Fields of `TrainConfig` by name that this task is run with.
+    """
+
+    task: str
+    kind: str
+    metric: str
+    greater_is_better: bool
+    reported_split: Literal["validation", "test"]
+    tuning_rows: str | None
+    rows: dict[str, int]
+    data_sha256: dict[str, str]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRecord:
+    """One method of a study.
+
+    Attributes:
+        label: What the study calls it.
+        method: Its registered name, or `package.module:Class`.
+        summary: What it does, in one line.
+        reference: Its paper.
+        hyperparameters: Its fields by name, before tuning.
+        options: Fields of `TrainConfig` that are its own, such as a learning rate.
+    """
+
+    label: str
+    method: str
+    summary: str
+    reference: str
+    hyperparameters: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One run of the plan.
+
+    Attributes:
+        task: The task.
+        label: The method.
+        seed: The seed.
+        steps: Optimizer steps.
+        passes: Forward-and-backward passes over a batch that these steps take.
+    """
+
+    task: str
+    label: str
+    seed: int
+    steps: int
+    passes: float
+
+    @property
+    def name(self) -> str:
+        """Name of its files and its folder."""
+        return run_name(self.task, self.label, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord(Record):
+    """What is compared, on what, at what cost; written before the first run starts.
+
+    Attributes:
+        name: Name of the study.
+        command: The command line that repeats it.
+        created: When it was planned, ISO 8601 in UTC.
+        model: The pretrained model.
+        tasks: The tasks, in the user's order.
+        methods: The methods, in the user's order.
+        baseline: Label of the method that the others are compared with.
+        seeds: The seeds, the same for every method and task.
+        budget: What every run may cost, such as "2000-passes" or "60-seconds".
+        trials: Trials of every method on every task; 0 without tuning.
+        runs: Every run of the plan.
+        versions: Versions of Python and packages.
+        device: What computes, such as "cpu, 1 thread" or the name of a GPU.
+    """
+
+    name: str
+    command: str
+    created: str
+    model: str
+    tasks: tuple[TaskRecord, ...]
+    methods: tuple[MethodRecord, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+    budget: str
+    trials: int
+    runs: tuple[PlannedRun, ...]
+    versions: dict[str, str]
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One point of a learning curve.
+
+    Attributes:
+        step: Optimizer steps made.
+        passes: Passes made.
+        loss: Mean training loss since the point before; None where none was logged.
+        metric: `RunRecord.curve_metric` on the reported rows; None where only the loss was logged.
+    """
+
+    step: int
+    passes: float
+    loss: float | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRecord:
+    """What a run cost.
+
+    Attributes:
+        trainable_parameters: Largest number trained in any one step.
+        stored_parameters: Numbers in the saved adapter, heads included.
+        peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
+        median_step_seconds: Median wall time of an optimizer step: no evaluation, no saving.
+        training_seconds: Sum over all steps, those before a resume included.
+        total_seconds: Wall time of the run's processes from start to end: loading, evaluation
+            and saving included.
+        steps: Optimizer steps.
+        passes: Forward-and-backward passes over a batch.
+    """
+
+    trainable_parameters: int
+    stored_parameters: int
+    peak_memory_bytes: int
+    median_step_seconds: float
+    training_seconds: float
+    total_seconds: float
+    steps: int
+    passes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingRecord:
+    """What a generative model lost of what it knew.
+
+    Attributes:
+        text: Name of the held text.
+        sha256: Its digest.
+        tokens: Scored tokens.
+        before: Mean -log p of a token before training, in nats.
+        after: The same after training; `after - before` is what was forgotten.
+    """
+
+    text: str
+    sha256: str
+    tokens: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Record):
+    """The outcome of one finished run.
+
+    Attributes:
+        task: The task, as the study calls it.
+        label: The method, as the study calls it.
+        method: Its registered name.
+        seed: Seed of everything random.
+        model: The pretrained model.
+        kind: Kind of task.
+        metric: The primary metric: the one that methods are compared by.
+        greater_is_better: Whether it is to be large.
+        reported_split: "validation" or "test".
+        before: Every metric of the task on the reported rows before training.
+        after: The same after training.
+        cost: What it cost.
+        curve: The learning curve, by step.
+        curve_metric: Metric of the curve: the primary one, or where that needs generated text the
+            first that one forward pass gives.
+        forgetting: For generative tasks.
+        hyperparameters: Every field of the method, after tuning.
+        options: Every field of `TrainConfig` that differs from its default.
+        data_sha256: Digest of the rows by split.
+        versions: Versions of Python and packages.
+        device: What computed it.
+        command: The command line that repeats this run alone.
+        finished: When it ended, ISO 8601 in UTC.
+    """
+
+    task: str
+    label: str
+    method: str
+    seed: int
+    model: str
+    kind: str
+    metric: str
+    greater_is_better: bool
+    reported_split: Literal["validation", "test"]
+    before: dict[str, float]
+    after: dict[str, float]
+    cost: CostRecord
+    curve: tuple[CurvePoint, ...]
+    curve_metric: str
+    forgetting: ForgettingRecord | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    command: str = ""
+    finished: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its files and its folder."""
+        return run_name(self.task, self.label, self.seed)
+
+    @property
+    def value(self) -> float:
+        """The primary metric after training."""
+        return self.after[self.metric]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord(Record):
+    """A run that ended with an error, such as a loss that became NaN. It is tried again next time.
+
+    Attributes:
+        task: The task.
+        label: The method.
+        seed: The seed.
+        attempts: How often it was tried.
+        error: The message of the last attempt.
+    """
+
+    task: str
+    label: str
+    seed: int
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial of tuning.
+
+    Attributes:
+        number: Its number, from 0.
+        parameters: What was tried: fields of the method, and of `TrainConfig` such as
+            `learning_rate`, by name.
+        value: The primary metric on the tuning rows; None where the trial failed.
+        state: How it ended.
+        passes: Passes that it took.
+        seconds: Wall time that it took.
+        error: Why it failed.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    value: float | None
+    state: Literal["complete", "failed", "running"]
+    passes: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecord(Record):
+    """The search for one method's hyperparameters on one task.
+
+    Attributes:
+        task: The task.
+        label: The method.
+        metric: The primary metric.
+        greater_is_better: Whether it is to be large.
+        space: What was searched, by name, in words such as "log 1e-4 to 1e-2" or "4, 8, 16".
+        trials: Every trial, by number.
+        best: Parameters of the best complete trial; those of all reported runs.
+        best_value: Its value on the tuning rows.
+    """
+
+    task: str
+    label: str
+    metric: str
+    greater_is_better: bool
+    space: dict[str, str]
+    trials: tuple[TrialRecord, ...]
+    best: dict[str, Any]
+    best_value: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The outcome of one run, row by row, in the order of the reported rows.
+
+    The parquet file has the columns `example` (string), `score` (double), `prediction` and `label`
+    (strings that hold JSON). Runs of one task have the same examples with the same labels in the
+    same order, whatever the method and the seed, so that outcomes can be paired by position.
+
+    Attributes:
+        metric: The primary metric, which `compute` gives.
+        ids: Where every row is from, such as "validation.jsonl:12".
+        scores: A figure of merit for every row, larger is better: 1.0 or 0.0 for right or wrong,
+            minus the squared error of a number, the mean log p of a token, and so on; see
+            `tasks.metrics.Metric.each`. For accuracy the mean of the scores is the metric; a
+            correlation or an F1 is no mean over rows: resample rows and call `compute`.
+        predictions: What the model said, in the form that the metric takes.
+        labels: What is right, in the form that the metric takes.
+    """
+
+    metric: str
+    ids: tuple[str, ...]
+    scores: np.ndarray
+    predictions: tuple[Any, ...]
+    labels: tuple[Any, ...]
+
+    def compute(self, rows: Sequence[int] | np.ndarray | None = None) -> float:
+        """The metric over all rows, or over these row numbers, which may repeat."""
+        chosen = range(len(self.ids)) if rows is None else rows
+        return METRICS[self.metric].compute(
+            [self.predictions[row] for row in chosen], [self.labels[row] for row in chosen]
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the parquet file whole or not at all."""
+        columns = {
+            "example": pa.array(self.ids, pa.string()),
+            "score": pa.array(self.scores, pa.float64()),
+            "prediction": pa.array(map(json.dumps, self.predictions), pa.string()),
+            "label": pa.array(map(json.dumps, self.labels), pa.string()),
+        }
+        table = pa.table(columns).replace_schema_metadata({"metric": self.metric})
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Examples:
+        """Read the parquet file."""
+        table = pq.read_table(path)
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+        return cls(
+            table.schema.metadata[b"metric"].decode(),
+            tuple(columns["example"]),
+            np.array(columns["score"], dtype=np.float64),
+            tuple(map(json.loads, columns["prediction"])),
+            tuple(map(json.loads, columns["label"])),
+        )
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study keeps its files, and how to read them.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        """The `StudyRecord`."""
+        return self.path / "study.json"
+
+    @property
+    def storage(self) -> Path:
+        """The file of the trials, where no other storage is named."""
+        return self.path / "tuning" / "trials.db"
+
+    def record(self, run: str) -> Path:
+        """The `RunRecord` of a run, by the run's name; there is one once the run is finished."""
+        return self.path / "records" / f"{run}.json"
+
+    def examples_file(self, run: str) -> Path:
+        """The parquet of a run's outcomes; it is written before the record is."""
+        return self.path / "records" / f"{run}.parquet"
+
+    def failure(self, run: str) -> Path:
+        """The `FailureRecord` of a run."""
+        return self.path / "failures" / f"{run}.json"
+
+    def tuning(self, task: str, label: str) -> Path:
+        """The `TuningRecord` of a method on a task."""
+        return self.path / "tuning" / f"{_clean(task)}--{_clean(label)}.json"
+
+    def run(self, run: str) -> Path:
+        """The folder of a run: adapter, checkpoints, log."""
+        return self.path / "runs" / run
+
+    @cached_property
+    def study(self) -> StudyRecord:
+        """What the study is.
+
+        Raises:
+            MethodError: The folder holds no study.
+        """
+        try:
+            return StudyRecord.load(self.description)
+        except OSError as error:
+            raise MethodError(
+                f"{self.path} holds no study: there is no {self.description.name} in it; expected "
+                "a folder that `rankwright compare` wrote"
+            ) from error
+
+    def records(self) -> list[RunRecord]:
+        """The finished runs, in the order of the plan."""
+        files = (self.record(run.name) for run in self.study.runs)
+        return [RunRecord.load(file) for file in files if file.exists()]
+
+    def failures(self) -> list[FailureRecord]:
+        """The runs that ended with an error and have not been finished since."""
+        unfinished = (r.name for r in self.study.runs if not self.record(r.name).exists())
+        files = map(self.failure, unfinished)
+        return [FailureRecord.load(file) for file in files if file.exists()]
+
+    def tunings(self) -> list[TuningRecord]:
+        """The finished searches, by task and then method."""
+        pairs = [(t.task, m.label) for t in self.study.tasks for m in self.study.methods]
+        files = (self.tuning(*pair) for pair in pairs)
+        return [TuningRecord.load(file) for file in files if file.exists()]
+
+    def examples(self, record: RunRecord) -> Examples:
+        """The outcomes of a finished run, row by row."""
+        return Examples.load(self.examples_file(record.name))
+
+
+def run_name(task: str, label: str, seed: int) -> str:
+    """The name of a run's files and folder."""
+    return f"{_clean(task)}--{_clean(label)}--{seed}"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path`, flushed to disk, if nothing is raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.saving")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _clean(name: str) -> str:
+    """A name that may stand in a file name."""
+    return re.sub(r"[^\w.]+", "-", name)
+
+
+def _encoded(value: Any) -> Any:
+    """Tuples as lists, and numbers that JSON cannot write as strings."""
+    if isinstance(value, dict):
+        return {str(key): _encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _decoded(hint: Any, value: Any) -> Any:
+    """Undo of `_encoded`, by the type that a field declares."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _decoded(hints[name], item) for name, item in value.items()})
+    inner = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _decoded(inner[0], value)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return tuple(_decoded(inner[0], item) for item in value)
+    if origin is dict:
+        return {key: _decoded(inner[1], item) for key, item in value.items()}
+    return float(value) if hint is float else value
