@@ -1,11 +1,11 @@
-# make demo | make test | make check: each sets up .venv first, once.
+# make demo | make test | make check | make bench: each sets up .venv first, once.
 
 # Tests run tiny models, for which a second thread costs more than it brings.
 TEST_THREADS ?= 1
 TEST_WORKERS ?= 2
 DEMO_THREADS ?= 2
 
-SOURCES   := src tests examples
+SOURCES   := src tests examples benchmarks
 NEWER     := import sys; sys.exit(sys.version_info < (3, 11))
 # The first command that is a Python of at least 3.11; PYTHON=/path/to/python chooses another.
 PYTHON    ?= $(shell for p in python3.11 python3; do $$p -c '$(NEWER)' 2>/dev/null && echo $$p && break; done)
@@ -15,13 +15,14 @@ INSTALLED := .venv/.installed
 OFFLINE   := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test check format clean
+.PHONY: help .venv demo test check format bench clean
 
 help:
 	@echo "make demo    fine-tune a small pretrained model with BiDoRA, offline, in a few minutes"
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint, types, import arrows, tests"
 	@echo "make format  format the sources and fix what lint can fix"
+	@echo "make bench   measure every method against PEFT and the floor; an hour, on a quiet machine"
 	@echo "make clean   remove .venv and caches"
 
 .venv: $(INSTALLED)
@@ -53,6 +54,10 @@ check: .venv
 format: .venv
 	.venv/bin/ruff format $(SOURCES)
 	.venv/bin/ruff check --fix $(SOURCES)
+
+# One thread: its counters are this thread's, and ratios do not depend on how many cores are free.
+bench: .venv
+	@$(OFFLINE) OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bench --write
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

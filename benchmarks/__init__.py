@@ -1,0 +1,1 @@
+"""What the methods cost, beside PEFT and beside the least that any adapter can cost."""

@@ -1,0 +1,87 @@
+"""The benchmark's own arithmetic; its times are not tested."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.meters import Meter, peak_bytes, saved_bytes
+from benchmarks.report import plot, tables
+from benchmarks.turns import figures, take_turns
+from benchmarks.variants import all_variants, floor, full
+from models import batch, rows_for, tiny_bert, tiny_llama
+
+
+def test_saved_bytes_counts_a_storage_once_and_no_parameter() -> None:
+    layer = nn.Linear(4, 3)
+    x = torch.randn(5, 4, requires_grad=True)
+    assert saved_bytes(layer, lambda: layer(x).sum()) == x.nbytes  # for the weight's gradient
+    layer.requires_grad_(False)
+    assert saved_bytes(layer, lambda: layer(x).sum()) == 0
+    # z.exp() keeps its own result, the product keeps it and z
+    assert saved_bytes(layer, lambda: ((z := layer(x)) * z.exp()).sum()) == 2 * 5 * 3 * 4
+
+
+def test_saved_bytes_leaves_out_what_was_dropped_in_between() -> None:
+    x = torch.randn(5, requires_grad=True)
+
+    def forward() -> torch.Tensor:
+        x.exp()  # its result, and with it the graph, is gone at once
+        return x.square().sum()
+
+    assert saved_bytes(nn.Identity(), forward) == x.nbytes
+
+
+def test_turns_begin_with_another_call_each_time() -> None:
+    order: list[int] = []
+    calls = [(lambda i=i: order.append(i), lambda: None) for i in range(3)]
+    turns = take_turns(calls, Meter(), rounds=2)
+    assert order == [0, 1, 2, 1, 2, 0, 2, 0, 1]
+    assert len(turns) == 2
+
+
+def test_ratios_are_taken_within_a_turn() -> None:
+    turns = [[{"ms": 1.0}, {"ms": 2.0}], [{"ms": 10.0}, {"ms": 30.0}], [{"ms": 5.0}, {"ms": 20.0}]]
+    assert figures(turns, 1)["ms"] == {"median": 20.0, "ratio": [2.0, 3.0, 4.0]}
+
+
+@pytest.mark.parametrize("build", [tiny_bert, tiny_llama])
+def test_every_variant_computes_the_base_on_its_frozen_weights(build: object) -> None:
+    base = build()  # type: ignore[operator]
+    inputs = batch(rows_for(base, 2))
+    expected = base.eval()(**inputs).loss
+    fitting = [variant for variant in all_variants() if "r=64" not in variant.name]
+    for variant in fitting:
+        model = variant.build(base).eval()
+        torch.testing.assert_close(model(**inputs).loss, expected)
+        own = {p.data_ptr() for p in base.parameters()}
+        shared = sum(p.data_ptr() in own for p in model.parameters())
+        assert shared == (0 if variant.by == "full" else len(own)), variant.name
+
+
+def test_the_floor_gives_no_parameter_a_gradient() -> None:
+    base = tiny_llama()
+    inputs = batch(rows_for(base, 2))
+    model = floor(base)
+    model(**inputs).loss.backward()
+    assert all(p.grad is None for p in model.parameters())
+    assert saved_bytes(model, lambda: model(**inputs).loss) > 0
+    trained = full(base)
+    trained(**inputs).loss.backward()
+    assert all(p.grad is not None for p in trained.parameters())
+
+
+def test_peak_is_of_the_call() -> None:
+    assert peak_bytes(lambda: torch.ones(40 << 20).sum()) < 400 << 20
+
+
+def test_report_has_a_line_for_every_row() -> None:
+    time = {"ms": {"median": 2.0, "ratio": [0.9, 1.0, 1.1]}}
+    row = {"shape": "llama", "by": "floor", "saved_bytes": 1 << 20, "peak_bytes": None, **time}
+    rows = [{**row, "name": "floor"}, {**row, "name": "LoRA <8>", "by": "peft"}]
+    steps = [{"shape": "llama", "name": "dora", "passes": 1.0, **time}]
+    text = tables({"layers": rows, "methods": steps})
+    assert "| LoRA <8> | **1.00** | 0.90-1.10 | 2 | 1.000 | 1.0 |" in text
+    assert "| dora | **1.00** |" in text
+    assert "LoRA &lt;8&gt;" in plot(rows)
