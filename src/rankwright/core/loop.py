@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
-from rankwright.core.run import MicroBatch, Run, random_state
+from rankwright.core.run import MicroBatch, Run, clipping, random_state
 
 if TYPE_CHECKING:
     from rankwright.core.method import Method
@@ -59,7 +59,8 @@ class Loop(Run):
         loss: (model, batch) -> scalar loss.
         held_out: Number k -> k-th held-out batch, for methods that learn from a second split; must
             be a pure function of k.
-        max_grad_norm: Clip the global gradient norm to this; None for no clipping.
+        max_grad_norm: Clip the global gradient norm to this; None for no clipping. Without effect,
+            and logged, with an optimizer that owns clipping.
         backward: What to call on the loss; `accelerator.backward`, say.
         steps_per_epoch: Optimizer steps of one pass over your data, for methods that count in
             epochs.
@@ -87,7 +88,6 @@ class Loop(Run):
         self._loss = loss
         self._held_out = held_out
         self._backward = backward
-        self._max_grad_norm = max_grad_norm
         self._steps_per_epoch = steps_per_epoch
         bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
@@ -95,6 +95,7 @@ class Loop(Run):
         groups = self.parameter_groups(lr, weight_decay)
         own = self.slots.optimizer
         self.optimizer = optimizer(groups) if own is None else own.build(self, groups)
+        self._max_grad_norm = clipping(self.optimizer, max_grad_norm)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, self.multipliers(schedule)
         )

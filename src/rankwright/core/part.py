@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,14 @@ class Init(ABC):
 
 
 class OptimizerPart(ABC):
-    """How the factors move."""
+    """How the factors move.
+
+    An optimizer with a true attribute `owns_clipping` gets its gradients as they are: the engine
+    does not clip them and says so.
+    """
+
+    sharded: ClassVar[bool] = False
+    """Whether a process can step the pieces of parameters that deepspeed and fsdp leave to it."""
 
     @abstractmethod
     def build(self, run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from rankwright.core.method import Method
+
+logger = logging.getLogger(__name__)
 
 STEP_EVENTS = ("before_step", "after_backward", "after_step")
 
@@ -331,6 +334,21 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: matrices yes; biases, norms, magnitudes no."""
     return parameter.ndim > 1 and "lora_magnitude_vector" not in name
+
+
+def clipping(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> float | None:
+    """The norm that an engine clips gradients to, None for not at all.
+
+    Logs that `max_grad_norm` is without effect where the optimizer has `owns_clipping`.
+    """
+    if not max_grad_norm or not getattr(optimizer, "owns_clipping", False):
+        return max_grad_norm or None
+    logger.warning(
+        "max_grad_norm = %s is switched off: %s limits its steps by itself, and needs the "
+        "gradients as they are",
+        *(max_grad_norm, type(optimizer).__name__),
+    )
+    return None
 
 
 def is_head(name: str) -> bool:

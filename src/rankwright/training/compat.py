@@ -1,6 +1,7 @@
 """Private Trainer names that the mixin overrides or calls; :mod:`rankwright.core.compat` checks."""
 
 TRAINER_NAMES = (
+    "transformers.trainer:Trainer._clip_grad_norm",
     "transformers.trainer:Trainer._get_dataloader",
     "transformers.trainer:Trainer._get_grad_norm",
     "transformers.trainer:Trainer._get_num_items_in_batch",

@@ -23,6 +23,7 @@ from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
+from rankwright.core.run import clipping
 from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
@@ -84,6 +85,7 @@ class MethodMixin(_Base):
         self._termination = Termination()
         self._staging: Path | None = None
         self._normalisation_checked = False
+        self._clips = True
         self.add_callback(_Events(self))
 
     # Before the first step ---------------------------------------------------------------------
@@ -134,6 +136,7 @@ class MethodMixin(_Base):
                 self.optimizer = cls(groups, **options)
         self._check_roles()
         self.run.optimizer = self.optimizer
+        self._clips = clipping(self.optimizer, self.args.max_grad_norm) is not None
         return self.optimizer
 
     def create_scheduler(
@@ -201,6 +204,9 @@ class MethodMixin(_Base):
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(model) if self._clips else None
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -401,7 +407,13 @@ def describe(method: Method) -> dict[str, Any]:
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
-    """Refuse, before any time is spent, what the procedure cannot run under."""
+    """Refuse, before any time is spent, what optimizer and procedure cannot run under."""
+    optimizer = method.slots().optimizer
+    if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
+        raise MethodError(
+            f"the optimizer of {method.name} needs whole factors, which deepspeed and fsdp shard; "
+            "use one process or DistributedDataParallel"
+        )
     if type(method.slots().procedure) is Procedure:
         return
     if args.n_gpu > 1:
