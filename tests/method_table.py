@@ -12,6 +12,7 @@ import rankwright.methods  # noqa: F401  (registers the methods)
 from models import tiny_bert, tiny_llama
 from rankwright.core.method import Method
 from rankwright.core.registry import available
+from rankwright.core.whole import Whole
 
 STEPS = 8
 """Optimizer steps of a run: two epochs of `ROWS` rows in batches of `BATCH`."""
@@ -92,8 +93,22 @@ TABLE["flat_lora"] = Row(
     wrong={"rho": -0.1},
 )
 
+TABLE["full"] = Row(
+    fields={},
+    phases=[("train", 8)],
+    passes=8,
+)
+TABLE["head_only"] = Row(
+    fields={},
+    phases=[("train", 8)],
+    passes=8,
+)
+
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""
+
+FACTORED = [name for name in METHODS if not issubclass(available()[name], Whole)]
+"""Those with low-rank factors."""
 
 BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama": tiny_llama}
 

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from method_table import BUILDS, METHODS, STEPS, TABLE, method_named
+from method_table import BUILDS, FACTORED, METHODS, STEPS, TABLE, method_named
 from models import same_bits
 from rankwright.core.registry import available
 from trainers import adapter, base_model, build_trainer, logits, probe
@@ -137,7 +137,7 @@ def test_merged_is_unmerged_after_every_step(past: Any, name: str, kind: str) ->
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@every_method
+@pytest.mark.parametrize("name", FACTORED)
 def test_a_merge_that_is_not_finite_is_refused(name: str, value: float) -> None:
     model = method_named(name).apply(base_model("bert"))
     before = {key: tensor.clone() for key, tensor in model.get_base_model().state_dict().items()}
@@ -211,6 +211,24 @@ def test_cost_is_reported(past: Any, name: str, kind: str) -> None:
 
 
 @every_method
+def test_the_passes_are_known_beforehand(name: str) -> None:
+    assert method_named(name).slots().procedure.passes(STEPS) == TABLE[name].passes
+
+
+@every_method
 def test_the_phases_are_those_of_the_row(past: Any, name: str) -> None:
     phases = past(name, "bert").trainer.run.phases
     assert [(phase.name, phase.steps) for phase in phases] == TABLE[name].phases
+
+
+# Tuning ------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_what_is_tuned_are_fields_and_rates(name: str) -> None:
+    cls = available()[name]
+    rates = {"learning_rate", "head_learning_rate"}
+    assert rates & set(cls.space)
+    for field, choice in cls.space.items():
+        for value in () if field in rates else choice.ends:
+            cls(**{field: value})

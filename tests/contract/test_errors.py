@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from method_table import METHODS, STEPS, TABLE, method_named
+from method_table import FACTORED, METHODS, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
@@ -67,7 +67,7 @@ def test_an_unknown_field(name: str) -> None:
         ({"alpha_pattern": {"nope": 2.0}}, "alpha_pattern key 'nope' matches no adapted module"),
     ],
 )
-@every_method
+@pytest.mark.parametrize("name", FACTORED)
 def test_what_does_not_fit_the_model(name: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         method_named(name, **fields).apply(base_model("bert"))

@@ -23,6 +23,7 @@ PEFT_NAMES = (
     "peft.tuners.lora.layer:MultiheadAttention",
     "peft.tuners.lora.layer:ParamWrapper",
     "peft.utils.integrations:dequantize_module_weight",
+    "peft.utils.constants:DUMMY_TARGET_MODULES",
     "peft.utils.other:ModulesToSaveWrapper",
 )
 

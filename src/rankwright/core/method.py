@@ -17,6 +17,7 @@ from torch import nn
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Penalty, Procedure
 from rankwright.core.run import adapted_layers
+from rankwright.core.search import LOW_RANK, SearchSpace
 
 ADAPTER = "default"
 
@@ -81,6 +82,8 @@ class Method(ABC):
     summary: ClassVar[str]
     reference: ClassVar[str]
     cost: ClassVar[str]
+    space: ClassVar[SearchSpace] = LOW_RANK
+    """What `rankwright compare --tune` searches: learning rates, and two or three fields."""
 
     r: int = 8
     lora_alpha: float = 16.0

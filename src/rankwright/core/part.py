@@ -101,6 +101,10 @@ class Procedure:
     A procedure is a frozen dataclass of hyperparameters. `start` gives the object with the state.
     """
 
+    def passes(self, total_steps: int) -> float:
+        """Forward-and-backward passes over a batch that `total_steps` steps take, at most."""
+        return float(total_steps)
+
     def start(self, run: Run) -> ProcedureState:
         """The live procedure of one run; called when the run is built, before the optimizer is.
 

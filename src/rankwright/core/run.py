@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from rankwright.core.errors import MethodError, TrainingError
@@ -182,12 +183,13 @@ class Run(ABC):
         Args:
             lr: Learning rate.
             weight_decay: Decoupled weight decay of the matrices.
-            head_lr: Learning rate of modules that are trained in full (`modules_to_save`, a new
-                classification head among them); None for `lr`.
+            head_lr: Learning rate of modules outside the pretrained body that are trained in full,
+                such as a new classification head; None for `lr`.
         """
         groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
         for name, parameter in self.trainable().items():
-            role, decayed, head = self.procedure.role(name), decays(name, parameter), is_head(name)
+            role, decayed = self.procedure.role(name), decays(name, parameter)
+            head = is_head(name, self.model)
             if (role, decayed, head) not in groups:
                 groups[role, decayed, head] = {
                     "params": [],
@@ -318,13 +320,13 @@ def seeded_generator(seed: int, *key: object) -> torch.Generator:
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Every LoRA layer of `model`, by module name.
+    """Every LoRA layer of `model`, by module name; none where whole modules are trained instead.
 
     Raises:
-        MethodError: There is none.
+        MethodError: The model carries no adapter.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    if not layers:
+    if not layers and not any(isinstance(m, ModulesToSaveWrapper) for m in model.modules()):
         raise MethodError(
             f"{type(model).__name__} has no adapted layer; call model = method.apply(model) first"
         )
@@ -351,9 +353,10 @@ def clipping(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> f
     return None
 
 
-def is_head(name: str) -> bool:
-    """Whether a parameter belongs to a module that is trained in full."""
-    return ".modules_to_save." in name
+def is_head(name: str, model: PeftModel) -> bool:
+    """Whether a parameter is trained in full and outside the pretrained body of the model."""
+    body = getattr(model.get_base_model(), "base_model_prefix", "")
+    return ".modules_to_save." in name and not (body and f".{body}." in name)
 
 
 def random_state() -> list[Tensor]:

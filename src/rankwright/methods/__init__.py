@@ -4,10 +4,24 @@ from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.cola import COLA
 from rankwright.methods.dora import DoRA
 from rankwright.methods.flat_lora import FlatLoRA
+from rankwright.methods.full import Full
+from rankwright.methods.head_only import HeadOnly
 from rankwright.methods.lora import LoRA
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
 from rankwright.methods.rac_lora import RACLoRA
 from rankwright.methods.xgblora import XGBLoRA
 
-__all__ = ["COLA", "BiDoRA", "DoRA", "FlatLoRA", "LoRA", "OLoRA", "PiSSA", "RACLoRA", "XGBLoRA"]
+__all__ = [
+    "COLA",
+    "BiDoRA",
+    "DoRA",
+    "FlatLoRA",
+    "Full",
+    "HeadOnly",
+    "LoRA",
+    "OLoRA",
+    "PiSSA",
+    "RACLoRA",
+    "XGBLoRA",
+]

@@ -27,6 +27,7 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots, check_field
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 from rankwright.penalties import Gram
@@ -68,6 +69,13 @@ class BiDoRA(Method):
     summary: ClassVar[str] = "DoRA with the magnitudes learned on held-out rows, then retrained"
     reference: ClassVar[str] = "Qin, Zhang, Xie, TMLR 2025, arXiv 2410.09758"
     cost: ClassVar[str] = "3 passes a search step, 1 a retrain step; r (in + out) + out parameters"
+
+    space: ClassVar[SearchSpace] = {
+        **LOW_RANK,
+        "unroll_steps": OneOf((1, 4)),
+        "search_fraction": OneOf((0.2, 0.5)),
+        "retrain_from": OneOf(("snapshot", "warm")),
+    }
 
     norm_grad: NormGrad = "full"
     hypergradient: Mode = "fd_forward"

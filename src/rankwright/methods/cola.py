@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
@@ -58,6 +59,8 @@ class COLA(Method):
     cost: ClassVar[str] = (
         "1 pass a step; trains r (in + out) parameters a module, stores those of all links"
     )
+
+    space: ClassVar[SearchSpace] = {**LOW_RANK, "rounds": OneOf((2, 3, 5))}
 
     rounds: int | None = None
     steps_per_round: int | None = None

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.registry import register
+from rankwright.core.search import LOW_RANK, LogRange, SearchSpace
 from rankwright.procedures.perturbation import Perturbation
 
 
@@ -42,6 +43,8 @@ class FlatLoRA(Method):
     cost: ClassVar[str] = (
         "1 pass a step and two draws of each weight's size; r (in + out) parameters a layer"
     )
+
+    space: ClassVar[SearchSpace] = {**LOW_RANK, "rho": LogRange(0.01, 0.3)}
 
     rho: float = 0.05
     per_micro_batch: bool = False

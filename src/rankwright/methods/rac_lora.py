@@ -25,6 +25,7 @@ from typing import ClassVar, Literal
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
@@ -65,6 +66,12 @@ class RACLoRA(Method):
     cost: ClassVar[str] = (
         "1 pass a step; trains r out (or r in) parameters a module, stores the factors of T links"
     )
+
+    space: ClassVar[SearchSpace] = {
+        **LOW_RANK,
+        "frozen": OneOf(("A", "B")),
+        "rounds": OneOf((2, 5, 10)),
+    }
 
     lora_alpha: float = 8.0
     frozen: Side = "A"

@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import RATES, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
@@ -63,6 +64,12 @@ class XGBLoRA(Method):
         "1 pass a step; trains r (in + out) parameters a module of L_s layers, stores T L_s / L "
         "times as many a module"
     )
+
+    space: ClassVar[SearchSpace] = {
+        **RATES,
+        "rounds": OneOf((4, 8, 16)),
+        "layers_per_round": OneOf((1 / 3, 2 / 3, None)),
+    }
 
     r: int = 1
     lora_alpha: float = 2.0

@@ -26,6 +26,7 @@ from rankwright.core.method import Method, check_field
 from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.procedures.hypergradient import (
+    EXTRA_PASSES,
     MODES,
     Estimate,
     Hypergradient,
@@ -112,6 +113,27 @@ class Bilevel(Procedure):
         ):
             check_field(self, name, holds, expected)
 
+    def phase_steps(self, total_steps: int) -> tuple[int, int]:
+        """Steps of search and of retraining.
+
+        Raises:
+            MethodError: A phase would be empty, or the search shorter than one upper step.
+        """
+        search = round((self.search_fraction if self.retrain else 1.0) * total_steps)
+        if search < self.unroll_steps or (self.retrain and search == total_steps):
+            raise MethodError(
+                f"{total_steps} optimizer steps give {search} of search and {total_steps - search} "
+                f"of retraining; the search needs at least unroll_steps={self.unroll_steps}"
+                f"{' and retraining at least 1' if self.retrain else ''}: train for more steps"
+                f"{' or change search_fraction' if self.retrain else ''}"
+            )
+        return search, total_steps - search
+
+    def passes(self, total_steps: int) -> float:
+        """One a step, and those of the hypergradient in every upper step."""
+        search, _ = self.phase_steps(total_steps)
+        return total_steps + search // self.unroll_steps * EXTRA_PASSES[self.hypergradient]
+
     def start(self, run: Run) -> BilevelState:
         """The live procedure of one run.
 
@@ -153,19 +175,10 @@ class BilevelState(ProcedureState):
         Raises:
             MethodError: A phase would be empty, or the search shorter than one upper step.
         """
-        settings = self.settings
-        share = settings.search_fraction if settings.retrain else 1.0
-        search = round(share * total_steps)
-        if search < settings.unroll_steps or (settings.retrain and search == total_steps):
-            raise MethodError(
-                f"{total_steps} optimizer steps give {search} of search and {total_steps - search} "
-                f"of retraining; the search needs at least unroll_steps={settings.unroll_steps}"
-                f"{' and retraining at least 1' if settings.retrain else ''}: train for more steps"
-                f"{' or change search_fraction' if settings.retrain else ''}"
-            )
-        if not settings.retrain:
+        search, retraining = self.settings.phase_steps(total_steps)
+        if not self.settings.retrain:
             return [Phase("search", search)]
-        return [Phase("search", search), Phase("retrain", total_steps - search)]
+        return [Phase("search", search), Phase("retrain", retraining)]
 
     def rows(self, phase: int) -> Sequence[int] | None:
         """D_tr in the search, all rows in retraining or when the user brings the held-out set."""

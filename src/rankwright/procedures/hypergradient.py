@@ -31,6 +31,16 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import MicroBatch, Run
 
 Mode = Literal["fd_forward", "fd_central", "exact", "first_order", "betty"]
+
+EXTRA_PASSES: dict[Mode, int] = {
+    "fd_forward": 2,
+    "fd_central": 3,
+    "exact": 3,
+    "first_order": 1,
+    "betty": 3,
+}
+"""Mode -> passes of an upper step beside the lower one: the held-out batch, then the implicit term;
+without the latter where the learning rate is 0."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 FINITE_DIFFERENCES: frozenset[Mode] = frozenset({"fd_forward", "fd_central", "betty"})
 _UNROLLED: frozenset[Mode] = frozenset({"fd_forward", "fd_central", "exact"})

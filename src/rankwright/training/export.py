@@ -288,13 +288,14 @@ class _Source:
         return all(dora_magnitude(layer, self.adapter) is None for layer in self.layers.values())
 
     def rank(self) -> int:
-        """The largest rank of a layer."""
-        return max(int(layer.r[self.adapter]) for layer in self.layers.values())
+        """The largest rank of a layer; 0 where whole modules are trained instead of factors."""
+        return max((int(layer.r[self.adapter]) for layer in self.layers.values()), default=0)
 
     def tolerance(self, given: float | None) -> float:
         if given is not None:
             return given
-        dtype = base_rows(next(iter(self.layers.values()))).dtype
+        layer = next(iter(self.layers.values()), None)
+        dtype = next(self.base.parameters()).dtype if layer is None else base_rows(layer).dtype
         return LOGIT_TOLERANCE.get(dtype, LOGIT_TOLERANCE[torch.bfloat16])
 
     def adapter_tensors(self) -> dict[str, Tensor]:
@@ -310,6 +311,11 @@ class _Source:
     def check_rank(self, rank: int | None) -> None:
         if rank is not None and (not isinstance(rank, int) or rank < 1):
             raise ExportError(f"rank = {rank!r}: expected an integer of at least 1")
+        if not self.layers:
+            raise ExportError(
+                "the adapter holds whole modules and no factors, so there is no LoRA of it; export "
+                "it as adapter or merged"
+            )
         if rank is None and not self.is_plain:
             raise ExportError(
                 "the change that a DoRA adapter makes has full rank in general: state the rank of "

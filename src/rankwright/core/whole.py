@@ -1,0 +1,100 @@
+"""Methods without factors: chosen modules are trained in full and saved beside an empty adapter.
+
+PEFT's `modules_to_save` keeps the pretrained module and trains a copy. So what holds of an adapter
+holds here too: disabled it is the base model, and plain PEFT loads what is saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method, Slots
+from rankwright.core.part import Export, Layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Method):
+    """Modules trained in full, no low-rank factor anywhere; all fields keep their defaults."""
+
+    target_modules: str | list[str] = DUMMY_TARGET_MODULES
+
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect.
+
+        Raises:
+            MethodError: A field of the low-rank methods is set.
+        """
+        super().__post_init__()
+        for field in dataclasses.fields(Whole):
+            default = (
+                field.default
+                if field.default_factory is dataclasses.MISSING
+                else field.default_factory()
+            )
+            value = getattr(self, field.name)
+            if value != default:
+                raise MethodError(
+                    f"{type(self).__name__}.{field.name} = {value!r}: {self.name} has no low-rank "
+                    "factors, so this would do nothing; leave it out"
+                )
+
+    def slots(self) -> Slots:
+        """No part: PEFT alone does it."""
+        return Slots(export=Export("adapter of whole modules"))
+
+    @abstractmethod
+    def modules(self, model: nn.Module) -> list[str]:
+        """Full names of the modules of `model` to train, none inside another.
+
+        A new head is trained anyway.
+        """
+
+    def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
+        """See `Method.peft_config`; word embeddings and head stay tied if both are trained."""
+        config = super().peft_config(model, layer)
+        modules = self.modules(model)
+        config.modules_to_save = modules or None
+        tied = _tied_words(model)
+        config.ensure_weight_tying = bool(tied) and tied <= {*modules}
+        return config
+
+
+def owners(model: nn.Module) -> list[str]:
+    """Full names of the modules with parameters of their own, none inside another."""
+    found: list[str] = []
+
+    def visit(name: str, module: nn.Module) -> None:
+        if next(module.parameters(recurse=False), None) is not None:
+            found.append(name)
+            return
+        for child_name, child in module.named_children():
+            visit(f"{name}.{child_name}" if name else child_name, child)
+
+    visit("", model)
+    return found
+
+
+def word_head(model: nn.Module) -> str | None:
+    """Full name of the layer that turns hidden states into words, where there is one."""
+    return _name_of(model, "get_output_embeddings")
+
+
+def _name_of(model: nn.Module, getter: str) -> str | None:
+    found = getattr(model, getter)() if hasattr(model, getter) else None
+    return next((name for name, module in model.named_modules() if module is found), None)
+
+
+def _tied_words(model: nn.Module) -> set[str]:
+    """Names of the word embeddings and the head, if they share their weight."""
+    names = _name_of(model, "get_input_embeddings"), word_head(model)
+    if None in names:
+        return set()
+    weights = {id(model.get_submodule(name).weight) for name in names if name}
+    return {name for name in names if name} if len(weights) == 1 else set()

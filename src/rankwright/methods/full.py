@@ -1,0 +1,38 @@
+"""Full fine-tuning: every weight is trained, nothing is added.
+
+    y = x W'^T + b',    W' (out, in) and b' (out,) start at the pretrained W and b
+
+What adapters are measured against: it trains and stores as many numbers as the model has. The
+frozen W and b stay in memory beside W' and b', so that the base model can be had back; fine-tuning
+without rankwright needs one copy of the weights less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from rankwright.core.registry import register
+from rankwright.core.search import LogRange, SearchSpace
+from rankwright.core.whole import Whole, owners
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Full(Whole):
+    """Every module that has parameters, trained in full; no fields of its own."""
+
+    name: ClassVar[str] = "full"
+    summary: ClassVar[str] = "trains every weight of the model: the costly end of the scale"
+    reference: ClassVar[str] = "Howard, Ruder, ACL 2018, arXiv 1801.06146"
+    cost: ClassVar[str] = "1 pass a step; all parameters of the model, and a frozen copy of them"
+    space: ClassVar[SearchSpace] = {
+        "learning_rate": LogRange(1e-5, 1e-3),
+        "head_learning_rate": LogRange(1e-3, 1e-1),
+    }
+
+    def modules(self, model: nn.Module) -> list[str]:
+        """All of them."""
+        return owners(model)

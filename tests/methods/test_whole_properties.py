@@ -1,0 +1,106 @@
+"""Full fine-tuning and head only: what is trained is what was meant, and nothing else moves."""
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from models import batch, rows_for, tiny_bert, tiny_llama
+from rankwright.core.errors import MethodError
+from rankwright.core.loop import Loop, constant_schedule
+from rankwright.core.run import is_head
+from rankwright.core.whole import owners
+from rankwright.methods import Full, HeadOnly
+from rankwright.training.export import export_adapter, export_lora, export_merged
+from rankwright.training.export_check import ExportError
+
+
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def losses(method, base, steps: int = 3) -> tuple[PeftModel, list[float]]:
+    rows = batch(rows_for(base, 4))
+    model = method.apply(base)
+    run = Loop(model, method, total_steps=steps, lr=1e-2, schedule=constant_schedule)
+    return model, [run.train_step(rows) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("build", [tiny_bert, tiny_llama])
+def test_full_is_fine_tuning_of_the_bare_model(build):
+    """The slow reference: AdamW over the parameters of a model without PEFT."""
+    _, found = losses(Full(), build())
+    bare = build().train()
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-2, weight_decay=0.0)
+    for loss in found:
+        expected = bare(**batch(rows_for(bare, 4))).loss
+        assert loss == pytest.approx(float(expected.detach()), abs=1e-6)
+        optimizer.zero_grad()
+        expected.backward()
+        optimizer.step()
+
+
+def test_every_parameter_is_trained_once():
+    base = tiny_bert()
+    shapes = sorted(tuple(p.shape) for p in base.parameters())
+    assert sorted(tuple(p.shape) for p in trained(Full().apply(base)).values()) == shapes
+
+
+def test_a_parameter_beside_submodules_takes_its_module_whole():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(2))
+            self.inner = nn.Linear(2, 2)
+
+    model = nn.Sequential(Patches(), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    assert owners(model) == ["0", "1.0"]
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_tied_words_stay_one_weight(tmp_path):
+    model, _ = losses(Full(), tiny_llama(tie_word_embeddings=True))
+    assert len(trained(model)) == len(list(tiny_llama(tie_word_embeddings=True).parameters()))
+    base = model.get_base_model()
+    assert base.lm_head.weight is base.get_input_embeddings().weight
+    export_merged(model, tmp_path / "merged")
+
+
+def test_head_only_trains_the_head_only():
+    assert {n.split(".modules_to_save")[0] for n in trained(HeadOnly().apply(tiny_bert()))} == {
+        "base_model.model.classifier"
+    }
+    assert {n.split(".modules_to_save")[0] for n in trained(HeadOnly().apply(tiny_llama()))} == {
+        "base_model.model.lm_head"
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_a_tied_head_leaves_the_embeddings_alone():
+    model, _ = losses(HeadOnly(), tiny_llama(tie_word_embeddings=True))
+    base = model.get_base_model()
+    fresh = tiny_llama(tie_word_embeddings=True)
+    assert torch.equal(base.get_input_embeddings().weight, fresh.get_input_embeddings().weight)
+    assert not torch.equal(base.lm_head.weight, fresh.lm_head.weight)
+
+
+def test_the_rate_of_a_head_is_not_that_of_the_body():
+    model = Full().apply(tiny_bert())
+    heads = {name for name in trained(model) if is_head(name, model)}
+    assert {name.split(".")[2] for name in heads} == {"classifier"}
+    assert len(trained(model)) > len(heads) > 0
+
+
+def test_exports(tmp_path):
+    model, _ = losses(Full(), tiny_bert())
+    assert export_adapter(model, tmp_path / "adapter").logit_difference == 0
+    assert export_merged(model, tmp_path / "merged").logit_difference == 0
+    with pytest.raises(ExportError, match="whole modules and no factors"):
+        export_lora(model, tmp_path / "lora", 4)
+
+
+@pytest.mark.parametrize("field", [{"r": 4}, {"lora_alpha": 1.0}, {"target_modules": ["query"]}])
+@pytest.mark.parametrize("method", [Full, HeadOnly])
+def test_fields_without_effect_are_refused(method, field):
+    with pytest.raises(MethodError, match="has no low-rank factors"):
+        method(**field)
