@@ -1,0 +1,23 @@
+"""What the figures of a study allow to say: intervals, tests, power, a verdict in words."""
+
+from rankwright.study.statistics.draws import on_draws
+from rankwright.study.statistics.interval import Estimate, estimate
+from rankwright.study.statistics.power import seeds_needed
+from rankwright.study.statistics.several import SignedRank, holm, signed_rank
+from rankwright.study.statistics.two_way import over_seeds_and_rows
+from rankwright.study.statistics.verdict import Difference, Unit, Verdict, verdicts
+
+__all__ = [
+    "Difference",
+    "Estimate",
+    "SignedRank",
+    "Unit",
+    "Verdict",
+    "estimate",
+    "holm",
+    "on_draws",
+    "over_seeds_and_rows",
+    "seeds_needed",
+    "signed_rank",
+    "verdicts",
+]

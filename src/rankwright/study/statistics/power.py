@@ -1,0 +1,63 @@
+"""How many seeds it takes to see a difference."""
+
+from __future__ import annotations
+
+import math
+
+import scipy.stats
+
+ALPHA = 0.05
+POWER = 0.8
+MOST_SEEDS = 1000
+
+
+def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
+    """Share of studies in which a two-sided t test of `count` values sees a mean that is not 0.
+
+    Args:
+        effect: The true mean over the standard deviation of the values.
+        count: Number of values, at least 2.
+        alpha: Level of the test.
+    """
+    critical = scipy.stats.t.isf(alpha / 2, count - 1)
+    found = scipy.stats.nct(count - 1, abs(effect) * math.sqrt(count))
+    return float(found.sf(critical) + found.cdf(-critical))
+
+
+def seeds_needed(
+    difference: float,
+    spread: float,
+    *,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    most: int = MOST_SEEDS,
+) -> int | None:
+    """Seeds with which a paired t test sees a difference in `power` of all studies.
+
+    It takes the difference and the spread for the true ones, which a few seeds know roughly: an
+    order of magnitude, not a promise.
+
+    Args:
+        difference: The true difference, in the unit of the metric.
+        spread: Standard deviation of the difference from seed to seed, in the same unit.
+        alpha: Share of studies that may see a difference where there is none.
+        power: Share of studies that shall see this one.
+        most: Where to stop looking.
+
+    Returns:
+        At least 2; None where more than `most` are needed, for a difference of 0 above all.
+    """
+    if spread == 0:
+        return 2 if difference else None
+
+    def enough(seeds: int) -> bool:
+        # SciPy's noncentral t is nan in places where the power is almost 1
+        return not t_test_power(difference / spread, seeds, alpha) < power
+
+    if not enough(most):
+        return None
+    too_few, sufficient = 1, most
+    while sufficient - too_few > 1:
+        middle = (too_few + sufficient) // 2
+        too_few, sufficient = (too_few, middle) if enough(middle) else (middle, sufficient)
+    return sufficient
