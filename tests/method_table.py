@@ -92,6 +92,19 @@ TABLE["flat_lora"] = Row(
     passes=8,
     wrong={"rho": -0.1},
 )
+TABLE["sora"] = Row(
+    fields={
+        "r": 2,
+        "lora_alpha": 4.0,
+        "xi": 0.02,
+        "xi_last": 0.2,
+        "stages": 2,
+        "gate_init": "normal",
+    },
+    phases=[("stage 1/2", 3), ("stage 2/2", 5)],
+    passes=8,
+    wrong={"threshold": "hard"},
+)
 
 TABLE["full"] = Row(
     fields={},

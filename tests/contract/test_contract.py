@@ -73,6 +73,19 @@ def test_plain_peft_loads_what_every_step_saved(past: Any, name: str, kind: str)
         assert float((logits(loaded, kind) - expected).abs().max()) <= 1e-6, step
 
 
+@every_model
+@every_method
+def test_plain_peft_loads_what_the_end_left(
+    past: Any, name: str, kind: str, tmp_path: Path
+) -> None:
+    model = past(name, kind).trainer.model
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base_model(kind), tmp_path)
+    assert float((logits(loaded, kind) - logits(model, kind)).abs().max()) <= 1e-6
+    with model.disable_adapter():
+        assert torch.equal(logits(model, kind), past(name, kind).base)
+
+
 PEFT_ALONE = """
 import json, sys
 sys.modules["rankwright"] = None  # any import of it fails
@@ -192,10 +205,11 @@ def test_another_seed_gives_other_bits(past: Any, name: str, tmp_path: Path) -> 
 
 @every_model
 @every_method
-def test_cost_is_reported(past: Any, name: str, kind: str) -> None:
+def test_cost_is_reported(past: Any, name: str, kind: str, tmp_path: Path) -> None:
     run = past(name, kind)
     cost = run.trainer.cost()
-    saved = load_file(run.folder / f"checkpoint-{STEPS}" / "adapter_model.safetensors")
+    run.trainer.model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
     trained_at_start = sum(
         p.numel()
         for p in method_named(name).apply(base_model(kind)).parameters()

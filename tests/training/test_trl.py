@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from method_table import BATCH, METHODS, STEPS, TABLE, method_named
 from models import VOCABULARY, same_bits, tiny_llama
 from rankwright.core.method import Method
-from rankwright.layers.stacked import StackedFactor
+from rankwright.core.run import adapted_layers
 from rankwright.training import with_method
 from trainers import adapter, logits
 
@@ -114,12 +114,13 @@ def test_preference_optimisation(
             for n in range(4 * BATCH)
         ]
     )
-    # TRL copies the fresh adapter as its reference, which it cannot do with stacked factors
+    # TRL copies the fresh adapter as its reference, which it cannot do with factors of another kind
     model = method.apply(base(tokenizer), seed=3)
-    stacked = any(isinstance(module, StackedFactor) for module in model.modules())
+    layers = adapted_layers(model).values()
+    plain = all(isinstance(layer.lora_A["default"], torch.nn.Linear) for layer in layers)
     trainer = with_method(DPOTrainer)(
         model,
-        ref_model=base(tokenizer) if stacked else None,
+        ref_model=None if plain else base(tokenizer),
         args=DPOConfig(**settings(tmp_path)),
         train_dataset=rows,
         processing_class=tokenizer,

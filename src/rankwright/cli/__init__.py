@@ -16,13 +16,14 @@ usage: rankwright COMMAND [options]
   train     fine-tune a model with a method; leaves a folder with a plain PEFT adapter
   eval      metrics of a finished run
   export    a finished run as PEFT adapter, as plain LoRA of a stated rank, or merged
+  plot      what was logged while a run trained, drawn over its steps
   methods   what there is; `methods show NAME` for fields, equations and reference
   demo      fine-tune a small model offline, load the adapter with peft alone, compare
 
 rankwright COMMAND --help has the options of a command; after `train --method NAME` those of the
 method are among them. rankwright --version says which version this is."""
 
-COMMANDS = ("train", "eval", "export", "methods", "demo")
+COMMANDS = ("train", "eval", "export", "plot", "methods", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

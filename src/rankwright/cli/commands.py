@@ -14,6 +14,7 @@ import rankwright.methods  # noqa: F401  registers every method
 from rankwright.cli.demo import demo
 from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.options import UsageError, parse_train
+from rankwright.cli.plot import plot
 from rankwright.cli.quiet import quiet
 from rankwright.cli.tables import methods_table, print_method, result_table
 from rankwright.core.errors import MethodError, TrainingError
@@ -119,6 +120,25 @@ def _export(arguments: list[str]) -> int:
     return export_run(**vars(parser.parse_args(arguments)))
 
 
+def _plot(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright plot",
+        description="What was logged while a run trained, each quantity over the optimizer steps: "
+        "the loss, and what the method measures, such as sparsity or mean_rank. Also of a run that "
+        "is not finished, up to its newest checkpoint.",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="these quantities only (default: all)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="image to write, .png, .svg or .pdf (default: RUN/plot.png)",
+    )
+    return plot(**vars(parser.parse_args(arguments)))
+
+
 def _methods(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright methods",
@@ -156,6 +176,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "plot": _plot,
     "methods": _methods,
     "demo": _demo,
 }

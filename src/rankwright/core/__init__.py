@@ -2,4 +2,4 @@
 
 from rankwright.core import compat
 
-compat.check(compat.PEFT_NAMES)
+compat.check(compat.PEFT_NAMES + compat.TORCH_NAMES)

@@ -27,6 +27,12 @@ PEFT_NAMES = (
     "peft.utils.other:ModulesToSaveWrapper",
 )
 
+TORCH_NAMES = (
+    "torch:_foreach_clamp_min",
+    "torch:_foreach_clamp_max_",
+    "torch:_foreach_sub_",
+)
+
 
 class CompatibilityError(ImportError):
     """An installed library lacks a name that this version of rankwright needs."""

@@ -7,8 +7,8 @@ digits that `W` and `W'` share, some three or four of float32's seven.
 from __future__ import annotations
 
 import torch
-from peft.tuners.lora.layer import Embedding, LoraLayer
-from torch import Tensor
+from peft.tuners.lora.layer import Embedding, LoraLayer, MultiheadAttention, ParamWrapper
+from torch import Tensor, nn
 
 from rankwright.core.decomposition import (
     CONV_LAYERS,
@@ -17,6 +17,7 @@ from rankwright.core.decomposition import (
     dora_magnitude,
     low_rank_factors,
 )
+from rankwright.core.errors import MethodError
 
 
 def check_adapted(module: LoraLayer, adapter_name: str) -> None:
@@ -39,6 +40,34 @@ def check_adapted(module: LoraLayer, adapter_name: str) -> None:
     if adapter_name in module.lora_variant and dora_magnitude(module, adapter_name) is None:
         variant = type(module.lora_variant[adapter_name]).__name__
         raise TypeError(f"adapter {adapter_name!r} is a {variant}; its weight is not W + s B A")
+
+
+def check_linear(name: str, module: LoraLayer, adapter_name: str, what: str) -> None:
+    """Refuse a layer that is not the sum of a base and one product of linear factors.
+
+    Args:
+        name: Name of the module, for the message.
+        module: A LoRA layer.
+        adapter_name: Name of the adapter.
+        what: What is done with linear layers only, for the message.
+
+    Raises:
+        MethodError: It is an embedding, a convolution, attention, a bare parameter, or what
+            `check_adapted` refuses.
+    """
+    factors = [dict(f.items()).get(adapter_name) for f in (module.lora_A, module.lora_B)]
+    linear = all(isinstance(factor, nn.Linear) for factor in factors)
+    if not linear or isinstance(module, (MultiheadAttention, ParamWrapper)):
+        kinds = {type(f).__name__ for f in factors if f is not None} - {"Linear"}
+        made_of = f" whose factors are {' and '.join(sorted(kinds))}" if kinds else ""
+        raise MethodError(
+            f"{name} is a {type(module.get_base_layer()).__name__}{made_of}, and {what} of linear "
+            "layers only. Leave it out of target_modules"
+        )
+    try:
+        check_adapted(module, adapter_name)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{name}: {error}") from error
 
 
 @torch.no_grad()

@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rankwright.core.decomposition import base_rows
-from rankwright.core.effective import check_adapted
-from rankwright.core.errors import MethodError
+from rankwright.core.effective import check_linear
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Init
 from rankwright.core.run import adapted_layers
@@ -115,25 +114,11 @@ def _make_room(layers: Mapping[str, LoraLayer], adapter_name: str) -> None:
     if any(isinstance(factor, StackedFactor) for factor in factors):
         return
     for name, layer in layers.items():
-        _check_linear(name, layer, adapter_name)
+        check_linear(name, layer, adapter_name, "a start is made from the weights")
         A, B = layer.lora_A, layer.lora_B
         A[adapter_name] = PairedFactor(A[adapter_name], 0, layer.lora_dropout[adapter_name])
         B[adapter_name] = PairedFactor(B[adapter_name], 1)
         layer.lora_dropout[adapter_name] = nn.Identity()
-
-
-def _check_linear(name: str, layer: LoraLayer, adapter_name: str) -> None:
-    factors = (layer.lora_A, layer.lora_B)
-    linear = all(isinstance(dict(f.items()).get(adapter_name), nn.Linear) for f in factors)
-    if not linear or isinstance(layer, (MultiheadAttention, ParamWrapper)):
-        raise MethodError(
-            f"{name} is a {type(layer.get_base_layer()).__name__}, and a start is made from the "
-            "weights of linear layers only. Leave it out of target_modules"
-        )
-    try:
-        check_adapted(layer, adapter_name)
-    except (TypeError, ValueError) as error:
-        raise MethodError(f"{name} cannot be given a start with a companion: {error}") from error
 
 
 def _start(stack: Stack, A: Tensor, B: Tensor) -> None:

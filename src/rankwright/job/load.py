@@ -20,6 +20,7 @@ from rankwright.core.method import Method
 from rankwright.core.registry import get
 from rankwright.job.config import TrainConfig
 from rankwright.tasks import PreparedTask
+from rankwright.training import checkpoint
 
 MINILM = "minilm"
 
@@ -124,6 +125,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def history(self) -> Path:
+        """What was logged while training, as a JSON list."""
+        return self.path / "history.json"
+
+    @property
     def description(self) -> Path:
         """Model, task, method and every option as YAML; `--config` repeats the run."""
         return self.path / "run.yaml"
@@ -147,6 +153,23 @@ class RunFolder:
     def _method_values(self) -> dict[str, Any]:
         name = registered_name(type(self.method))
         return {"name": name, **_plain(dataclasses.asdict(self.method))}
+
+    def logged(self) -> list[dict[str, float]]:
+        """What was logged so far, one entry a logging step; of a run that goes on, too.
+
+        Raises:
+            MethodError: Nothing is on disk yet.
+        """
+        if self.history.is_file():
+            entries: list[dict[str, float]] = json.loads(self.history.read_text("utf-8"))
+            return entries
+        newest = checkpoint.newest_complete(self.checkpoints)
+        if newest is None:
+            raise MethodError(
+                f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
+            )
+        state = json.loads((newest / "trainer_state.json").read_text("utf-8"))
+        return list(state["log_history"])
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunFolder:

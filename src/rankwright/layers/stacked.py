@@ -13,8 +13,6 @@ PEFT has no LoRA layer of rank 0.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -26,6 +24,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from rankwright.core import ranks
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, truncated_product
 from rankwright.core.part import Layer
@@ -375,26 +374,9 @@ def stacks(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Stack]:
 
 
 def write_ranks(model: PeftModel, adapter: str, stacks: Mapping[str, Stack]) -> None:
-    """Bring PEFT's bookkeeping up to date, so that `save_pretrained` writes a plain LoRA.
-
-    `r` is the largest rank, and `lora_alpha` = s r, so that a reader that knows no patterns still
-    finds s; layers that differ get an entry under their full, anchored and escaped name.
-    """
-    config = model.peft_config[adapter]
-    for stack in stacks.values():
-        size = math.sqrt(stack.rank) if config.use_rslora else stack.rank
-        stack.layer.r[adapter] = stack.rank
-        stack.layer.lora_alpha[adapter] = stack.scaling * size
-    largest = max(stacks.values(), key=lambda stack: stack.rank).layer
-    config.r, config.lora_alpha = largest.r[adapter], largest.lora_alpha[adapter]
-    config.rank_pattern, config.alpha_pattern = {}, {}
-    for name, stack in stacks.items():
-        pattern = f"^{re.escape(name.removeprefix('base_model.model.'))}"
-        r, alpha = stack.layer.r[adapter], stack.layer.lora_alpha[adapter]
-        if r != config.r:
-            config.rank_pattern[pattern] = r
-        if alpha != config.lora_alpha:
-            config.alpha_pattern[pattern] = alpha
+    """Bring PEFT's bookkeeping up to date with the stacks; see `core.ranks.write_ranks`."""
+    layers = {name: stack.layer for name, stack in stacks.items()}
+    ranks.write_ranks(model, adapter, layers, {n: stack.rank for n, stack in stacks.items()})
 
 
 def _check_additive(name: str, layer: LoraLayer, adapter: str) -> None:

@@ -10,6 +10,7 @@ from rankwright.methods.lora import LoRA
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
 from rankwright.methods.rac_lora import RACLoRA
+from rankwright.methods.sora import SoRA
 from rankwright.methods.xgblora import XGBLoRA
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "OLoRA",
     "PiSSA",
     "RACLoRA",
+    "SoRA",
     "XGBLoRA",
 ]

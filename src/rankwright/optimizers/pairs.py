@@ -104,6 +104,11 @@ def _pair(name: str, layer: LoraLayer, adapter: str) -> Pair:
         factors = layer.lora_A[adapter], layer.lora_B[adapter]
         stack = factors[0] if isinstance(factors[0], StackedFactor) else None
         A, B = (factor.weight if stack is None else factor.live for factor in factors)
+    if not (isinstance(A, nn.Parameter) and isinstance(B, nn.Parameter)):
+        raise MethodError(
+            f"{name} computes a factor from other parameters (gates, say), so its update is not "
+            "s B A of two parameters; an optimizer of pairs needs plain LoRA or DoRA"
+        )
     return Pair(name, A, B, scaling, stack)
 
 

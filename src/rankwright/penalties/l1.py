@@ -1,0 +1,53 @@
+"""The mean absolute value of the parameters of one role: `weight * sum |p| / count`.
+
+As a term of the loss it goes through the optimizer: under AdamW its weight is no threshold, and it
+leaves no exact zeros. For those see :mod:`rankwright.procedures.sparsify`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rankwright.core.errors import MethodError
+from rankwright.core.part import Penalty
+
+if TYPE_CHECKING:
+    from rankwright.core.run import Run
+
+
+@dataclass(frozen=True)
+class L1(Penalty):
+    """See the module.
+
+    Attributes:
+        weight: Factor of the mean.
+        role: Whose parameters; a role of the method's procedure.
+    """
+
+    weight: float
+    role: str
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            MethodError: The weight is negative.
+        """
+        if self.weight < 0:
+            raise MethodError(f"L1.weight = {self.weight}: expected 0 or more")
+
+    def __call__(self, run: Run) -> Tensor:
+        """See `Penalty.__call__`.
+
+        Raises:
+            MethodError: No parameter has the role.
+        """
+        parameters = run.trainable(self.role).values()
+        if not parameters:
+            raise MethodError(f"L1.role = {self.role!r}: no trained parameter has this role")
+        total = torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
+        return self.weight * total / sum(parameter.numel() for parameter in parameters)
