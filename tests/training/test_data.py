@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
+from transformers import TrainerCallback
 
 from method_table import method_named
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
 from rankwright.core.run import MicroBatch
 from rankwright.training.data import PhaseSampler, endless_rows
-from trainers import base_model
+from trainers import base_model, build_trainer
 
 ROWS, PER_STEP, STEPS = 22, 4, 24
 
@@ -99,6 +103,36 @@ def test_steps_stay_whole_over_processes_and_micro_batches(
         micro = slice(step * accumulation, (step + 1) * accumulation)
         taken = [row for shard in shards for batch in shard[micro] for row in batch]
         assert sorted(taken) == sorted(rows)
+
+
+def rows_seen(name: str, folder: Path, **changes: Any) -> list[list[list[int]]]:
+    """The token ids of every step of a run of two epochs, row by row."""
+    seen: list[list[list[int]]] = []
+
+    class Watch(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            batches = trainer.run.micro_batches
+            seen.append([row for b in batches for row in b.inputs["input_ids"].tolist()])
+
+    trainer = build_trainer(method_named(name, **changes), "bert", folder, callbacks=[Watch()])
+    trainer.train()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["full", "xgblora", "flat_lora", "pissa"])
+def test_every_method_sees_the_same_rows_in_the_same_order(name: str, tmp_path: Path) -> None:
+    changes = {"lora_dropout": 0.1} if name == "pissa" else {}
+    assert rows_seen(name, tmp_path, **changes) == rows_seen("lora", tmp_path)
+
+
+def test_a_method_that_holds_rows_out_sees_the_others_in_that_order(tmp_path: Path) -> None:
+    epoch = [row for step in rows_seen("lora", tmp_path)[:4] for row in step]
+    steps = rows_seen("bidora", tmp_path)
+    search, retraining = (list(itertools.chain(*part)) for part in (steps[:4], steps[4:]))
+    assert retraining == epoch
+    first = search[:12]  # a quarter of the 16 rows is held out
+    assert first == [row for row in epoch if row in first]
+    assert len({tuple(row) for row in first}) == 12
 
 
 def test_a_stream_is_a_chain_of_whole_shuffles() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankwright.core.errors import MethodError
 from rankwright.core.method import check_field
-from rankwright.tasks import Task, load_task
+from rankwright.tasks import SetAside, Task, load_task
 
 _TASK_OPTIONS = (
     "kind",
@@ -53,6 +53,8 @@ class TrainConfig:
         max_length: Most tokens of a row.
         metrics: Name of the metric, or a list of names.
         primary_metric: The metric that a result is judged by.
+        tuning_share: For choosing hyperparameters: report on this share of the training rows, which
+            is not trained on, and leave validation and test rows alone.
         train_rows: Train on the first so many rows of a seeded shuffle; None for all.
         output: Folder of the run; by default runs/<method>-<task>-<seed>.
         seed: Seed of everything random.
@@ -95,6 +97,7 @@ class TrainConfig:
     max_length: int | None = None
     metrics: str | list[str] | None = None
     primary_metric: str | None = None
+    tuning_share: float | None = None
     train_rows: int | None = None
     output: str | None = None
     seed: int = 0
@@ -150,7 +153,13 @@ class TrainConfig:
         for split in ("validation", "test"):
             if (path := getattr(self, f"{split}_data")) is not None:
                 options[split] = path
-        return load_task(self.task or str(self.data), **(options | files))
+        task = load_task(self.task or str(self.data), **(options | files))
+        if self.tuning_share is None:
+            return task
+        source = SetAside(
+            source=task.source, validation_share=self.tuning_share, seed=task.source.seed + 1
+        )
+        return dataclasses.replace(task, source=source)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as YAML values."""

@@ -22,7 +22,8 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.load import RunFolder, load_base, load_tokenizer, write_json
-from rankwright.tasks import PreparedTask
+from rankwright.tasks import Outcome, PreparedTask
+from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
 from rankwright.training.cost import Cost
 
@@ -95,15 +96,61 @@ class RunResult:
     interrupted: bool = False
 
 
-def train(
+@dataclass
+class Job:
+    """A run that is set up: data read, model adapted, trainer built; nothing trained yet.
+
+    Attributes:
+        folder: Where it leaves what it gives.
+        prepared: The data.
+        trainer: The trainer, which has the model.
+        start: The checkpoint that it goes on from; None for a start at step 0.
+    """
+
+    folder: RunFolder
+    prepared: PreparedTask
+    trainer: Trainer
+    start: Path | None
+
+    @property
+    def model(self) -> PeftModel:
+        """The adapted model."""
+        return self.trainer.run.model
+
+    def predict(self, split: str) -> dict[Form, Outcome]:
+        """What the model says now about the rows of a split, `eval_rows` of them at most."""
+        config = self.folder.config
+        return self.prepared.predict(
+            self.model, batch_size=config.eval_batch_size, split=split, limit=config.eval_rows
+        )
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The metrics of the same rows."""
+        return score(self.prepared.reported_metrics, self.predict(split))
+
+    def run(self) -> bool:
+        """Train to the end; False if SIGTERM came before it, and a checkpoint was saved."""
+        self.trainer.train(resume_from_checkpoint=None if self.start is None else str(self.start))
+        return not self.trainer.interrupted
+
+    def save_adapter(self) -> None:
+        """Write the adapter, with the tokenizer beside it, whole or not at all."""
+        temporary = self.folder.path / ".saving-adapter"
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
+        self.model.save_pretrained(temporary)
+        self.prepared.tokenizer.save_pretrained(temporary)
+        checkpoint.publish(temporary, self.folder.adapter)
+
+
+def set_up(
     config: TrainConfig,
     method: Method,
     *,
     resume: bool = False,
     callback: CallbackFactory | None = None,
     notify: Notify | None = None,
-) -> tuple[RunFolder, RunResult]:
-    """Run the job.
+) -> Job:
+    """Everything that comes before training.
 
     Args:
         config: The run.
@@ -112,15 +159,10 @@ def train(
         callback: Makes a Trainer callback, such as a progress bar.
         notify: Called with what the user should know: rows that were cut, where a run goes on.
 
-    Returns:
-        The run's folder with adapter, description and result, and the result.
-
     Raises:
-        MethodError: The description cannot be carried out; nothing was trained.
+        MethodError: The description cannot be carried out.
         TaskError: The data is not what the task declares.
-        TrainingError: Training failed; the message names the last good checkpoint.
     """
-    started = time.perf_counter()
     task = config.make_task()
     folder = RunFolder(_output(config, method, task.name), config, method)
     start = None
@@ -138,9 +180,32 @@ def train(
     for text in (*prepared.notices, *([_start_notice(start)] if resume else [])):
         if notify is not None:
             notify(text)
-    before = _evaluate(prepared, model, config, "validation")
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    finished = not trainer.interrupted
+    return Job(folder, prepared, trainer, start)
+
+
+def train(
+    config: TrainConfig,
+    method: Method,
+    *,
+    resume: bool = False,
+    callback: CallbackFactory | None = None,
+    notify: Notify | None = None,
+) -> tuple[RunFolder, RunResult]:
+    """Run the job; the arguments are those of `set_up`.
+
+    Returns:
+        The run's folder with adapter, description and result, and the result.
+
+    Raises:
+        MethodError: The description cannot be carried out; nothing was trained.
+        TaskError: The data is not what the task declares.
+        TrainingError: Training failed; the message names the last good checkpoint.
+    """
+    started = time.perf_counter()
+    job = set_up(config, method, resume=resume, callback=callback, notify=notify)
+    before = job.evaluate("validation")
+    finished = job.run()
+    task = job.prepared.task
     result = RunResult(
         method=method.name,
         task=task.name,
@@ -148,19 +213,19 @@ def train(
         seed=config.seed,
         primary_metric=task.primary_metric,
         before=before,
-        after=_evaluate(prepared, model, config, "validation") if finished else {},
-        test=_evaluate(prepared, model, config, "test") if finished and prepared.test else {},
-        train_rows=len(trainer.train_dataset),
-        cost=trainer.cost(),
+        after=job.evaluate("validation") if finished else {},
+        test=job.evaluate("test") if finished and job.prepared.test else {},
+        train_rows=len(job.trainer.train_dataset),
+        cost=job.trainer.cost(),
         seconds=time.perf_counter() - started,
         versions=versions(),
         interrupted=not finished,
     )
-    if finished and trainer.is_world_process_zero():
-        _save(model, prepared, folder)
-        write_json(folder.history, trainer.state.log_history)
-        write_json(folder.result, asdict(result))
-    return folder, result
+    if finished and job.trainer.is_world_process_zero():
+        job.save_adapter()
+        write_json(job.folder.history, job.trainer.state.log_history)
+        write_json(job.folder.result, asdict(result))
+    return job.folder, result
 
 
 def training_arguments(config: TrainConfig, folder: RunFolder, rows: int) -> TrainingArguments:
@@ -229,12 +294,6 @@ def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:
     return rows.select(order[: config.train_rows].tolist())
 
 
-def _evaluate(
-    prepared: PreparedTask, model: PeftModel, config: TrainConfig, split: str
-) -> dict[str, float]:
-    return prepared.evaluate(model, config.eval_batch_size, split=split, limit=config.eval_rows)
-
-
 def _check_trainer_keys(keys: Iterable[str]) -> None:
     known = TrainingArguments.__dataclass_fields__
     for name in keys:
@@ -250,6 +309,9 @@ def _check_trainer_keys(keys: Iterable[str]) -> None:
 def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Trainer:
     """The trainer of a run; what it reports goes to our own callback."""
     rows = _train_rows(prepared, folder.config)
+    shown = prepared.dataset("validation")
+    if folder.config.eval_rows is not None:
+        shown = shown.select(range(min(folder.config.eval_rows, len(shown))))
     arguments = training_arguments(folder.config, folder, len(rows))
     held_out = _held_out(folder.config, prepared)
     try:
@@ -257,7 +319,7 @@ def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Tra
             model,
             arguments,
             train_dataset=rows,
-            eval_dataset=prepared.validation,
+            eval_dataset=shown,
             data_collator=prepared.collator,
             compute_metrics=prepared.compute_metrics,
             preprocess_logits_for_metrics=prepared.preprocess_logits_for_metrics,
@@ -319,11 +381,3 @@ def _refuse_finished(folder: RunFolder) -> None:
 
 def _newest(folder: RunFolder) -> Path | None:
     return checkpoint.newest_complete(folder.checkpoints)
-
-
-def _save(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> None:
-    temporary = folder.path / ".saving-adapter"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
-    model.save_pretrained(temporary)
-    prepared.tokenizer.save_pretrained(temporary)
-    checkpoint.publish(temporary, folder.adapter)

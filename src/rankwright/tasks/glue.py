@@ -21,6 +21,8 @@ _TASKS: dict[str, tuple[str, str | None, tuple[str, ...] | None, tuple[str, ...]
     "wnli": ("sentence1", "sentence2", ("not_entailment", "entailment"), ("accuracy",)),
 }
 
+GLUE = frozenset(_TASKS)
+
 
 def glue_options(name: str) -> dict[str, object]:
     """Returns the options of a GLUE task, as `load_task` takes them.

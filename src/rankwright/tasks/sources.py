@@ -118,6 +118,29 @@ def _position(key: Sequence[object], seed: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetAside(Source):
+    """Training rows of another source only, a share of them to choose by.
+
+    For choosing hyperparameters: the rows that results are reported on are not among these.
+
+    Attributes:
+        source: The other source. Its seed must be another: what it split off by a hash of the same
+            seed would be the very share that is asked for here.
+    """
+
+    source: Source
+
+    def load(self, key_columns: Sequence[str]) -> Splits:
+        """Divides the training rows of the other source."""
+        rows = self.source.load(key_columns).train
+        return Splits(**{k: tuple(v) for k, v in self._split(rows, key_columns).items()})
+
+    def read(self) -> dict[str, list[Row]]:
+        """The training rows of the other source, not yet divided."""
+        return {"train": self.source.read()["train"]}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Files(Source):
     """Data files, one a split; see `files.read_rows` for the formats."""
 

@@ -13,7 +13,7 @@ from rankwright.tasks.base import Task
 from rankwright.tasks.causal_lm import CausalLM
 from rankwright.tasks.errors import TaskError, listing
 from rankwright.tasks.files import READERS, extension
-from rankwright.tasks.glue import glue_options
+from rankwright.tasks.glue import GLUE, glue_options
 from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.options import Options, read_yaml
@@ -64,7 +64,8 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
         spec: One of
 
             - `stdlib-docs`, the built-in task;
-            - `glue/rte` and its siblings, or any other data set of the hub as `owner/name`;
+            - `glue/rte`, or `rte`, and its siblings, or any other data set of the hub as
+              `owner/name`;
             - a file `my.yaml` that holds options, see docs/tasks.md;
             - a data file (`.jsonl`, `.csv`, also `.gz`, or `.parquet`) to train on.
         **overrides: Options of `task_from_files`, which win over those of the spec.
@@ -75,7 +76,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
     text = os.fspath(spec)
     if text == STDLIB_DOCS:
         options = Options({"name": text, "label_column": "package"})
-    elif text.startswith("glue/"):
+    elif text.startswith("glue/") or text in GLUE:
         options = Options(glue_options(text.removeprefix("glue/")))
     elif Path(text).suffix in {".yaml", ".yml"}:
         options = read_yaml(Path(text))

@@ -38,6 +38,16 @@ class CostMeter:
         """A step has ended."""
         self.step_seconds.append(time.perf_counter() - self._started)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to report the whole."""
+        seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
+        return {"trainable": self.trainable, "step_seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was measured before."""
+        self.trainable = state["trainable"]
+        self.step_seconds = state["step_seconds"].tolist()
+
     def report(self, run: Run) -> Cost:
         """The cost so far."""
         return Cost(
@@ -60,8 +70,9 @@ class Cost:
         stored_parameters: Numbers in the saved adapter, heads included.
         peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
         median_step_seconds: Median wall time of an optimizer step.
-        training_seconds: Sum over the steps; no evaluation, no saving.
-        steps: Steps measured; after a resume only those since.
+        training_seconds: Sum over the steps; no evaluation, no saving. Like the median, over the
+            whole of a resumed run, but without steps that a crash undid.
+        steps: Optimizer steps.
         passes: Forward-and-backward passes over a global batch, the whole run's.
     """
 

@@ -187,7 +187,8 @@ class MethodMixin(_Base):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.run.procedure.restricts_rows:
             return super()._get_train_sampler(dataset)
-        return PhaseSampler(self.run, len(dataset), self.get_total_train_batch_size(self.args))
+        per_step = self.get_total_train_batch_size(self.args)
+        return PhaseSampler(self.run, len(dataset), per_step, self.args.data_seed)
 
     # A step ------------------------------------------------------------------------------------
 
@@ -286,14 +287,17 @@ class MethodMixin(_Base):
     def _complete(self, written: Path) -> None:
         """Add the run's state to a checkpoint under its temporary name, then its manifest."""
         self.state.save_to_json(str(written / "trainer_state.json"))
-        checkpoint.save_state(self.run.state_dict(), written)
+        state = {**self.run.state_dict(), "cost": self._cost.state_dict()}
+        checkpoint.save_state(state, written)
         checkpoint.write_manifest(
             written, step=self.state.global_step, method=describe(self.method)
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The procedure first: it may have to rebuild layers that the weights are loaded into.
-        self.run.load_state_dict(checkpoint.load_state(Path(resume_from_checkpoint)))
+        state = checkpoint.load_state(Path(resume_from_checkpoint))
+        self.run.load_state_dict(state)
+        self._cost.load_state_dict(state["cost"])
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
