@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from torch import Tensor
 
 from rankwright.cli.options import UsageError, normalise, parse_train
 from rankwright.core.errors import MethodError
+from rankwright.core.part import Penalty, Procedure
+from rankwright.core.run import Run
 
 NEEDED = ("--model", "m", "--task", "stdlib-docs")
 
@@ -110,9 +114,96 @@ def test_a_number_that_yaml_takes_for_text(tmp_path: Path) -> None:
     assert parse_train(["--config", str(path)])[0]["learning_rate"] == 2e-3
 
 
+def plugged(*arguments: str) -> dict[str, list[dict[str, object]]]:
+    """What is plugged in, without the fields that stand at None or False."""
+    parts = parse_train([*arguments, "--method", "lora"])[0]["parts"]
+    return {
+        slot: [{name: value for name, value in item.items() if value} for item in items]
+        for slot, items in parts.items()
+    }
+
+
+def test_parts_by_name() -> None:
+    assert parse_train(NEEDED)[0]["parts"] == {}
+    assert plugged(*NEEDED, "--init", "olora") == {"init": [{"name": "olora"}]}
+    assert plugged(*NEEDED, "--init=pissa", "--init.niter", "4") == {
+        "init": [{"name": "pissa", "niter": 4}]
+    }
+    assert plugged(*NEEDED, "--init", "null", "--procedure", "[]") == {}
+
+
+@pytest.mark.parametrize("names", ["flat,chain", "flat, chain", "[flat, chain]"])
+def test_several_parts_in_one_slot(names: str) -> None:
+    flat, chain = plugged(
+        *(*NEEDED, "--procedure", names, "--procedure.rho", "0.1"),
+        *("--procedure.chain.rounds=3", "--procedure.lr-policy", "restart"),
+        *("--procedure.ranks", "[2, 1, 1]"),
+    )["procedure"]
+    assert (flat["name"], flat["rho"]) == ("flat", 0.1)
+    assert (chain["name"], chain["rounds"], chain["ranks"]) == ("chain", 3, [2, 1, 1])
+    assert chain["lr_policy"] == "restart"
+
+
+def test_parts_in_a_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "run.yaml",
+        model="m",
+        task="stdlib-docs",
+        init="olora",
+        procedure=[{"name": "flat", "rho": 0.3}, "chain"],
+    )
+    parts = plugged("--config", path)
+    assert parts["init"] == [{"name": "olora"}]
+    assert [part["name"] for part in parts["procedure"]] == ["flat", "chain"]
+    assert parts["procedure"][0]["rho"] == 0.3
+    assert plugged("--config", path, "--procedure.rho", "0.5")["procedure"][0]["rho"] == 0.5
+    assert plugged("--config", path, "--procedure", "flat")["procedure"][0]["rho"] == 0.3
+    (chain,) = plugged("--config", path, "--procedure", "chain")["procedure"]
+    assert "rho" not in chain
+
+
+def test_parts_of_ones_own() -> None:
+    (mine,) = plugged(*NEEDED, "--penalty", f"{__name__}:Mine", "--penalty.weight", "2")["penalty"]
+    assert mine == {"name": f"{__name__}:Mine", "weight": 2.0}
+
+
+@dataclass(frozen=True)
+class Mine(Penalty):
+    """A penalty."""
+
+    weight: float = 1.0
+
+    def __call__(self, run: Run) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Noisy(Procedure):
+    """A procedure with a field of a name that another one has."""
+
+    rho: float = 1.0
+
+
+def test_a_field_that_two_parts_have() -> None:
+    both = ("--procedure", f"flat,{__name__}:Noisy")
+    with pytest.raises(MethodError, match=r"write --procedure.flat.rho or --procedure.Noisy.rho"):
+        plugged(*NEEDED, *both, "--procedure.rho", "2")
+    flat, noisy = plugged(*NEEDED, *both, "--procedure.Noisy.rho", "2")["procedure"]
+    assert (flat["rho"], noisy["rho"]) == (0.05, 2.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([*NEEDED, "--procedure.rho", "3"], r"no option procedure.rho"),
+        ([*NEEDED, "--init", "olora", "--procedure.rho", "3"], r"no option procedure.rho"),
+        ([*NEEDED, "--procedure", "flat", "--procedure.ro=3"], r"did you mean procedure.flat.rho"),
+        ([*NEEDED, "--procedure", "flat", "--procedure.rho", "x"], r"flat.rho = x: expected float"),
+        ([*NEEDED, "--procedure", "bilevel"], r"^give --procedure.bilevel.upper$"),
+        (
+            [*NEEDED, "--procedure", "chain", "--procedure.round_rows=3"],
+            r"no option procedure.roun",
+        ),
         ([*NEEDED, "--stepz", "3"], r"no option stepz; did you mean steps"),
         ([*NEEDED, "--method", "dora", "--method.rr=3"], r"no option method.rr; did you mean"),
         ([*NEEDED, "--steps", "many"], r"steps = many: expected int or null"),
@@ -152,6 +243,24 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(MethodError, match=r"cannot read --config nowhere\.yaml: No such file"):
         parse_train(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--init", "flat"), "unknown init 'flat'; expected one of olora, pissa"),
+        (("--init", "{"), "--init {: expected a name, or several with commas"),
+    ],
+)
+def test_a_part_that_is_not_there(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        parse_train([*NEEDED, *arguments])
+
+
+def test_a_part_of_a_file_has_a_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", init={"niter": 4})
+    with pytest.raises(MethodError, match=r"init: \{'niter': 4\} has no name"):
+        parse_train(["--config", path])
 
 
 def test_an_unknown_method_names_the_others() -> None:

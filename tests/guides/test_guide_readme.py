@@ -13,7 +13,7 @@ import rankwright.methods  # noqa: F401  (registers the methods)
 from rankwright.cli import COMMANDS, main
 from rankwright.cli.options import parse_train
 from rankwright.core.registry import available
-from rankwright.job import TrainConfig
+from rankwright.job import TrainConfig, build_method
 from rankwright.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,9 +84,9 @@ def test_commands_parse(
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text(yaml.safe_dump(described))
             values, _ = parse_train(arguments[1:])
-            values.pop("method")
+            build_method(values.pop("method"), values.pop("parts"))
             TrainConfig(**values)
-        elif arguments[0] == "methods":
+        elif arguments[0] in ("methods", "parts"):
             assert main(arguments) == 0
     capsys.readouterr()
 
@@ -103,7 +103,7 @@ def test_ready_configurations_parse(path: Path, monkeypatch: pytest.MonkeyPatch)
     header = text(path).partition("\nmodel:")[0]
     assert f"rankwright train --config {path.relative_to(ROOT)}" in header
     values, _ = parse_train(["--config", str(path)])
-    values.pop("method")
+    build_method(values.pop("method"), values.pop("parts"))
     TrainConfig(**values).make_task()
     if "examples/tasks" in (values["task"] or ""):
         assert load_task(ROOT / values["task"]).name == Path(values["task"]).stem

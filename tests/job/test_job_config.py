@@ -10,10 +10,12 @@ import pytest
 
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots
+from rankwright.inits import Olora
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import registered_name, resolve_model
 from rankwright.job.train import DERIVED, training_arguments
 from rankwright.methods import BiDoRA, LoRA
+from rankwright.procedures import Chain, Perturbation
 from rankwright.tasks import TaskError
 
 CONFIG = TrainConfig(model="m", task="stdlib-docs")
@@ -101,6 +103,21 @@ def test_a_method_of_ones_own_is_found_again_by_its_module(tmp_path: Path) -> No
     assert registered_name(Guest) == f"{__name__}:Guest"
     RunFolder(tmp_path, CONFIG, Guest(r=3)).write_description()
     assert RunFolder.read(tmp_path).method == Guest(r=3)
+
+
+def test_a_run_folder_keeps_the_plugged_parts(tmp_path: Path) -> None:
+    method = LoRA(r=2).with_parts(init=Olora(), procedure=[Perturbation(rho=0.1), Chain(rounds=3)])
+    folder = RunFolder(tmp_path, CONFIG, method)
+    folder.write_description()
+    assert "procedure:\n- name: flat\n  rho: 0.1\n" in folder.description.read_text("utf-8")
+    assert RunFolder.read(tmp_path).method == method
+    assert RunFolder.read(tmp_path).options() == folder.options()
+
+
+def test_a_part_with_a_function_cannot_be_described(tmp_path: Path) -> None:
+    method = LoRA().with_parts(procedure=Chain(round_rows=lambda run, round_: [0, 1]))
+    with pytest.raises(MethodError, match="procedure 'chain': round_rows is a function, which"):
+        RunFolder(tmp_path, CONFIG, method).write_description()
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def test_a_layer_that_is_not_linear_is_refused() -> None:
 def test_without_its_events_the_run_ends_with_an_error() -> None:
     run = loop(FlatLoRA(**TARGETS))
     run._fired.add("after_step")
-    with pytest.raises(TrainingError, match="Perturbation needs the events"):
+    with pytest.raises(TrainingError, match=r"flat_lora needs the events \["):
         run.finish()
 
 

@@ -1,7 +1,8 @@
-"""The command line: train, eval, export, methods, demo.
+"""The command line: train, eval, export, methods, parts, demo.
 
 Every option of `rankwright train` is a field of `TrainConfig` or, behind `--method.`, of the chosen
-method; a YAML file with the same names can hold all of them, and the command line overrides it.
+method, or, behind the name of a slot, of a part that is plugged onto it. A YAML file with the same
+names can hold all of them, and the command line overrides it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ usage: rankwright COMMAND [options]
   export    a finished run as PEFT adapter, as plain LoRA of a stated rank, or merged
   plot      what was logged while a run trained, drawn over its steps
   methods   what there is; `methods show NAME` for fields, equations and reference
+  parts     what can be plugged onto a method; `parts show NAME` for its fields
   demo      fine-tune a small model offline, load the adapter with peft alone, compare
 
 rankwright COMMAND --help has the options of a command; after `train --method NAME` those of the
 method are among them. rankwright --version says which version this is."""
 
-COMMANDS = ("train", "eval", "export", "plot", "methods", "demo")
+COMMANDS = ("train", "eval", "export", "plot", "methods", "parts", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,10 +16,16 @@ from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.options import UsageError, parse_train
 from rankwright.cli.plot import plot
 from rankwright.cli.quiet import quiet
-from rankwright.cli.tables import methods_table, print_method, result_table
+from rankwright.cli.tables import (
+    methods_table,
+    parts_table,
+    print_method,
+    print_parts,
+    result_table,
+)
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.registry import get
-from rankwright.job import TrainConfig, train
+from rankwright.job import TrainConfig, build_method, train
 from rankwright.tasks import TaskError
 from rankwright.training.export_check import ExportError
 from rankwright.training.progress import RichProgress
@@ -56,8 +62,7 @@ def say(text: str) -> None:
 
 def _train(arguments: list[str]) -> int:
     values, resume = parse_train(arguments)
-    fields = dict(values.pop("method"))
-    method = get(fields.pop("name"))(**fields)
+    method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
     console = Console(stderr=True)
     folder, result = train(
@@ -156,6 +161,24 @@ def _methods(arguments: list[str]) -> int:
     return 0
 
 
+def _parts(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright parts",
+        description="What can be plugged onto a method, by slot: `rankwright train --method lora "
+        "--init olora --procedure flat`.",
+    )
+    parser.add_argument("show", nargs="?", choices=("show",), help="show one part in full")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="its name")
+    parsed = parser.parse_args(arguments)
+    if parsed.show is None:
+        Console().print(parts_table())
+    elif parsed.name is None:
+        parser.error("show: give the name of a part")
+    else:
+        print_parts(parsed.name)
+    return 0
+
+
 def _demo(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright demo",
@@ -178,5 +201,6 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": _export,
     "plot": _plot,
     "methods": _methods,
+    "parts": _parts,
     "demo": _demo,
 }

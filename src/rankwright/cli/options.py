@@ -15,12 +15,18 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
+from rankwright.core import catalogue
+from rankwright.core.catalogue import SLOTS
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.job import TrainConfig
 
 DEFAULT_METHOD = "bidora"
+NAMED = ("method", *SLOTS)
+"""Options that name what other options belong to."""
+
 _USAGE = (
     "rankwright train --method NAME --model MODEL (--task TASK | --data FILE) [options]\n"
     "       rankwright train --config RUN.yaml [options that win over the file]\n"
@@ -33,10 +39,13 @@ class UsageError(ValueError):
 
 
 class _Parser(ArgumentParser):
-    """Shows `--method.name` as what a user types."""
+    """Shows `--method.name` as what a user types, and so for every slot."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        return super().format_help(formatter).replace("--method.name NAME", "--method NAME     ")
+        text = super().format_help(formatter)
+        for name in NAMED:
+            text = text.replace(f"--{name}.name NAME", f"--{name} NAME     ")
+        return text
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -46,41 +55,56 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         arguments: The command line after `train`.
 
     Returns:
-        Fields of `TrainConfig` with the method's own under "method", and whether to resume.
+        Fields of `TrainConfig`, with the method's own under "method" and those of plugged parts
+        under "parts", and whether to resume.
 
     Raises:
         UsageError: An option is unknown, missing or of a wrong type.
-        MethodError: There is no such method, or the file cannot be read.
+        MethodError: There is no such method or part, or the file cannot be read.
     """
     arguments = [normalise(argument) for argument in arguments]
     path = _peek(arguments, "--config")
     config = {} if path is None else _read_config(path)
+    plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
+    arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)
     name = str(_peek(arguments, "--method.name") or named)
     if name != named:  # the file's fields belong to another method
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
-    types = _types(get(name))
+    types = _types(get(name), plugs)
     _check_names(config, types, f"{path}: ")
-    parser = _parser(name)
+    parser = _parser(name, plugs)
     try:
         parsed = parser.parse_args(_as_arguments(config) + _with_values(arguments, types))
     except ArgumentError as error:
         raise UsageError(_one_line(str(error), types)) from error
     values = parsed.as_dict()
     values.pop("config")
+    values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     return values, bool(values.pop("resume"))
 
 
+def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:
+    """Names of a slot's parts; leaves in `config` the fields of these parts only."""
+    names, options = flattened(slot, config.pop(slot, None))
+    given = _peek(arguments, f"--{slot}.name")
+    if given is not None:
+        names = names_in(slot, given)
+    keys = {name.rpartition(":")[2] for name in names}
+    config |= {name: value for name, value in options.items() if name.split(".")[1] in keys}
+    return names
+
+
 def normalise(argument: str) -> str:
-    """`--text-column` as `--text_column`, and `--method` as `--method.name`."""
+    """`--text-column` as `--text_column`, and `--method` as `--method.name`, so for every slot."""
     if not argument.startswith("--"):
         return argument
     flag, equals, value = argument.partition("=")
     flag = "--" + flag[2:].replace("-", "_")
-    return ("--method.name" if flag == "--method" else flag) + equals + value
+    return (f"{flag}.name" if flag[2:] in NAMED else flag) + equals + value
 
 
-def _parser(method: str) -> ArgumentParser:
+def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
     parser = _Parser(
         prog="rankwright train",
         usage=_USAGE,
@@ -97,16 +121,27 @@ def _parser(method: str) -> ArgumentParser:
     )
     parser.add_class_arguments(TrainConfig, None)
     group = parser.add_argument_group(f"The method, here {method}")
-    group.add_class_arguments(get(method), "method", as_group=False)
+    group.add_class_arguments(get(method), "method", as_group=False, skip={"plugged"})
+    group = parser.add_argument_group("Parts plugged onto the method; see `rankwright parts`")
+    for slot in SLOTS:
+        group.add_argument(f"--{slot}.name", help=", ".join(catalogue.parts(slot)) or "none yet")
+    for plug in plugs:
+        group.add_class_arguments(plug.cls, plug.prefix, as_group=False, skip=plug.skipped)
     return parser
 
 
-def _types(method: type[Method]) -> dict[str, Any]:
+def _types(method: type[Method], plugs: Sequence[Plug]) -> dict[str, Any]:
     """Type of every option by name."""
-    types = {"config": str, "resume": bool, "method.name": str}
-    for prefix, owner in (("", TrainConfig), ("method.", method)):
+    types = {"config": str, "resume": bool, **{f"{name}.name": str for name in NAMED}}
+    owners: list[tuple[str, Any, set[str]]] = [
+        ("", TrainConfig, set()),
+        ("method.", method, {"plugged"}),
+        *((f"{plug.prefix}.", plug.cls, plug.skipped) for plug in plugs),
+    ]
+    for prefix, owner, skipped in owners:
         hints = typing.get_type_hints(owner)
-        types |= {f"{prefix}{field.name}": hints[field.name] for field in dataclasses.fields(owner)}
+        names = {field.name for field in dataclasses.fields(owner)} - skipped
+        types |= {f"{prefix}{name}": hints[name] for name in names}
     return types
 
 

@@ -12,6 +12,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from rankwright.core.catalogue import SLOTS, parts, summary
+from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.registry import available
 from rankwright.job import RunResult
@@ -76,6 +78,8 @@ def print_method(cls: type[Method]) -> None:
         for column in ("option", "default", "meaning"):
             table.add_column(column)
     for field in dataclasses.fields(cls):
+        if field.name == "plugged":
+            continue
         table = shared if field.name in inherited else own
         name, default = f"--method.{field.name}", _default(field)
         table.add_row(name, Text(default), Text(meanings.get(field.name, "")))
@@ -84,7 +88,43 @@ def print_method(cls: type[Method]) -> None:
             Console().print(table)
 
 
-def _meanings(cls: type[Method]) -> dict[str, str]:
+def parts_table() -> Table:
+    """What can be plugged onto a method, by slot."""
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    for column in ("slot", "part", "what it does"):
+        table.add_column(column, style="bold" if column == "part" else "")
+    for slot in SLOTS:
+        for number, (name, cls) in enumerate(parts(slot).items()):
+            table.add_row("" if number else slot, name, Text(summary(cls)))
+        table.add_section()
+    return table
+
+
+def print_parts(name: str) -> None:
+    """Print what the parts of this name do, and every field with its default.
+
+    Raises:
+        MethodError: There is none.
+    """
+    found = {slot: parts(slot)[name] for slot in SLOTS if name in parts(slot)}
+    if not found:
+        known = ", ".join(name for slot in SLOTS for name in parts(slot))
+        raise MethodError(f"unknown part {name!r}; expected one of {known}")
+    for slot, cls in found.items():
+        print((sys.modules[cls.__module__].__doc__ or "").strip())
+        print(f"\n{summary(cls)}\n\n--{slot} {name}")
+        table, meanings = Table(box=rich.box.SIMPLE_HEAD), _meanings(cls)
+        for column in ("option", "default", "meaning"):
+            table.add_column(column)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.repr:
+                text = meanings.get(field.name, "")
+                table.add_row(f"--{slot}.{field.name}", Text(_default(field)), Text(text))
+        if table.row_count:
+            Console().print(table)
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
     """What the docstrings say of each field; a subclass has the last word."""
     meanings: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
@@ -98,5 +138,5 @@ def _meanings(cls: type[Method]) -> dict[str, str]:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         return str(field.default_factory())
-    value = field.default
+    value = "" if field.default is dataclasses.MISSING else field.default
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -109,7 +109,7 @@ class Loop(Run):
         """See `Run.held_out`."""
         if self._held_out is None:
             raise MethodError(
-                f"{self.method.name} learns from a second split: pass held_out=, a function that "
+                f"{self.method.label} learns from a second split: pass held_out=, a function that "
                 "gives the k-th held-out batch"
             )
         return [MicroBatch(self._held_out(index))]

@@ -7,15 +7,17 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from rankwright.core.catalogue import part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Penalty, Procedure
+from rankwright.core.parts import Parts
 from rankwright.core.run import adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
@@ -76,6 +78,7 @@ class Method(ABC):
         use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
         modules_to_save: Modules trained in full and saved beside the adapter. The classification
             head of a `...ForSequenceClassification` or `...ForTokenClassification` model always is.
+        plugged: What was plugged in; see `with_parts`.
     """
 
     name: ClassVar[str]
@@ -93,10 +96,45 @@ class Method(ABC):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     modules_to_save: list[str] | None = None
+    plugged: Parts = field(default_factory=Parts)
 
     @abstractmethod
     def slots(self) -> Slots:
-        """The parts this method is made of."""
+        """The parts this method is made of by itself."""
+
+    def with_parts(self, **parts: Any) -> Self:
+        """This method with more parts plugged in.
+
+        Args:
+            parts: By slot: a `layer`, an `init`, an `optimizer` where the method leaves the slot
+                open; a `penalty` or a list of them, which add up; a `procedure` or a list of them,
+                which stand before the method's own.
+
+        Raises:
+            MethodError: The parts do not go together.
+        """
+        method = dataclasses.replace(self, plugged=self.plugged.plug(**parts))
+        method.made_of()
+        return method
+
+    def made_of(self) -> Slots:
+        """All slots, with the plugged parts in them.
+
+        Raises:
+            MethodError: The parts do not go together.
+        """
+        return self.plugged.into(self.slots(), self.name)
+
+    @property
+    def label(self) -> str:
+        """Its name, and those of the plugged parts: "lora+olora+flat"."""
+        names = (part_name(part).rpartition(":")[2] for _, part in self.plugged)
+        return "+".join((self.name, *names))
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Its fields by name, without the plugged parts."""
+        names = (field.name for field in dataclasses.fields(self) if field.name != "plugged")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         check_field(self, "r", self.r >= 1, "an integer of at least 1")
@@ -128,7 +166,7 @@ class Method(ABC):
                 f"{type(model).__name__} already carries an adapter; apply {self.name} to the base "
                 "model (PeftModel.unload() gives it back)"
             )
-        slots = self.slots()
+        slots = self.made_of()
         with torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
@@ -161,7 +199,7 @@ class Method(ABC):
             alpha_pattern=dict(self.alpha_pattern),
             use_rslora=self.use_rslora,
             modules_to_save=self.modules_to_save,
-            **(layer or self.slots().layer).peft_options(),
+            **(layer or self.made_of().layer).peft_options(),
         )
 
     def _inject(self, model: nn.Module, layer: Layer) -> PeftModel:

@@ -2,13 +2,16 @@
 
 A part knows neither a method nor a trainer; all that it may touch is a `Run`
 (:mod:`rankwright.core.run`). Parts are frozen dataclasses: fields are hyperparameters. State that
-lives through a run is kept on the object that `Procedure.start` returns.
+lives through a run is kept on the object that `Procedure.start` returns. A part that a user may
+plug onto any method has a name (`catalogue.part`); a field that only Python can set, a function
+say, is declared with `repr=False`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from rankwright.core.run import Run
+    from rankwright.core.run import MicroBatch, Run
 
 Multiplier = Callable[[int], float]
 """Optimizer step (0-based) -> factor on the learning rate."""
@@ -27,8 +30,16 @@ Shape = Callable[[int], Multiplier]
 """Number of steps -> the user's schedule (linear, cosine, ...) stretched over that many steps."""
 
 
+class Part:
+    """What fills a slot."""
+
+    def layer(self) -> Layer | None:
+        """The layer it works on, brought along where a method has the plain one; None: any."""
+        return None
+
+
 @dataclass(frozen=True)
-class Layer:
+class Layer(Part):
     """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA."""
 
     def peft_options(self) -> dict[str, Any]:
@@ -39,7 +50,7 @@ class Layer:
         """Change the freshly injected layers in place, where PEFT's own are not enough."""
 
 
-class Init(ABC):
+class Init(Part, ABC):
     """Where the factors start."""
 
     @abstractmethod
@@ -47,7 +58,7 @@ class Init(ABC):
         """Write the factors of every adapted layer. The global random state is already seeded."""
 
 
-class OptimizerPart(ABC):
+class OptimizerPart(Part, ABC):
     """How the factors move.
 
     An optimizer with a true attribute `owns_clipping` gets its gradients as they are: the engine
@@ -67,7 +78,7 @@ class OptimizerPart(ABC):
         """
 
 
-class Penalty(ABC):
+class Penalty(Part, ABC):
     """What is added to the loss, once an optimizer step."""
 
     @abstractmethod
@@ -95,7 +106,8 @@ class Phase:
     steps: int
 
 
-class Procedure:
+@dataclass(frozen=True)
+class Procedure(Part):
     """What happens around the steps; the default is nothing.
 
     A procedure is a frozen dataclass of hyperparameters. `start` gives the object with the state.
@@ -185,7 +197,21 @@ class ProcedureState:
     def end(self) -> None:
         """After the last step."""
 
+    @contextlib.contextmanager
+    def replaying(self, batch: MicroBatch) -> Iterator[None]:
+        """Around every evaluation of `batch` that is not the step's own forward.
+
+        A procedure that changes what the step's forward computes does the same here, so that the
+        loss of a training batch is one function throughout the step.
+        """
+        del batch
+        yield
+
     # State -------------------------------------------------------------------------------------
+
+    def members(self) -> Iterator[ProcedureState]:
+        """This procedure, or those that it combines."""
+        yield self
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on after a crash: tensors, numbers, strings, lists, dicts."""

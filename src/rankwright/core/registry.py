@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TypeVar
 
+from rankwright.core.catalogue import imported
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 
@@ -39,15 +39,9 @@ def get(name: str) -> type[Method]:
     """
     if name in _METHODS:
         return _METHODS[name]
-    module_name, _, class_name = name.partition(":")
-    if class_name:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise MethodError(f"method {name!r}: cannot import {module_name} ({error})") from error
-        found = getattr(module, class_name, None)
-        if isinstance(found, type) and issubclass(found, Method):
-            return found
+    found: type[Method] | None = imported(name, Method, "method")
+    if found is not None:
+        return found
     raise MethodError(
         f"unknown method {name!r}; expected one of {', '.join(available())}, or "
         "package.module:Class for one of your own"

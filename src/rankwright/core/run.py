@@ -54,7 +54,7 @@ class Run(ABC):
 
     Attributes:
         model: The `PeftModel`, without any distributed wrapper.
-        method: The method; parts are in `slots`.
+        method: The method; parts are in `slots`, the plugged ones among them.
         adapter_name: Name of the adapter in training.
         layers: Adapted layers by module name.
         optimizer: The optimizer; one object for all parameters.
@@ -73,7 +73,7 @@ class Run(ABC):
     def __init__(self, model: PeftModel, method: Method, *, seed: int) -> None:
         self.model = model
         self.method = method
-        self.slots = method.slots()
+        self.slots = method.made_of()
         self.adapter_name = "default"
         self.layers = adapted_layers(model)
         self.seed = seed
@@ -143,12 +143,13 @@ class Run(ABC):
 
     @contextlib.contextmanager
     def replay(self, batch: MicroBatch) -> Iterator[None]:
-        """Evaluate under the batch's own random state and leave the global one as it was."""
+        """Evaluate as the step's own forward did, and leave the random state as it was."""
         before = random_state()
         if batch.random_state is not None:
             set_random_state(batch.random_state)
         try:
-            yield
+            with self.procedure.replaying(batch):
+                yield
         finally:
             set_random_state(before)
 
@@ -276,7 +277,7 @@ class Run(ABC):
         missing = sorted(self.procedure.needs - self._fired)
         if self._fired and missing:
             raise TrainingError(
-                f"{type(self.slots.procedure).__name__} needs the events {missing}, which never "
+                f"{self.method.label} needs the events {missing}, which never "
                 "fired: the method was not applied. Train through rankwright's Trainer, "
                 "with_method(...) or core.loop.Loop"
             )

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.inits.companion import Companion
 
 
+@part("pissa")
 @dataclass(frozen=True)
 class Pissa(Companion):
-    """PiSSA (arXiv 2404.02948).
+    """PiSSA (arXiv 2404.02948): the leading singular vectors of each weight.
 
     Attributes:
         niter: Power iterations of a randomised SVD; None for the exact one.

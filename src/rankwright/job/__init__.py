@@ -1,7 +1,8 @@
 """One training run from a description of it: what the command line and a study both start."""
 
+import rankwright.methods  # noqa: F401  registers every method, and the parts they are made of
 from rankwright.job.config import TrainConfig
-from rankwright.job.load import RunFolder, load_adapted, load_base
+from rankwright.job.load import RunFolder, build_method, load_adapted, load_base
 from rankwright.job.train import Job, RunResult, set_up, train
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "TrainConfig",
+    "build_method",
     "load_adapted",
     "load_base",
     "set_up",

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import yaml
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from rankwright.core.catalogue import SLOTS
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
+from rankwright.core.parts import part_from
 from rankwright.core.registry import get
 from rankwright.job.config import TrainConfig
 from rankwright.tasks import PreparedTask
@@ -142,17 +145,30 @@ class RunFolder:
     def write_description(self) -> None:
         """Write `run.yaml`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        values = {**self.config.as_dict(), "method": self._method_values()}
+        values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
         write_atomically(self.description, yaml.safe_dump(values, sort_keys=False))
 
     def options(self) -> dict[str, Any]:
         """Every option by its name on the command line, as YAML values."""
         method = {f"method.{name}": value for name, value in self._method_values().items()}
-        return {**_plain(dataclasses.asdict(self.config)), **method}
+        return {**_plain(dataclasses.asdict(self.config)), **method, **self._parts()}
 
     def _method_values(self) -> dict[str, Any]:
         name = registered_name(type(self.method))
-        return {"name": name, **_plain(dataclasses.asdict(self.method))}
+        return {"name": name, **_plain(self.method.hyperparameters())}
+
+    def _parts(self) -> dict[str, Any]:
+        described: dict[str, Any] = _plain(self.method.plugged.described())
+        for slot, parts in described.items():
+            for part in parts:
+                for name, value in part.items():
+                    if callable(value):
+                        raise MethodError(
+                            f"{slot} {part['name']!r}: {name} is a function, which {self.path} "
+                            "cannot hold; give it a part of your own (package.module:Class), or "
+                            "train with rankwright.training.Trainer"
+                        )
+        return described
 
     def logged(self) -> list[dict[str, float]]:
         """What was logged so far, one entry a logging step; of a run that goes on, too.
@@ -187,13 +203,37 @@ class RunFolder:
                 "`rankwright train` wrote"
             ) from error
         try:
-            fields = dict(values.pop("method"))
-            return cls(folder, TrainConfig(**values), get(fields.pop("name"))(**fields))
+            method = build_method(values.pop("method"), _taken(values))
+            return cls(folder, TrainConfig(**values), method)
         except (AttributeError, KeyError, TypeError) as error:
             raise MethodError(
                 f"{folder / 'run.yaml'} does not describe a run ({error}); expected the file as "
                 "`rankwright train` wrote it"
             ) from error
+
+
+def build_method(
+    method: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Method:
+    """A method with parts plugged in, from names and fields.
+
+    Args:
+        method: `name` and hyperparameters.
+        parts: By slot, `name` and fields of every part.
+
+    Raises:
+        MethodError: There is no such method or part, or they do not go together.
+    """
+    fields = {name: value for name, value in method.items() if name != "name"}
+    made: dict[str, Any] = {
+        slot: [part_from(slot, part) for part in described] for slot, described in parts.items()
+    }
+    return get(method["name"])(**fields).with_parts(**made)
+
+
+def _taken(values: dict[str, Any]) -> dict[str, Any]:
+    """The plugged parts, taken out of a description."""
+    return {slot: values.pop(slot) for slot in SLOTS if slot in values}
 
 
 def registered_name(cls: type[Method]) -> str:

@@ -207,7 +207,7 @@ def train(
     finished = job.run()
     task = job.prepared.task
     result = RunResult(
-        method=method.name,
+        method=method.label,
         task=task.name,
         model=config.model,
         seed=config.seed,
@@ -264,7 +264,7 @@ def versions() -> dict[str, str]:
 
 
 def _output(config: TrainConfig, method: Method, task: str) -> Path:
-    name = f"{method.name}-{task.replace('/', '-')}-{config.seed}"
+    name = f"{method.label}-{task.replace('/', '-')}-{config.seed}"
     return Path(config.output) if config.output else Path("runs") / name
 
 

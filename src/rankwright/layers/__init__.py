@@ -8,10 +8,12 @@ from rankwright.layers.dora import (
     reset_magnitudes,
     use_factored_dora,
 )
+from rankwright.layers.stacked import StackedLoRA
 
 __all__ = [
     "Dora",
     "FactoredDora",
+    "StackedLoRA",
     "effective_weight",
     "frozen_norms",
     "reset_magnitudes",

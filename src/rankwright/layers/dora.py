@@ -22,6 +22,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Embedding, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
+from rankwright.core.catalogue import part
 from rankwright.core.decomposition import (
     CONV_LAYERS,
     as_rows,
@@ -39,9 +40,10 @@ from rankwright.core.part import Layer
 NormGrad = Literal["detached", "full"]
 
 
+@part("dora")
 @dataclass(frozen=True)
 class Dora(Layer):
-    """The DoRA layer as a part of a method.
+    """DoRA: a trained length for every weight row beside a low-rank direction.
 
     Attributes:
         norm_grad: `"detached"` (DoRA) or `"full"` (BiDoRA): does the row norm carry a gradient?

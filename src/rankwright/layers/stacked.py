@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.core import ranks
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, truncated_product
 from rankwright.core.part import Layer
@@ -337,9 +338,10 @@ class Stack:
         )
 
 
+@part("stacked")
 @dataclass(frozen=True)
 class StackedLoRA(Layer):
-    """LoRA whose factors are stacks; for procedures that finish one booster after the other."""
+    """LoRA whose factors are stacks, with room for finished boosters."""
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
         """Put a `StackedFactor` in the place of every factor.

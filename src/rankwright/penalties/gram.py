@@ -17,6 +17,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
+from rankwright.core.catalogue import part
 from rankwright.core.decomposition import (
     base_rows,
     check_layer,
@@ -34,9 +35,12 @@ GramForm = Literal["norm", "squared"]
 _base_grams: WeakKeyDictionary[LoraLayer, tuple[object, BaseGram]] = WeakKeyDictionary()
 
 
+@part("gram")
 @dataclass(frozen=True)
 class Gram(Penalty):
-    """`weight * R`, with `R` from the module docstring; no gradient to `W` or to the magnitudes.
+    """BiDoRA's penalty: output rows that point in orthogonal directions.
+
+    `weight * R`, with `R` from the module docstring; no gradient to `W` or to the magnitudes.
 
     Attributes:
         weight: Factor of the penalty (the published code uses 1e-5 throughout).

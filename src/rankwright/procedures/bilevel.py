@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, check_field
 from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
@@ -40,6 +41,7 @@ RetrainFrom = Literal["snapshot", "warm"]
 METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 
 
+@part("bilevel")
 @dataclass(frozen=True)
 class Bilevel(Procedure):
     """Search over upper parameters, then retraining of the lower ones.

@@ -25,11 +25,12 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, check_field
-from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
+from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
-from rankwright.layers.stacked import Side, Stack, stacks, write_ranks
+from rankwright.layers.stacked import Side, Stack, StackedLoRA, stacks, write_ranks
 from rankwright.procedures.frozen import (
     DRAWS,
     SIDES,
@@ -51,6 +52,7 @@ Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor | None, Tensor | None]
 zero; None: ours."""
 
 
+@part("chain")
 @dataclass(frozen=True, kw_only=True)
 class Chain(Procedure):
     """Boosters one after the other, on all layers or on a few of them in turn.
@@ -155,6 +157,10 @@ class Chain(Procedure):
         check_field(self, "frozen_draw", drawn, f"one of {', '.join(DRAWS)}")
         projects = self.frozen is not None or not self.projected
         check_field(self, "projected", projects, "False where frozen is None")
+
+    def layer(self) -> Layer:
+        """Stacks, which have room for what is finished."""
+        return StackedLoRA()
 
     def start(self, run: Run) -> ChainState:
         """See `Procedure.start`.

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from rankwright.core.catalogue import part
 from rankwright.core.decomposition import base_rows
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.method import check_field
@@ -26,6 +27,7 @@ from rankwright.core.run import Run
 from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
 
 
+@part("flat")
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(Procedure):
     """Noise on the effective weights during forward and backward.

@@ -49,7 +49,7 @@ def save_seeded(run: Run, folder: str | os.PathLike[str]) -> list[str]:
     state = run.procedure
     if not isinstance(state, ChainState) or state.chain.frozen is None:
         raise MethodError(
-            f"{run.method.name} trains both factors, so a seed gives none of them; use "
+            f"{run.method.label} trains both factors, so a seed gives none of them; use "
             "save_pretrained, or a chain with frozen='A' or 'B'"
         )
     path = Path(folder)

@@ -91,8 +91,8 @@ class TrainerRun(Run):
             return None
         if not hasattr(dataset, "__len__"):
             raise MethodError(
-                f"{self.method.name} divides the training rows, and a {type(dataset).__name__} has "
-                "no length; load it as a map-style dataset"
+                f"{self.method.label} divides the training rows, and a {type(dataset).__name__} "
+                "has no length; load it as a map-style dataset"
             )
         return len(dataset)
 

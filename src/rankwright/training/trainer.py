@@ -7,7 +7,6 @@ that know phases, and checkpoints that are whole or do not count.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -110,7 +109,7 @@ class MethodMixin(_Base):
             self._check_same_method(Path(resume_from_checkpoint))
         elif self.state.global_step and type(self.run.slots.procedure) is not Procedure:
             raise MethodError(
-                f"{self.method.name} has phases, and this trainer is through "
+                f"{self.method.label} has phases, and this trainer is through "
                 f"{self.state.global_step} steps of them; resume from a checkpoint, or start anew "
                 "with a new trainer on a fresh method.apply(model)"
             )
@@ -159,7 +158,7 @@ class MethodMixin(_Base):
         plain = type(self.run.slots.procedure) is Procedure
         if not plain and any("role" not in group for group in self.optimizer.param_groups):
             raise MethodError(
-                f"{self.method.name} needs an optimizer with a parameter group for each role; "
+                f"{self.method.label} needs an optimizer with a parameter group for each role; "
                 "build yours from trainer.run.parameter_groups(lr, weight_decay), or pass "
                 "optimizer_cls_and_kwargs instead of optimizers"
             )
@@ -177,7 +176,7 @@ class MethodMixin(_Base):
         if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             raise MethodError(
                 f"lr_scheduler_type={self.args.lr_scheduler_type!r} cannot be divided into the "
-                f"phases of {self.method.name}; use linear, cosine, constant or another that is a "
+                f"phases of {self.method.label}; use linear, cosine, constant or another that is a "
                 "function of the step alone"
             )
         multiplier: Multiplier = scheduler.lr_lambdas[0]
@@ -404,31 +403,40 @@ class Trainer(MethodMixin, transformers.Trainer):
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """Name and hyperparameters as JSON gives them back (a tuple is a list)."""
-    values = json.dumps({"name": method.name, **dataclasses.asdict(method)}, default=repr)
-    described: dict[str, Any] = json.loads(values)
+    """Name, hyperparameters and plugged parts as JSON gives them back (a tuple is a list)."""
+    values = {
+        "name": method.name,
+        **method.hyperparameters(),
+        "plugged": method.plugged.described(),
+    }
+    described: dict[str, Any] = json.loads(json.dumps(values, default=_named))
     return described
+
+
+def _named(value: Any) -> str:
+    """A function by its name: its `repr` is another one in every process."""
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
     """Refuse, before any time is spent, what optimizer and procedure cannot run under."""
-    optimizer = method.slots().optimizer
+    optimizer = method.made_of().optimizer
     if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
         raise MethodError(
-            f"the optimizer of {method.name} needs whole factors, which deepspeed and fsdp shard; "
+            f"the optimizer of {method.label} needs whole factors, which deepspeed and fsdp shard; "
             "use one process or DistributedDataParallel"
         )
-    if type(method.slots().procedure) is Procedure:
+    if type(method.made_of().procedure) is Procedure:
         return
     if args.n_gpu > 1:
         raise MethodError(
-            f"{method.name} does not run under DataParallel; start one process a device with "
+            f"{method.label} does not run under DataParallel; start one process a device with "
             "torchrun, or choose one with CUDA_VISIBLE_DEVICES"
         )
     if args.deepspeed or args.fsdp:
         raise MethodError(
-            f"{method.name} changes gradients and optimizer state between steps, which deepspeed "
+            f"{method.label} changes gradients and optimizer state between steps, which deepspeed "
             "and fsdp shard; use one process or DistributedDataParallel"
         )
     if args.fp16:
-        raise MethodError(f"{method.name} does not run with fp16 loss scaling; use bf16")
+        raise MethodError(f"{method.label} does not run with fp16 loss scaling; use bf16")

@@ -1,0 +1,117 @@
+"""Options of plugged parts: `--init pissa --init.niter 4 --procedure flat,chain`.
+
+An option of a slot's name says which parts are plugged into it. A field of one is written
+`--SLOT.FIELD`, or `--SLOT.PART.FIELD` where several parts of the slot have it. In a YAML file a
+slot holds a name, a mapping with `name` and fields, or a list of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rankwright.core.catalogue import SLOTS, get_part
+from rankwright.core.errors import MethodError
+from rankwright.core.part import Part
+
+
+@dataclass(frozen=True)
+class Plug:
+    """A part that the command line or the file names.
+
+    Attributes:
+        slot: Where it goes.
+        name: Its name, or `package.module:Class`.
+        cls: Its class.
+    """
+
+    slot: str
+    name: str
+    cls: type[Part]
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of its fields."""
+        return f"{self.slot}.{self.name.rpartition(':')[2]}"
+
+    @property
+    def skipped(self) -> set[str]:
+        """Fields that only Python can set."""
+        fields: Iterable[dataclasses.Field[Any]] = dataclasses.fields(self.cls)  # type: ignore[arg-type]
+        return {field.name for field in fields if not field.repr}
+
+    def has(self, field: str) -> bool:
+        """Whether an option can set this field."""
+        return field in self.cls.__dataclass_fields__.keys() - self.skipped  # type: ignore[attr-defined]
+
+
+def plugs_of(named: Mapping[str, Sequence[str]]) -> list[Plug]:
+    """The parts with these names, by slot.
+
+    Raises:
+        MethodError: There is no such part.
+    """
+    return [
+        Plug(slot, name, get_part(slot, name)) for slot in SLOTS for name in named.get(slot, ())
+    ]
+
+
+def names_in(slot: str, text: str) -> list[str]:
+    """`flat`, `flat,chain` or `[flat, chain]` as a list; empty for `null`.
+
+    Raises:
+        MethodError: It is neither.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MethodError(f"--{slot} {text}: expected a name, or several with commas") from error
+    names = value if isinstance(value, list) else str(value or "").split(",")
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def flattened(slot: str, value: Any) -> tuple[list[str], dict[str, Any]]:
+    """A slot of the YAML file as names of parts, and their fields as options by name.
+
+    Raises:
+        MethodError: A part has no name.
+    """
+    names: list[str] = []
+    options: dict[str, Any] = {}
+    for item in value if isinstance(value, list) else [value] if value else []:
+        fields = dict(item) if isinstance(item, Mapping) else {"name": item}
+        if "name" not in fields:
+            raise MethodError(f"{slot}: {item} has no name; expected one of a part, and its fields")
+        names.append(str(fields.pop("name")))
+        key = names[-1].rpartition(":")[2]
+        options |= {f"{slot}.{key}.{field}": value for field, value in fields.items()}
+    return names, options
+
+
+def full_name(argument: str, plugs: Sequence[Plug]) -> str:
+    """`--procedure.rho=1` as `--procedure.flat.rho=1` where it is `flat` that has a `rho`.
+
+    Raises:
+        MethodError: Several parts of the slot have the field.
+    """
+    flag, equals, value = argument.partition("=")
+    slot, _, field = flag.removeprefix("--").partition(".")
+    if not flag.startswith("--") or slot not in SLOTS or field == "name":
+        return argument
+    owners = [f"--{plug.prefix}.{field}" for plug in plugs if plug.slot == slot and plug.has(field)]
+    if len(owners) > 1:
+        raise MethodError(f"{flag}: several parts have it; write {' or '.join(owners)}")
+    return f"{owners[0]}{equals}{value}" if owners else argument
+
+
+def described(values: Mapping[str, Any], plugs: Sequence[Plug]) -> dict[str, list[dict[str, Any]]]:
+    """By slot the name and fields of every part, from the parsed options."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for plug in plugs:
+        fields = (values.get(plug.slot) or {}).get(plug.prefix.partition(".")[2]) or {}
+        parts.setdefault(plug.slot, []).append({"name": plug.name, **fields})
+    return parts
