@@ -117,6 +117,13 @@ TABLE["head_only"] = Row(
     passes=8,
 )
 
+TABLE["lora_pro"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"x_mode": "symmetry"},
+)
+
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""
 

@@ -7,6 +7,7 @@ from rankwright.methods.flat_lora import FlatLoRA
 from rankwright.methods.full import Full
 from rankwright.methods.head_only import HeadOnly
 from rankwright.methods.lora import LoRA
+from rankwright.methods.lora_pro import LoRAPro
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
 from rankwright.methods.rac_lora import RACLoRA
@@ -21,6 +22,7 @@ __all__ = [
     "Full",
     "HeadOnly",
     "LoRA",
+    "LoRAPro",
     "OLoRA",
     "PiSSA",
     "RACLoRA",

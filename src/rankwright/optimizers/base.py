@@ -211,14 +211,18 @@ class PairOptimizer(torch.optim.Optimizer, ABC):
 
         torch casts state to the dtype of its parameter, which would round float64 moments.
         """
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "state": {}})
         groups = zip(state_dict["param_groups"], self.param_groups, strict=True)
         for saved, group in groups:
-            for key, parameter in zip(saved["params"], group["params"], strict=True):
-                for name, value in state_dict["state"].get(key, {}).items():
-                    loaded = self.state[parameter]
-                    if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
-                        loaded[name] = value.to(parameter.device)
+            for number, parameter in zip(saved["params"], group["params"], strict=True):
+                for key, value in state_dict["state"].get(number, {}).items():
+                    self.state[parameter][key] = self.placed(key, value, parameter)
+
+    def placed(self, key: str, value: Any, parameter: nn.Parameter) -> Any:
+        """A loaded piece of state where it is kept: beside its parameter, counts on the CPU."""
+        if not isinstance(value, Tensor) or key == "step":
+            return value
+        return value.to(parameter.device)
 
     def _batches(self) -> list[PairBatch]:
         """The pairs with a gradient, those that can be computed in one stack together."""
