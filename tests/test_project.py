@@ -80,7 +80,7 @@ def test_every_method_is_in_the_readme_and_has_a_page(method: str) -> None:
     assert (ROOT / "docs" / "methods" / f"{method}.md").is_file()
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "export", "methods", "parts"])
+@pytest.mark.parametrize("command", ["train", "eval", "export", "report", "methods", "parts"])
 def test_every_command_is_in_the_readme(command: str) -> None:
     assert f"rankwright {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The command line: train, eval, export, methods, parts, demo.
+"""The command line: train, eval, export, report, methods, parts, demo.
 
 Every option of `rankwright train` is a field of `TrainConfig` or, behind `--method.`, of the chosen
 method, or, behind the name of a slot, of a part that is plugged onto it. A YAML file with the same
@@ -18,6 +18,7 @@ usage: rankwright COMMAND [options]
   eval      metrics of a finished run
   export    a finished run as PEFT adapter, as plain LoRA of a stated rank, or merged
   plot      what was logged while a run trained, drawn over its steps
+  report    a study's figures as one HTML file, as Markdown, or as the card of an adapter
   methods   what there is; `methods show NAME` for fields, equations and reference
   parts     what can be plugged onto a method; `parts show NAME` for its fields
   demo      fine-tune a small model offline, load the adapter with peft alone, compare
@@ -25,7 +26,7 @@ usage: rankwright COMMAND [options]
 rankwright COMMAND --help has the options of a command; after `train --method NAME` those of the
 method are among them. rankwright --version says which version this is."""
 
-COMMANDS = ("train", "eval", "export", "plot", "methods", "parts", "demo")
+COMMANDS = ("train", "eval", "export", "plot", "report", "methods", "parts", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.options import UsageError, parse_train
 from rankwright.cli.plot import plot
 from rankwright.cli.quiet import quiet
+from rankwright.cli.report import report
 from rankwright.cli.tables import (
     methods_table,
     parts_table,
@@ -144,6 +145,30 @@ def _plot(arguments: list[str]) -> int:
     return plot(**vars(parser.parse_args(arguments)))
 
 
+def _report(arguments: list[str]) -> int:
+    parser = ArgumentParser(
+        prog="rankwright report",
+        description="The figures of a study, computed anew from its result files: one HTML file "
+        "that needs no network, a Markdown summary, or the model card of an adapter.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of the study")
+    parser.add_argument(
+        "--format",
+        choices=("html", "markdown", "model-card"),
+        help="what to write (default: html and markdown)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter)",
+    )
+    card = parser.add_argument_group("of the model card")
+    card.add_argument("--task", help="the task; needed where the study has several")
+    card.add_argument("--method", help="the method (default: the one with the best mean)")
+    card.add_argument("--seed", type=int, help="the seed (default: the first)")
+    return report(**vars(parser.parse_args(arguments)))
+
+
 def _methods(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright methods",
@@ -200,6 +225,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "export": _export,
     "plot": _plot,
+    "report": _report,
     "methods": _methods,
     "parts": _parts,
     "demo": _demo,

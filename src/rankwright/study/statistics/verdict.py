@@ -122,7 +122,10 @@ class Verdict:
 
     def _finding(self, seeds: int) -> str:
         if self.finding == "not distinguishable":
-            return f"not distinguishable with {seeds} seeds"
+            text = f"not distinguishable with {seeds} seeds"
+            if self.difference.over_seeds.p_value < ALPHA:  # the interval does not hold 0
+                text += f", {p_words(self.p_value)} after correction for {self.methods} methods"
+            return text
         return f"{self.finding.split()[0]}, {p_words(self.p_value)}, {seeds} seeds"
 
     def _needed(self, unit: Unit) -> str:
@@ -137,6 +140,8 @@ class Verdict:
             return ""
         plus_minus = unit.number(self.difference.over_rows.half_width)
         text = f" On other rows of the kind, ± {plus_minus}"
+        if plus_minus == unit.number(self.difference.over_seeds.half_width):
+            return ""
         if self.finding.endswith("on these rows"):
             return f"{text}: {self.difference.rows} rows are too few to say so in general."
         return f"{text}."

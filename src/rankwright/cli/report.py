@@ -1,0 +1,50 @@
+"""The report of a study, made again from its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rankwright.core.errors import MethodError
+from rankwright.study.figures import figures
+from rankwright.study.records import StudyFolder
+from rankwright.study.report import write_card, write_html, write_markdown
+
+Format = Literal["html", "markdown", "model-card"]
+
+
+def report(
+    folder: str,
+    *,
+    format: Format | None,  # noqa: A002  the option is called so
+    output: str | None,
+    task: str | None,
+    method: str | None,
+    seed: int | None,
+) -> int:
+    """Write the report and print where.
+
+    Args:
+        folder: Folder of the study.
+        format: What to write; None for HTML and Markdown.
+        output: File to write; None for the places that `rankwright report --help` names.
+        task: Task of the model card.
+        method: Method of the model card.
+        seed: Seed of the model card.
+    """
+    if format is None and output is not None:
+        raise MethodError(f"--output {output}: say of which, with --format")
+    chosen = {"--task": task, "--method": method, "--seed": seed}
+    if format != "model-card" and (given := [k for k, v in chosen.items() if v is not None]):
+        raise MethodError(f"{given[0]} {chosen[given[0]]}: only --format model-card has it")
+    study = StudyFolder(Path(folder))
+    found = figures(study)
+    target = None if output is None else Path(output)
+    if format == "model-card":
+        path = write_card(found, study, target, task=task, method=method, seed=seed)
+        print(f"model card: {path}")
+    if format in (None, "html"):
+        print(f"report: {write_html(found, study, target)}")
+    if format in (None, "markdown"):
+        print(f"summary: {write_markdown(found, study, target)}")
+    return 0

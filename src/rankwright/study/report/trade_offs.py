@@ -1,0 +1,143 @@
+"""The metric against what it costs, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rankwright.study.figures import MethodFigures, TaskFigures
+from rankwright.study.report import words
+from rankwright.study.report.axis import Axis
+from rankwright.study.report.panel import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Dot,
+    Label,
+    Panel,
+    Place,
+    Stroke,
+    ends,
+    metric_axis,
+    shown,
+)
+from rankwright.study.statistics import Unit
+
+_LETTER, _LINE = 6.4, 13  # width and height of a character of the labels, in pixels
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that the metric is plotted against.
+
+    Attributes:
+        name: What it is called.
+        axis: What stands on its axis, with the unit.
+        of: Its figure for a method, in that unit.
+        text: The figure as text.
+    """
+
+    name: str
+    axis: str
+    of: Callable[[MethodFigures], float]
+    text: Callable[[float], str]
+
+
+COSTS = (
+    Cost("training time", "training time, s", lambda m: m.training_seconds, words.seconds),
+    Cost(
+        "peak memory", "peak memory, MiB",
+        lambda m: m.peak_memory_bytes / 2**20, lambda size: words.memory(size * 2**20),
+    ),
+    Cost(
+        "trainable parameters", "trainable parameters",
+        lambda m: m.trainable_parameters, words.count,
+    ),
+    Cost("stored parameters", "stored parameters", lambda m: m.stored_parameters, words.count),
+)  # fmt: skip
+
+
+def trade_offs(task: TaskFigures) -> list[Panel]:
+    """The metric against each cost, with the Pareto front of the means."""
+    return [_trade_off(task, cost) for cost in COSTS]
+
+
+def pareto_front(
+    methods: Sequence[MethodFigures], cost: Callable[[MethodFigures], float], greater: bool
+) -> list[MethodFigures]:
+    """Methods that no other beats in metric without costing more, the cheapest first."""
+    sign = 1 if greater else -1
+    front: list[MethodFigures] = []
+    for method in sorted(methods, key=lambda m: (cost(m), -sign * m.mean.mean)):
+        if not front or sign * method.mean.mean > sign * front[-1].mean.mean:
+            front.append(method)
+    return front
+
+
+def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
+    unit, methods = task.unit, task.methods
+    front = pareto_front(methods, cost.of, task.task.greater_is_better)
+    x = Axis.over(map(cost.of, methods), LEFT, RIGHT, log=None, room=0.1)
+    y = metric_axis([shown(method.mean, unit) for method in methods], BOTTOM, TOP)
+    dots, strokes = [], [_edge(front, x, y, cost, unit)]
+    for method in methods:
+        place = x.at(cost.of(method)), y.at(method.mean.mean * unit.scale)
+        look = "front" if method in front else "dominated"
+        title = (
+            f"{method.label}: {words.plus_minus(method.mean, unit)} at {cost.text(cost.of(method))}"
+        )
+        dots.append(Dot(*place, title, look))
+        if (reach := ends(y, shown(method.mean, unit))) is not None:
+            strokes.append(Stroke(f"M{place[0]} {reach[0]}V{reach[1]}", "error"))
+    named = "; ".join(
+        f"{m.label} with {words.plus_minus(m.mean, unit)} at {cost.text(cost.of(m))}" for m in front
+    )
+    return Panel(
+        title=cost.name,
+        description=f"{task.task.metric} against {cost.name}. On the Pareto front: {named}.",
+        x_title=cost.axis + (", log scale" if x.log else ""),
+        y_title=words.axis(task.task.metric, unit, task.task.greater_is_better),
+        x_ticks=x.ticks(words.tick),
+        y_ticks=y.ticks(words.tick),
+        strokes=strokes,
+        dots=dots,
+        labels=place_labels([(dot.x, dot.y) for dot in dots], [m.label for m in methods]),
+    )
+
+
+def _edge(front: Sequence[MethodFigures], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
+    """The best metric that can be had for at most so much cost."""
+    places = [(x.at(cost.of(m)), y.at(m.mean.mean * unit.scale)) for m in front]
+    path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
+    return Stroke(f"{path}H{RIGHT}", "front")
+
+
+def place_labels(dots: Sequence[Place], texts: Sequence[str]) -> list[Label]:
+    """A text at every dot where one fits: no text on another, on a dot, or outside the plot."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    labels = []
+    for (x, y), text in zip(dots, texts, strict=True):
+        width = _LETTER * len(text)
+        for label, left, top in (
+            (Label(x + 8, y + 4, text, "start"), x + 8, y - 6),
+            (Label(x - 8, y + 4, text, "end"), x - 8 - width, y - 6),
+            (Label(x, y - 9, text, "middle"), x - width / 2, y - 9 - _LINE + 3),
+            (Label(x, y + 18, text, "middle"), x - width / 2, y + 18 - _LINE + 3),
+            (Label(x + 6, y - 8, text, "start"), x + 6, y - 8 - _LINE + 3),
+            (Label(x + 6, y + 16, text, "start"), x + 6, y + 16 - _LINE + 3),
+            (Label(x - 6, y - 8, text, "end"), x - 6 - width, y - 8 - _LINE + 3),
+            (Label(x - 6, y + 16, text, "end"), x - 6 - width, y + 16 - _LINE + 3),
+        ):
+            box = (left, top, left + width, top + _LINE)
+            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                labels.append(label)
+                break
+    return labels
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,108 @@
+"""Trials of tuning: in order with the best so far, and by learning rate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rankwright.study.figures import TaskFigures
+from rankwright.study.records import TuningRecord
+from rankwright.study.report import words
+from rankwright.study.report.axis import Axis
+from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, Dot, Panel, Stroke
+from rankwright.study.statistics import Unit
+
+
+def tuning_panels(task: TaskFigures) -> list[Panel]:
+    """For every method that was tuned: its trials in order, and by learning rate."""
+    records = [method.tuning for method in task.methods if method.tuning is not None]
+    values = [v for record in records for v in _trial_values(record).values()]
+    if not values:
+        return []
+    y = Axis.over([v * task.unit.scale for v in values], BOTTOM, TOP)
+    panels = []
+    for record in records:
+        panels.append(_trials(record, task.unit, y))
+        if "learning_rate" in record.space:
+            panels.append(_rates(record, task.unit, y))
+    return panels
+
+
+def _trial_values(record: TuningRecord) -> dict[int, float]:
+    """Value of every complete trial by number."""
+    return {
+        trial.number: trial.value
+        for trial in record.trials
+        if trial.value is not None and math.isfinite(trial.value)
+    }
+
+
+def _trials(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
+    values = _trial_values(record)
+    x = Axis.over([0, *(trial.number for trial in record.trials)], LEFT, RIGHT, room=0.04)
+    better = max if record.greater_is_better else min
+    best = list(itertools.accumulate(values.values(), better))
+    places = [(x.at(n), y.at(b * unit.scale)) for n, b in zip(values, best, strict=True)]
+    path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
+    panel = _tuning_panel(record, unit, y, f"{record.label}: best so far", "trial")
+    return replace(
+        panel,
+        x_ticks=[tick for tick in x.ticks(words.tick) if "." not in tick[1]],
+        strokes=[Stroke(path + f"H{RIGHT}", "ours")],
+        dots=[*_trial_dots(record, unit, y, lambda n, _: x.at(n)), *_failed(record, x)],
+    )
+
+
+def _rates(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
+    rates = [trial.parameters["learning_rate"] for trial in record.trials]
+    x = Axis.over(rates, LEFT, RIGHT, log=min(rates) > 0, room=0.06)
+    panel = _tuning_panel(record, unit, y, f"{record.label}: by learning rate", "learning rate")
+    return replace(
+        panel,
+        x_ticks=x.ticks(lambda rate: f"{rate:.0e}".replace("e-0", "e-"), most=6),
+        dots=_trial_dots(record, unit, y, lambda _, p: x.at(float(p["learning_rate"]))),
+    )
+
+
+def _tuning_panel(record: TuningRecord, unit: Unit, y: Axis, title: str, x_title: str) -> Panel:
+    failed = sum(trial.state == "failed" for trial in record.trials)
+    best = ", ".join(f"{name} {words.parameter(value)}" for name, value in record.best.items())
+    return Panel(
+        title=title,
+        description=(
+            f"{len(record.trials)} trials of {record.label}, {failed} failed. Best: "
+            f"{unit.number(record.best_value)} with {best}."
+        ),
+        x_title=x_title,
+        y_title=words.axis(record.metric, unit, record.greater_is_better),
+        x_ticks=[],
+        y_ticks=y.ticks(words.tick),
+    )
+
+
+def _trial_dots(
+    record: TuningRecord, unit: Unit, y: Axis, x: Callable[[int, dict[str, Any]], float]
+) -> list[Dot]:
+    values = _trial_values(record)
+    return [
+        Dot(
+            x(trial.number, trial.parameters),
+            y.at(values[trial.number] * unit.scale),
+            f"trial {trial.number}: {unit.number(values[trial.number])} with "
+            + ", ".join(f"{k} {words.parameter(v)}" for k, v in trial.parameters.items()),
+            "front" if trial.parameters == record.best else "dominated",
+        )
+        for trial in record.trials
+        if trial.number in values
+    ]
+
+
+def _failed(record: TuningRecord, x: Axis) -> list[Dot]:
+    return [
+        Dot(x.at(trial.number), BOTTOM, f"trial {trial.number} failed: {trial.error}", "failed")
+        for trial in record.trials
+        if trial.state == "failed"
+    ]

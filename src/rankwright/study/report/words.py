@@ -1,0 +1,158 @@
+"""Figures and findings as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
+from rankwright.study.statistics import Estimate, Unit
+from rankwright.study.statistics.verdict import p_words
+
+
+def plus_minus(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
+    """A mean with the half-width of its interval, `79.4 ± 1.2`; without one, the mean alone."""
+    mean = unit.signed(estimate.mean) if signed else unit.number(estimate.mean)
+    if math.isinf(estimate.half_width):
+        return mean
+    return f"{mean} ± {unit.number(estimate.half_width)}"
+
+
+def count(number: float) -> str:
+    """A number of parameters to three digits: `770`, `360 k`, `22.7 M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{_three_digits(number / size)} {letter}"
+    return f"{number:.0f}"
+
+
+def memory(size_bytes: float) -> str:
+    """A size in MiB, or in GiB from 10 of them: `947 MiB`."""
+    mebibytes = size_bytes / 2**20
+    if mebibytes >= 10 * 1024:
+        return f"{_three_digits(mebibytes / 1024)} GiB"
+    return f"{mebibytes:.0f} MiB"
+
+
+def seconds(value: float) -> str:
+    """A time in seconds to three digits."""
+    return f"{_three_digits(value)} s"
+
+
+def tick(value: float) -> str:
+    """A round figure beside an axis: `0.5`, `20`, `100 k`."""
+    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{value / size:.6g} {letter}"
+    return f"{value:.6g}".replace("-", "−")
+
+
+def signed_tick(value: float) -> str:
+    """A round difference beside an axis: `+20`, `0`, `−0.5`."""
+    return f"{value:+.6g}".replace("-", "−") if abs(value) > 1e-12 else "0"
+
+
+def _three_digits(value: float) -> str:
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(0, digits)}f}"
+
+
+def half_width(e: Estimate) -> str:
+    """What follows the plus-minus sign to four digits; a dash where there is nothing."""
+    return "–" if math.isinf(e.half_width) else f"{e.half_width:.4g}"
+
+
+def parameter(value: object) -> str:
+    """A hyperparameter: floats to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def units(figures: StudyFigures) -> str:
+    """What differences are in."""
+    in_points = all(task.unit.scale == 100 for task in figures.tasks)
+    return "points" if in_points else "the figures of the metric"
+
+
+def metric(name: str, unit: Unit) -> str:
+    """A metric with how it is shown: `accuracy × 100`."""
+    return f"{name} × 100" if unit.scale == 100 else name
+
+
+def axis(name: str, unit: Unit, greater_is_better: bool) -> str:
+    """The metric beside an axis, with a word where less of it is better."""
+    return metric(name, unit) + ("" if greater_is_better else ", less is better")
+
+
+def rows(task: TaskFigures) -> str:
+    """What is reported on: `277 validation rows`."""
+    split = task.task.reported_split
+    return f"{task.task.rows[split]:,} {split} rows"
+
+
+def lede(figures: StudyFigures) -> str:
+    """What was compared, in a sentence or two."""
+    study = figures.study
+    tasks = ", ".join(task.task for task in study.tasks)
+    tuned = f" after {study.trials} trials of tuning each" if study.trials else ""
+    budget = study.budget.replace("-", " ")
+    return (
+        f"{_counted(len(study.methods), 'method')} on {tasks}, "
+        f"{_counted(len(study.seeds), 'seed')} each, {budget} a run{tuned}. "
+        f"Model: {study.model}. Compared with {study.baseline}."
+    )
+
+
+def progress(figures: StudyFigures) -> str:
+    """What is missing; empty if nothing is."""
+    planned = len(figures.study.runs)
+    if figures.finished == planned:
+        return ""
+    failed = f", {len(figures.failures)} ended with an error" if figures.failures else ""
+    return (
+        f"{figures.finished} of {planned} runs are finished{failed}. Methods are compared on the "
+        "seeds that both have finished."
+    )
+
+
+def in_short(task: TaskFigures, baseline: str) -> str:
+    """The findings on one task in a sentence or two."""
+    compared = [method for method in task.methods if method.verdict is not None]
+    if not compared:
+        return f"nothing is finished to compare with {baseline}."
+    parts = [
+        f"{heading} {baseline}: {_listed(found, task.unit)}"
+        for finding, heading in (
+            ("better", "better than"),
+            ("better on these rows", "better on these rows, but not shown for others, than"),
+            ("not distinguishable", "not distinguishable from"),
+            ("worse on these rows", "worse on these rows, but not shown for others, than"),
+            ("worse", "worse than"),
+        )
+        if (found := [m for m in compared if m.verdict and m.verdict.finding == finding])
+    ]
+    text = "; ".join(parts)
+    return f"{text}."
+
+
+def _listed(methods: Sequence[MethodFigures], unit: Unit) -> str:
+    return ", ".join(
+        f"{m.label} ({plus_minus(m.verdict.difference.over_seeds, unit, signed=True)})"
+        for m in methods
+        if m.verdict is not None
+    )
+
+
+def over_tasks(found: OverTasks, baseline: str) -> str:
+    """Wilcoxon's test over tasks as a sentence."""
+    test = found.test
+    text = (
+        f"{found.label} is ahead of {baseline} on {test.won} of {test.tasks} tasks, "
+        f"{p_words(found.p_value)}"
+    )
+    if test.least_p >= 0.05:
+        return f"{text} ({test.tasks} tasks cannot give less than {test.least_p:.2g})."
+    return f"{text}."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,44 @@
+"""The report's files, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rankwright.study.figures import StudyFigures
+from rankwright.study.records import StudyFolder, replacing
+from rankwright.study.report.card import model_card
+from rankwright.study.report.page import html, markdown
+
+
+def write_html(figures: StudyFigures, folder: StudyFolder, output: Path | None = None) -> Path:
+    """Write the HTML file, by default DIR/report.html; returns where."""
+    return _write(output or folder.path / "report.html", html(figures))
+
+
+def write_markdown(figures: StudyFigures, folder: StudyFolder, output: Path | None = None) -> Path:
+    """Write the Markdown summary, by default DIR/report.md; returns where."""
+    return _write(output or folder.path / "report.md", markdown(figures))
+
+
+def write_card(
+    figures: StudyFigures,
+    folder: StudyFolder,
+    output: Path | None = None,
+    *,
+    task: str | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+) -> Path:
+    """Write the card of an adapter, by default as README.md beside it; returns where.
+
+    Raises:
+        MethodError: There is no such finished run; see `model_card`.
+    """
+    run, text = model_card(figures, task=task, method=method, seed=seed)
+    return _write(output or folder.run(run.name) / "adapter" / "README.md", text)
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

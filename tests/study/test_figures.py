@@ -1,0 +1,163 @@
+"""Figures of a study, beside those that come from its files by another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import made_up
+import raw_files
+from rankwright.core.errors import MethodError
+from rankwright.study.figures import MethodFigures, StudyFigures, figures
+from rankwright.study.records import Examples, StudyFolder
+
+COSTS = {
+    "training_seconds": "training_seconds",
+    "step_seconds": "median_step_seconds",
+    "peak_memory_bytes": "peak_memory_bytes",
+    "trainable_parameters": "trainable_parameters",
+    "stored_parameters": "stored_parameters",
+    "passes": "passes",
+}
+
+
+def every_method(found: StudyFigures) -> list[tuple[str, MethodFigures]]:
+    return [(task.task.task, method) for task in found.tasks for method in task.methods]
+
+
+def test_means_intervals_and_costs_are_those_of_the_files(
+    study: StudyFolder, found: StudyFigures
+) -> None:
+    assert len(every_method(found)) == 21
+    for task, method in every_method(found):
+        mean, low, high = raw_files.interval(
+            raw_files.values(study.path, task, method.label).values()
+        )
+        assert (method.mean.mean, method.mean.low, method.mean.high) == pytest.approx(
+            (mean, low, high), rel=1e-12
+        )
+        for ours, theirs in COSTS.items():
+            expected = raw_files.cost(study.path, task, method.label, theirs)
+            assert getattr(method, ours) == pytest.approx(expected)
+
+
+def test_differences_and_p_values_are_those_of_the_files(
+    study: StudyFolder, found: StudyFigures
+) -> None:
+    for task in found.tasks:
+        p_values = {}
+        for method in task.methods:
+            if method.verdict is None:
+                assert method.label == "dora"
+                continue
+            of_seeds = raw_files.differences(study.path, task.task.task, method.label, "dora")
+            assert method.verdict.difference.of_seeds == pytest.approx(of_seeds.tolist())
+            if of_seeds.any():
+                p_values[method.label] = scipy.stats.ttest_1samp(of_seeds, 0).pvalue
+            else:
+                p_values[method.label] = 1.0
+        smallest = min(p_values, key=p_values.__getitem__)
+        verdict = next(m.verdict for m in task.methods if m.label == smallest)
+        assert verdict is not None
+        assert verdict.p_value == pytest.approx(min(1, 6 * p_values[smallest]), rel=1e-6)
+
+
+def test_the_best_comes_first(found: StudyFigures) -> None:
+    for task in found.tasks:
+        means = [method.mean.mean for method in task.methods]
+        assert means == sorted(means, reverse=task.task.greater_is_better)
+
+
+def test_one_method_under_two_names_is_not_distinguishable(found: StudyFigures) -> None:
+    twins = [method for _, method in every_method(found) if method.label == "dora_again"]
+    assert len(twins) == 3
+    for twin in twins:
+        assert twin.verdict is not None
+        assert twin.verdict.finding == "not distinguishable"
+        assert not any(twin.verdict.difference.of_seeds)
+        assert twin.verdict.difference.over_rows is not None
+        assert twin.verdict.difference.over_rows.half_width == 0
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have(found: StudyFigures) -> None:
+    full = next(m for task, m in every_method(found) if (task, m.label) == ("cola", "full"))
+    assert full.missing == (3,)
+    assert full.verdict is not None
+    assert len(full.verdict.difference.of_seeds) == 4
+    assert found.finished == 104
+    assert [failure.seed for failure in found.failures] == [3]
+
+
+def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyFigures) -> None:
+    over = {item.label: item.test for item in found.over_tasks}
+    assert (over["full"].won, over["head-only"].won) == (3, 0)
+    assert over["full"].p_value == pytest.approx(0.25)
+
+
+def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> None:
+    with_rows = {m.label: m.verdict for _, m in every_method(figures(small))}
+    small.examples_file("rte--dora--1").unlink()
+    without = {m.label: m.verdict for _, m in every_method(figures(small))}
+    for label in ("lora", "dora_again"):
+        before, after = with_rows[label], without[label]
+        assert before is not None
+        assert after is not None
+        assert before.difference.over_rows is not None
+        assert after.difference.over_rows is None
+        assert after.difference.over_seeds == before.difference.over_seeds
+
+
+def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: StudyFolder) -> None:
+    """With two seeds and the bootstrap of Examples.compute, to the precision of 2000 draws."""
+    verdict = next(m.verdict for _, m in every_method(figures(small)) if m.label == "lora")
+    assert verdict is not None
+    assert verdict.difference.over_rows is not None
+    runs = {
+        (label, seed): Examples.load(small.examples_file(f"rte--{label}--{seed}"))
+        for label in ("lora", "dora")
+        for seed in (0, 1, 2)
+    }
+    rng = np.random.default_rng(11)
+    drawn = []
+    for _ in range(1000):
+        rows = rng.integers(40, size=40)
+        values = [
+            runs["lora", seed].compute(rows) - runs["dora", seed].compute(rows)
+            for seed in (0, 1, 2)
+        ]
+        drawn.append(np.mean(values))
+    spread_of_rows = np.std(drawn)
+    assert verdict.difference.over_rows.error >= 0.9 * spread_of_rows
+
+
+def test_other_rows_are_refused(small: StudyFolder) -> None:
+    file = small.examples_file("rte--lora--1")
+    run = Examples.load(file)
+    Examples(run.metric, ("other:1", *run.ids[1:]), run.scores, run.predictions, run.labels).save(
+        file
+    )
+    with pytest.raises(MethodError, match="runs of rte report on different rows"):
+        figures(small)
+
+
+def test_a_study_without_results_says_how_to_go_on(small: StudyFolder) -> None:
+    for record in small.path.glob("records/*.json"):
+        record.unlink()
+    with pytest.raises(MethodError, match=r"none of its 9 runs is finished.*rankwright compare"):
+        figures(small)
+
+
+def test_a_folder_that_is_no_study_is_named(small: StudyFolder) -> None:
+    with pytest.raises(MethodError, match="holds no study"):
+        figures(StudyFolder(small.path / "records"))
+
+
+def test_a_baseline_that_is_missing_leaves_the_means(tmp_path) -> None:
+    folder = made_up.study(
+        tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0,), rows=30, trials=0,
+        unfinished=[("rte", "dora", 0)],
+    )  # fmt: skip
+    (task,) = figures(folder).tasks
+    (lora,) = task.methods
+    assert (lora.label, lora.verdict) == ("lora", None)

@@ -1,0 +1,226 @@
+"""The report's text: numbers of the raw files, nothing from the network, nothing unescaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import made_up
+import raw_files
+from rankwright.core.errors import MethodError
+from rankwright.study.figures import StudyFigures, figures
+from rankwright.study.records import RunRecord, StudyFolder, StudyRecord
+from rankwright.study.report import html, markdown, model_card, write_card, write_html
+
+STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(found: StudyFigures) -> Page:
+    return Page(html(found))
+
+
+def test_nothing_comes_from_elsewhere(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in ("img", "iframe", "object", "embed", "form", "base")
+        for name in ("src", "href", "action", "xlink:href", "poster", "srcset"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, value)
+    style = STYLE.read_text(encoding="utf-8")
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_ids_are_unique_and_links_lead_to_them(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name in ("href", "aria-labelledby"):
+            target = attributes.get(name)
+            if target and not target.startswith("data:"):
+                assert target.removeprefix("#") in ids
+
+
+def test_every_plot_has_a_text_alternative(page: Page) -> None:
+    plots = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(plots) > 50
+    for attributes in plots:
+        named = attributes.get("aria-label") or attributes.get("aria-labelledby")
+        assert named or attributes.get("role") == "presentation"
+
+
+def test_the_tables_figures_are_those_of_the_raw_files(page: Page, study: StudyFolder) -> None:
+    cells = [
+        float(a["data-value"] or "nan")
+        for t, a in page.tags
+        if a.get("class") == "mean" and t == "td"
+    ]
+    expected = [
+        raw_files.interval(raw_files.values(study.path, task, method).values())[0]
+        for task in ("rte", "cola", "e2e")
+        for method in made_up.QUALITY
+    ]
+    assert sorted(cells) == pytest.approx(sorted(expected), rel=1e-12)
+
+
+def test_the_summary_says_the_figures_of_the_raw_files(
+    found: StudyFigures, study: StudyFolder
+) -> None:
+    text = markdown(found)
+    for task, scale, digits in (("rte", 100, 1), ("cola", 100, 1), ("e2e", 1, 4)):
+        section = re.search(rf"^## {task}$.*?(?=^## )", text, flags=re.MULTILINE | re.DOTALL)
+        assert section is not None
+        for method in made_up.QUALITY:
+            mean, _, high = raw_files.interval(raw_files.values(study.path, task, method).values())
+            shown = f"{scale * mean:.{digits}f} ± {scale * (high - mean):.{digits}f}"
+            assert f"| {method} | {shown} |" in section[0]
+    assert "\n\n\n" not in text
+    assert found.study.command in text
+    assert "3f" * 32 in text
+
+
+def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -> None:
+    for text in (
+        found.study.command, "3f" * 32, "a7" * 32, "torch 2.13.0", "Seeds 0, 1, 2, 3, 4",
+        *(run.command for run in found.runs), "cpu, 2 threads", "loss is NaN",
+    ):  # fmt: skip
+        assert text in page.text
+
+
+def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyFigures) -> None:
+    assert html(found) == html(figures(StudyFolder(study.path)))
+
+
+def test_names_and_messages_are_escaped(small: StudyFolder) -> None:
+    rename(small, "lora", "<script>alert(1)</script>|")
+    found = figures(small)
+    page = Page(html(found))
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "<script>alert(1)</script>|" in page.text
+    assert "| <script>alert(1)</script>\\| |" in markdown(found)
+
+
+def rename(folder: StudyFolder, old: str, new: str) -> None:
+    """Call a method of the study otherwise, in every file."""
+    record = StudyRecord.load(folder.description)
+    methods = [dataclasses.replace(m, label=new) if m.label == old else m for m in record.methods]
+    runs = [dataclasses.replace(r, label=new) if r.label == old else r for r in record.runs]
+    for run in record.runs:
+        if run.label == old:
+            moved = dataclasses.replace(RunRecord.load(folder.record(run.name)), label=new)
+            shutil.move(folder.examples_file(run.name), folder.examples_file(moved.name))
+            folder.record(run.name).unlink()
+            moved.save(folder.record(moved.name))
+    dataclasses.replace(record, methods=tuple(methods), runs=tuple(runs)).save(folder.description)
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds"), [(("dora",), (0, 1)), (("dora", "lora"), (0,)), (("dora",), (7,))]
+)
+def test_a_small_study_has_a_report(
+    tmp_path: Path, methods: tuple[str, ...], seeds: tuple[int, ...]
+) -> None:
+    folder = made_up.study(
+        tmp_path, methods=methods, tasks=("rte",), seeds=seeds, rows=20, trials=1
+    )
+    found = figures(folder)
+    for text in (html(found), markdown(found)):
+        assert not re.search(r"\b(nan|inf|None)\b", text)
+    if seeds == (0,):
+        assert "with one seed: it has no interval; run more seeds." in markdown(found)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours, #rrggbb or #rgb."""
+
+    def luminance(colour: str) -> float:
+        digits = colour.lstrip("#")
+        digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+        parts = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colours_can_be_read_in_light_dark_and_print() -> None:
+    schemes = [
+        dict(re.findall(r"--(\w+): (#\w+)", block))
+        for block in re.findall(r":root \{(.*?)\}", STYLE.read_text("utf-8"), flags=re.DOTALL)
+    ]
+    assert len(schemes) == 3
+    for scheme in schemes:
+        for name in ("ink", "soft", "ours", "worse"):  # texts: WCAG AA
+            assert contrast(scheme[name], scheme["paper"]) >= 4.5, (name, scheme)
+        assert contrast(scheme["base"], scheme["paper"]) >= 3  # lines and dots
+
+
+def test_the_card_of_the_best_method(small: StudyFolder) -> None:
+    found = figures(small)
+    run, text = model_card(found)
+    best = found.tasks[0].methods[0]
+    assert (run.label, run.seed) == (best.label, 0)
+    card = ModelCard(text)
+    assert card.data.library_name == "peft"
+    assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    (result,) = card.data.eval_results or []
+    assert (result.metric_type, result.dataset_split) == ("accuracy", "validation")
+    assert result.metric_value == raw_files.values(small.path, "rte", best.label)[0]
+    assert "AutoModelForSequenceClassification" in text
+    assert f"| **{best.label}** |" in text
+    assert str(small.path) not in text
+
+
+def test_a_card_is_asked_for_by_task_method_and_seed(
+    found: StudyFigures, study: StudyFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(MethodError, match="choose one of the finished tasks, rte, cola, e2e"):
+        model_card(found)
+    with pytest.raises(
+        MethodError, match=r"--method olora: no finished run on rte; there are full"
+    ):
+        model_card(found, task="rte", method="olora")
+    with pytest.raises(
+        MethodError, match=r"--seed 3: no finished run of full; there are 0, 1, 2, 4"
+    ):
+        model_card(found, task="cola", method="full", seed=3)
+    run, text = model_card(found, task="e2e", method="bidora", seed=2)
+    assert (run.task, run.label, run.seed) == ("e2e", "bidora", 2)
+    assert "AutoModelForCausalLM" in text
+    path = write_card(found, study, tmp_path / "new" / "card.md", task="e2e")
+    assert path.read_text("utf-8") == model_card(found, task="e2e")[1]
+
+
+def test_a_report_takes_the_place_of_the_last_one(small: StudyFolder) -> None:
+    found = figures(small)
+    for _ in range(2):
+        path = write_html(found, small)
+    assert path == small.path / "report.html"
+    assert path.read_text("utf-8") == html(found)
+    assert not list(small.path.glob(".*saving"))
