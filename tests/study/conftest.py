@@ -1,12 +1,16 @@
-"""Studies whose files are made up, one for all tests that only read it."""
+"""Studies whose files are made up, and small ones to be carried out on tiny random models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import made_up
+from rankwright.cli.quiet import quiet
+from rankwright.study.config import StudyConfig
 from rankwright.study.figures import StudyFigures, figures
 from rankwright.study.records import StudyFolder
 
@@ -31,3 +35,39 @@ def small(tmp_path: Path) -> StudyFolder:
         tmp_path / "small", methods=("dora", "dora_again", "lora"), tasks=("rte",),
         seeds=(0, 1, 2), rows=40, trials=0,
     )  # fmt: skip
+
+
+@pytest.fixture
+def quietly() -> Iterator[None]:
+    """As the command line runs."""
+    with quiet():
+        yield
+
+
+@pytest.fixture
+def config_of(
+    bert_folder: Path, rows_file: Path, tmp_path: Path, quietly: None
+) -> Callable[..., StudyConfig]:
+    """Two methods, one seed, eight passes, on rows of words; every option can be changed."""
+    data = {
+        "data": str(rows_file),
+        "text_column": "sentence",
+        "label_column": "topic",
+        "validation_share": 0.3,
+    }
+
+    def built(**changes: Any) -> StudyConfig:
+        own = {} if "task" in changes else data
+        options = {"batch_size": 4, **own, **changes.pop("options", {})}
+        values: dict[str, Any] = {
+            "methods": "lora,full",
+            "task": None,
+            "model": str(bert_folder),
+            "seeds": 1,
+            "budget": "8-passes",
+            "output": str(tmp_path / "study"),
+            **changes,
+        }
+        return StudyConfig(**values, options=options)
+
+    return built

@@ -15,6 +15,7 @@ USAGE = """\
 usage: rankwright COMMAND [options]
 
   train     fine-tune a model with a method; leaves a folder with a plain PEFT adapter
+  compare   several methods on the same data, budget and seeds, each run in its own process
   eval      metrics of a finished run
   export    a finished run as PEFT adapter, as plain LoRA of a stated rank, or merged
   plot      what was logged while a run trained, drawn over its steps
@@ -26,7 +27,7 @@ usage: rankwright COMMAND [options]
 rankwright COMMAND --help has the options of a command; after `train --method NAME` those of the
 method are among them. rankwright --version says which version this is."""
 
-COMMANDS = ("train", "eval", "export", "plot", "report", "methods", "parts", "demo")
+COMMANDS = ("train", "compare", "report", "eval", "export", "plot", "methods", "parts", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

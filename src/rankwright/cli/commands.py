@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import rankwright.methods  # noqa: F401  registers every method
+from rankwright.cli.compare import run_study
 from rankwright.cli.demo import demo
 from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.options import UsageError, parse_train
@@ -81,6 +82,10 @@ def _train(arguments: list[str]) -> int:
         Console().print(result_table(result))
         print(f"adapter: {folder.adapter}")
     return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    return run_study(arguments, say)
 
 
 def _eval(arguments: list[str]) -> int:
@@ -222,6 +227,7 @@ def _demo(arguments: list[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "compare": _compare,
     "eval": _eval,
     "export": _export,
     "plot": _plot,

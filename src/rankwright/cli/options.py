@@ -63,21 +63,21 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         MethodError: There is no such method or part, or the file cannot be read.
     """
     arguments = [normalise(argument) for argument in arguments]
-    path = _peek(arguments, "--config")
-    config = {} if path is None else _read_config(path)
+    path = peek(arguments, "--config")
+    config = {} if path is None else read_config(path)
     plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
     arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)
-    name = str(_peek(arguments, "--method.name") or named)
+    name = str(peek(arguments, "--method.name") or named)
     if name != named:  # the file's fields belong to another method
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
     types = _types(get(name), plugs)
-    _check_names(config, types, f"{path}: ")
+    check_names(config, types, f"{path}: ")
     parser = _parser(name, plugs)
     try:
-        parsed = parser.parse_args(_as_arguments(config) + _with_values(arguments, types))
+        parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types))
     except ArgumentError as error:
-        raise UsageError(_one_line(str(error), types)) from error
+        raise UsageError(one_line(str(error), types)) from error
     values = parsed.as_dict()
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
@@ -87,7 +87,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
 def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:
     """Names of a slot's parts; leaves in `config` the fields of these parts only."""
     names, options = flattened(slot, config.pop(slot, None))
-    given = _peek(arguments, f"--{slot}.name")
+    given = peek(arguments, f"--{slot}.name")
     if given is not None:
         names = names_in(slot, given)
     keys = {name.rpartition(":")[2] for name in names}
@@ -145,7 +145,7 @@ def _types(method: type[Method], plugs: Sequence[Plug]) -> dict[str, Any]:
     return types
 
 
-def _peek(arguments: Sequence[str], flag: str) -> str | None:
+def peek(arguments: Sequence[str], flag: str) -> str | None:
     """Value of `flag` before the options are parsed; the last one counts."""
     found = None
     for position, argument in enumerate(arguments):
@@ -155,7 +155,7 @@ def _peek(arguments: Sequence[str], flag: str) -> str | None:
     return found
 
 
-def _read_config(path: str) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, Any]:
     """The file's options by name, those of the method with `method.` before them."""
     try:
         values = yaml.safe_load(Path(path).read_text("utf-8"))
@@ -173,7 +173,7 @@ def _read_config(path: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in named.items()}
 
 
-def _check_names(names: Iterable[str], types: dict[str, Any], place: str) -> None:
+def check_names(names: Iterable[str], types: dict[str, Any], place: str) -> None:
     """Refuse an option that does not exist, with its neighbours."""
     for name in names:
         if name not in types and not name.startswith("trainer."):
@@ -182,14 +182,15 @@ def _check_names(names: Iterable[str], types: dict[str, Any], place: str) -> Non
             raise UsageError(f"{place}there is no option {name}{hint}")
 
 
-def _as_arguments(config: dict[str, Any]) -> list[str]:
+def as_arguments(config: dict[str, Any]) -> list[str]:
+    """A file's options as a command line."""
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in config.items()
     ]
 
 
-def _with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
+def with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
     """`--bf16` alone as `--bf16=true`."""
     following = [*arguments[1:], "--"]
     return [
@@ -200,12 +201,12 @@ def _with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
     ]
 
 
-def _one_line(message: str, types: dict[str, Any]) -> str:
+def one_line(message: str, types: dict[str, Any]) -> str:
     """What the parser says over several lines and about its own types."""
     if required := re.match(r"the following arguments are required: (.+)", message):
         return f"give --{required[1].replace(', ', ' and --')}"
     if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
-        _check_names([unknown[1]], types, "")
+        check_names([unknown[1]], types, "")
     key = re.match(r'Parser key "([^"]+)"', message)
     given = re.findall(r"(?:Got|Given) value: (.+)", message)
     if key is None or not given:

@@ -34,6 +34,11 @@ class LogRange:
         """Its extreme values."""
         return self.low, self.high
 
+    @property
+    def middle(self) -> float:
+        """The value half way on the logarithmic scale, rounded to two digits."""
+        return float(f"{math.sqrt(self.low * self.high):.1e}")
+
 
 @dataclass(frozen=True)
 class OneOf:

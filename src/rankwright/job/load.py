@@ -231,6 +231,12 @@ def build_method(
     return get(method["name"])(**fields).with_parts(**made)
 
 
+def described(method: Method) -> dict[str, Any]:
+    """Hyperparameters by name, and plugged parts by slot, as JSON has them."""
+    values: dict[str, Any] = _plain({**method.hyperparameters(), **method.plugged.described()})
+    return values
+
+
 def _taken(values: dict[str, Any]) -> dict[str, Any]:
     """The plugged parts, taken out of a description."""
     return {slot: values.pop(slot) for slot in SLOTS if slot in values}

@@ -162,6 +162,16 @@ class Chain(Procedure):
         """Stacks, which have room for what is finished."""
         return StackedLoRA()
 
+    def passes(self, total_steps: int) -> float:
+        """One a step.
+
+        Raises:
+            MethodError: There are more rounds than steps.
+        """
+        if self.steps_per_round is None and self.epochs_per_round is None:
+            self._equal_lengths(total_steps)
+        return float(total_steps)
+
     def start(self, run: Run) -> ChainState:
         """See `Procedure.start`.
 

@@ -143,6 +143,29 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measurement(Record):
+    """What a few steps of a method on a task took; from the first seed, before any run.
+
+    Attributes:
+        task: The task.
+        label: The method.
+        seconds_per_pass: Wall time of a forward-and-backward pass, its share of the step included.
+        setup_seconds: Wall time from the start of a process to its first step.
+        evaluation_seconds: Wall time of one evaluation of all reported rows, estimated from some.
+        peak_memory_bytes: As in `CostRecord`.
+        trainable_parameters: As in `CostRecord`.
+    """
+
+    task: str
+    label: str
+    seconds_per_pass: float
+    setup_seconds: float
+    evaluation_seconds: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
     """What is compared, on what, at what cost; written before the first run starts.
 
@@ -160,6 +183,7 @@ class StudyRecord(Record):
         runs: Every run of the plan.
         versions: Versions of Python and packages.
         device: What computes, such as "cpu, 1 thread" or the name of a GPU.
+        measurements: What was measured beforehand, for a budget in seconds.
     """
 
     name: str
@@ -175,6 +199,7 @@ class StudyRecord(Record):
     runs: tuple[PlannedRun, ...]
     versions: dict[str, str]
     device: str
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +210,7 @@ class CurvePoint:
         step: Optimizer steps made.
         passes: Passes made.
         loss: Mean training loss since the point before; None where none was logged.
-        metric: `RunRecord.curve_metric` on the reported rows; None where only the loss was logged.
+        metric: `RunRecord.curve_metric` on the validation rows; None where it was not computed.
     """
 
     step: int

@@ -106,7 +106,13 @@ class CausalEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCausal(PreparedTask):
-    """Rows whose `labels` are token ids where loss is wanted and -100 elsewhere."""
+    """Rows whose `labels` are token ids where loss is wanted and -100 elsewhere.
+
+    Attributes:
+        encoder: What made them.
+    """
+
+    encoder: CausalEncoder
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     form: ClassVar[Form] = "nats"

@@ -136,14 +136,9 @@ def check_template(template: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCausalLM(PreparedCausal):
-    """Rows of prompt and completion.
-
-    Attributes:
-        encoder: What made them.
-    """
+    """Rows of prompt and completion."""
 
     task: CausalLM
-    encoder: CausalEncoder
 
     def predict(
         self,

@@ -109,14 +109,9 @@ class MultipleChoice(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedMultipleChoice(PreparedCausal):
-    """Rows of a question and its right choice.
-
-    Attributes:
-        encoder: What made them.
-    """
+    """Rows of a question and its right choice."""
 
     task: MultipleChoice
-    encoder: CausalEncoder
 
     def predict(
         self,

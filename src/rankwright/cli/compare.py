@@ -1,0 +1,157 @@
+"""`rankwright compare`: from its arguments to a finished study."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import signal
+import typing
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from rankwright.cli.live import StudyTable, plan_table
+from rankwright.cli.options import (
+    UsageError,
+    as_arguments,
+    check_names,
+    normalise,
+    one_line,
+    peek,
+    read_config,
+    with_values,
+)
+from rankwright.job import TrainConfig
+from rankwright.study.compare import compare, dry_run
+from rankwright.study.config import DECIDED, StudyConfig
+from rankwright.study.processes import Processes, StoppedError
+
+USAGE = (
+    "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
+    "       rankwright compare --config STUDY.yaml [options that win over the file]"
+)
+OWN = {field.name for field in dataclasses.fields(StudyConfig)} - {"options"}
+"""Options of a study; the others are of every run."""
+SHARED = {field.name for field in dataclasses.fields(TrainConfig)} - OWN - {*DECIDED}
+
+
+def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
+    """Options of `rankwright compare` from a YAML file and the command line, which wins.
+
+    Args:
+        arguments: The command line after `compare`.
+
+    Returns:
+        The study, and whether it is only to be planned.
+
+    Raises:
+        UsageError: An option is unknown, missing or of a wrong type.
+        MethodError: A value is not one that a study can have, or the file cannot be read.
+    """
+    arguments = [normalise(argument) for argument in arguments]
+    path = peek(arguments, "--config")
+    config = {} if path is None else read_config(path)
+    types = _types()
+    check_names(config, types, f"{path}: ")
+    given = as_arguments(config) + with_values(arguments, types)
+    try:
+        parsed = _parser().parse_args(given).as_dict()
+    except ArgumentError as error:
+        raise UsageError(one_line(str(error), types)) from error
+    if parsed["methods"] is None or (parsed["task"] is None and parsed["data"] is None):
+        raise UsageError("give --methods, and --task or --data")
+    named = {argument.partition("=")[0].partition(".")[0][2:] for argument in given}
+    options = {name: parsed[name] for name in SHARED & named}
+    own = {name: parsed[name] for name in OWN}
+    return StudyConfig(**own, options=options), bool(parsed["dry_run"])
+
+
+def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
+    """Carry a study out, or show its plan; returns the exit status.
+
+    Args:
+        arguments: The command line after `compare`.
+        say: Takes a line for the user.
+    """
+    config, only_plan = parse_compare(arguments)
+    command = shlex.join(["rankwright", "compare", *arguments])
+    console = Console(stderr=True)
+    with StudyTable(console, config.jobs) as table:
+        processes = Processes(config.jobs, table.watch)
+        with _stop_on_signal(processes) as signals:
+            try:
+                if only_plan:
+                    record = dry_run(config, command, processes, table)
+                    Console().print(plan_table(record, config.jobs, config.curve_points + 2))
+                    return 0
+                folder = compare(config, command, processes, table)
+            except StoppedError:
+                say("stopped; the same command goes on where it was")
+                return 128 + signals[0]
+    Console().print(table.summary())
+    print(f"study: {folder.path}")
+    return 0
+
+
+@contextlib.contextmanager
+def _stop_on_signal(processes: Processes) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM let the processes save checkpoints; yields the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        came.append(number)
+        processes.stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield came
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="rankwright compare",
+        usage=USAGE,
+        description="Train several methods on the same data with the same budget and seeds, and "
+        "report which differences are real. Whatever is finished already is not done again.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file with any of these options")
+    parser.add_argument(
+        "--dry_run",
+        type=bool,
+        default=False,
+        help="measure a few steps, show the plan, keep nothing",
+    )
+    parser.add_class_arguments(StudyConfig, None, skip={"options", "methods", "task"})
+    parser.add_argument("--methods", type=Any, help=_meaning("methods"))
+    parser.add_argument("--task", type=Any, help=_meaning("task"))
+    group = parser.add_argument_group("Options of every run")
+    group.add_class_arguments(TrainConfig, None, skip=OWN | {*DECIDED}, as_group=False)
+    return parser
+
+
+def _meaning(name: str) -> str:
+    described = docstring_parser.parse(StudyConfig.__doc__ or "").params
+    text = next(item.description for item in described if item.arg_name == name)
+    return " ".join((text or "").split())
+
+
+def _types() -> dict[str, Any]:
+    """Type of every option by name."""
+    types = {"config": str, "dry_run": bool}
+    for owner, names in ((TrainConfig, SHARED), (StudyConfig, OWN)):
+        hints = typing.get_type_hints(owner)
+        types |= {name: hints[name] for name in names}
+    return types

@@ -1,0 +1,216 @@
+"""A study while it is at work: a table that is drawn again, or lines where there is no terminal."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from pathlib import Path
+from typing import Any
+
+import rich.box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rankwright.study.compare import Observer
+from rankwright.study.plan import Plan
+from rankwright.study.protocol import REQUEST, Progress, Request
+from rankwright.study.records import PlannedRun, RunRecord, StudyFolder, StudyRecord
+
+REFRESH_PER_SECOND = 2.0
+
+
+class StudyTable(Observer):
+    """Shows what is finished, what runs, and how long the rest will take; a context manager.
+
+    Args:
+        console: Where to draw; one that is no terminal gets a line at every event.
+        jobs: Processes at a time.
+    """
+
+    def __init__(self, console: Console, jobs: int) -> None:
+        self._console = console
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._plan: Plan | None = None
+        self._records: dict[str, RunRecord] = {}
+        self._failed: set[str] = set()
+        self._at_work: dict[Path, tuple[Request, Progress]] = {}
+        self._note = ""
+        self._live = Live(
+            get_renderable=self._draw,
+            console=console,
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> StudyTable:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._live.stop()
+
+    # What happens ---------------------------------------------------------------------------------
+
+    def planned(self, plan: Plan) -> None:
+        """Take over the runs, and what is finished of them."""
+        with self._lock:
+            self._plan = plan
+            folder = StudyFolder(plan.folder.path)
+            self._records = {record.name: record for record in folder.records()}
+        if not self._console.is_terminal:
+            done, all_runs = len(self._records), len(plan.record.runs)
+            self._console.print(f"{all_runs} runs, {done} of them finished", highlight=False)
+
+    def says(self, text: str) -> None:
+        """Show a line."""
+        self._note = text
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)
+
+    def finished(self, run: PlannedRun) -> None:
+        """Take over a record."""
+        with self._lock:
+            assert self._plan is not None
+            record = RunRecord.load(self._plan.folder.record(run.name))
+            self._records[run.name] = record
+            count, left = len(self._records), self._left()
+        self._note = ""
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{count}/{len(self._plan.record.runs)} {run.name}: {record.metric} "
+                f"{record.value:.4f}, {_clock(record.cost.total_seconds)}{left}",
+                highlight=False,
+            )
+
+    def failed(self, run: PlannedRun, error: str) -> None:
+        """Count it; what went wrong is said at the end."""
+        with self._lock:
+            self._failed.add(run.name)
+        if not self._console.is_terminal:
+            self._console.print(f"{run.name} failed: {error}", highlight=False, markup=False)
+
+    def watch(self, folder: Path, progress: Progress | None) -> None:
+        """Progress of a process; None at its end."""
+        with self._lock:
+            if progress is None:
+                self._at_work.pop(folder, None)
+            elif folder in self._at_work:
+                self._at_work[folder] = (self._at_work[folder][0], progress)
+            else:
+                self._at_work[folder] = (Request.load(folder / REQUEST), progress)
+
+    def summary(self) -> Table:
+        """The finished runs by task and method."""
+        assert self._plan is not None
+        return self._methods(self._plan)
+
+    # What is shown --------------------------------------------------------------------------------
+
+    def _draw(self) -> Group:
+        with self._lock:
+            parts: list[Any] = []
+            if self._plan is not None:
+                parts.append(self._methods(self._plan))
+            parts += [self._line(*work) for work in self._at_work.values()]
+            if self._note:
+                parts.append(Text(self._note))
+            if self._plan is not None:
+                count = f"{len(self._records)} of {len(self._plan.record.runs)} runs finished"
+                failed = f", {len(self._failed)} failed" if self._failed else ""
+                parts.append(Text(count + failed + self._left(), style="bold"))
+            return Group(*parts)
+
+    def _methods(self, plan: Plan) -> Table:
+        table = Table(box=rich.box.SIMPLE_HEAD)
+        table.add_column("task")
+        table.add_column("method")
+        for column in ("finished", "metric", "mean so far", "time of a run"):
+            table.add_column(column, justify="right")
+        for task in plan.record.tasks:
+            for method in plan.record.methods:
+                pair = (task.task, method.label)
+                done = [r for r in self._records.values() if (r.task, r.label) == pair]
+                seconds = [record.cost.total_seconds for record in done]
+                table.add_row(
+                    *pair,
+                    f"{len(done)}/{len(plan.record.seeds)}",
+                    task.metric,
+                    f"{statistics.mean(r.value for r in done):.4f}" if done else "",
+                    _clock(statistics.mean(seconds)) if done else "",
+                )
+        return table
+
+    def _line(self, request: Request, progress: Progress) -> Text:
+        loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+        what = f"{request.task} {request.label}"
+        if request.purpose != "run":
+            what = f"{request.purpose} of {what}"
+        steps = f"step {progress.step}/{progress.steps}"
+        return Text(f"  {what}: {progress.phase}, {steps}{loss}, {_clock(progress.seconds)}")
+
+    def _left(self) -> str:
+        """The time that the missing runs will take, from what a pass of finished ones took."""
+        assert self._plan is not None
+        speeds: dict[tuple[str, str], list[float]] = {}
+        for record in self._records.values():
+            speed = record.cost.total_seconds / record.cost.passes
+            speeds.setdefault((record.task, record.label), []).append(speed)
+        if not speeds:
+            return ""
+        average = statistics.mean(s for several in speeds.values() for s in several)
+        missing = [r for r in self._plan.record.runs if r.name not in self._records]
+        seconds = sum(
+            run.passes * statistics.mean(speeds.get((run.task, run.label), [average]))
+            for run in missing
+        )
+        begun = sum(progress.seconds for _, progress in self._at_work.values())
+        return f", about {_clock(max(0.0, seconds - begun) / self._jobs)} left" if missing else ""
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
+    """The plan of a dry run, with what was measured.
+
+    Args:
+        record: The study.
+        jobs: Processes at a time.
+        evaluations: Evaluations of a run.
+    """
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    total = 0.0
+    for column in ("task", "method"):
+        table.add_column(column)
+    for column in ("runs", "steps", "passes", "trainable", "a pass", "a run", "memory"):
+        table.add_column(column, justify="right")
+    for measured in record.measurements:
+        runs = [r for r in record.runs if (r.task, r.label) == (measured.task, measured.label)]
+        training = measured.seconds_per_pass * runs[0].passes
+        seconds = measured.setup_seconds + training + evaluations * measured.evaluation_seconds
+        total += len(runs) * seconds
+        table.add_row(
+            measured.task,
+            measured.label,
+            str(len(runs)),
+            f"{runs[0].steps:,}",
+            f"{runs[0].passes:,g}",
+            f"{measured.trainable_parameters:,}",
+            f"{measured.seconds_per_pass:.3f} s",
+            _clock(seconds),
+            f"{measured.peak_memory_bytes / 2**20:,.0f} MiB",
+        )
+    tuning = total / len(record.seeds) * record.trials
+    also = f", {_clock(tuning / jobs)} of tuning before" if record.trials else ""
+    text = f"about {_clock(total / jobs)} with {jobs} at a time{also}"
+    return Group(table, Text(text, style="bold"))

@@ -1,0 +1,265 @@
+"""Carry a study out: measure, tune, run; what is there already is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rankwright.core.errors import TrainingError
+from rankwright.study.config import MethodSpec, StudyConfig
+from rankwright.study.plan import Plan, check_continues, measured_steps, plan
+from rankwright.study.processes import Exit, Processes, StoppedError, error_of
+from rankwright.study.protocol import OUTCOME, locked
+from rankwright.study.records import (
+    FailureRecord,
+    Measurement,
+    PlannedRun,
+    StudyFolder,
+    StudyRecord,
+    TuningRecord,
+)
+from rankwright.study.tuning import Search, open_storage, quiet_optuna
+
+ASIDE_SECONDS = 1.0
+"""How long to wait before a run that another machine works on is looked at again."""
+
+Specs = Mapping[tuple[str, str], MethodSpec]
+"""(task, label) -> the method as it is run."""
+
+
+class Observer:
+    """Hears how a study gets on; does nothing by itself. Calls come from several threads."""
+
+    def planned(self, plan: Plan) -> None:
+        """The runs are known, or have changed."""
+
+    def says(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def finished(self, run: PlannedRun) -> None:
+        """A run has its record."""
+
+    def failed(self, run: PlannedRun, error: str) -> None:
+        """A run has ended with an error."""
+
+
+def compare(
+    config: StudyConfig, command: str, processes: Processes, observer: Observer
+) -> StudyFolder:
+    """Everything that is missing of a study.
+
+    Args:
+        config: What to compare.
+        command: The command line that repeats it.
+        processes: What carries runs out.
+        observer: Hears how it gets on.
+
+    Returns:
+        The folder, in which every run of the plan is finished.
+
+    Raises:
+        StoppedError: `processes.stop` was called.
+        TrainingError: Some runs failed; all others are finished.
+        MethodError: The description cannot be carried out, or the folder holds another study.
+        TaskError: The data is not what a task declares.
+    """
+    study = _continued(plan(config, command))
+    if config.parsed_budget.unit == "seconds":
+        study = _measured(study, processes, observer)
+    with quiet_optuna():
+        specs = _specs(study, processes, observer)
+    study = _saved(study, specs)
+    observer.planned(study)
+    _Runs(study, specs, processes, observer).carry_out()
+    return StudyFolder(study.folder.path)
+
+
+def dry_run(
+    config: StudyConfig, command: str, processes: Processes, observer: Observer
+) -> StudyRecord:
+    """The plan, with what a few steps of every method took; nothing is kept.
+
+    Args:
+        config: What to compare.
+        command: The command line that repeats it.
+        processes: What carries the steps out.
+        observer: Hears how it gets on.
+    """
+    study = _measured(plan(config, command), processes, observer)
+    return dataclasses.replace(study.record, runs=study.runs(_untuned(study)))
+
+
+def _continued(study: Plan) -> Plan:
+    """With what an earlier start of the same study has left."""
+    if not study.folder.description.exists():
+        return study
+    there = StudyRecord.load(study.folder.description)
+    check_continues(there, study.record)
+    record = dataclasses.replace(
+        study.record, created=there.created, measurements=there.measurements
+    )
+    return dataclasses.replace(study, record=record)
+
+
+def _saved(study: Plan, specs: Specs) -> Plan:
+    """With its runs, as they are written."""
+    study = dataclasses.replace(
+        study, record=dataclasses.replace(study.record, runs=study.runs(specs))
+    )
+    study.record.save(study.folder.description)
+    return study
+
+
+def _untuned(study: Plan) -> dict[tuple[str, str], MethodSpec]:
+    return {
+        (task.label, method.label): method
+        for task in study.config.parsed_tasks
+        for method in study.config.parsed_methods
+    }
+
+
+# Before the runs ---------------------------------------------------------------------------------
+
+
+def _measured(study: Plan, processes: Processes, observer: Observer) -> Plan:
+    """With a measurement of every method on every task."""
+    found = list(study.record.measurements)
+    missing = {
+        key: spec for key, spec in _untuned(study).items() if study.measurement(*key) is None
+    }
+    for (task, label), spec in missing.items():
+        observer.says(f"measuring a few steps of {label} on {task}")
+        with tempfile.TemporaryDirectory(prefix="rankwright-") as folder:
+            steps, seed = measured_steps(spec.method), study.config.tuning_seed
+            path = study.prepare(Path(folder), "measure", task, spec, seed, steps)
+            _well(path, processes.run(path))
+            found.append(Measurement.load(path / OUTCOME))
+    record = dataclasses.replace(study.record, measurements=tuple(found))
+    return dataclasses.replace(study, record=record)
+
+
+def _specs(study: Plan, processes: Processes, observer: Observer) -> Specs:
+    """Every method as it is run, after tuning where that was asked for."""
+    specs = _untuned(study)
+    if not study.config.tune:
+        return specs
+    study = _saved(study, specs)
+    observer.planned(study)
+    storage = open_storage(study.config.storage, study.folder.storage)
+    for task, label in specs:
+        file = study.folder.tuning(task, label)
+        if file.exists():
+            record = TuningRecord.load(file)
+        else:
+            observer.says(f"tuning {label} on {task}: {study.config.tune} trials")
+            record = Search(study, task, specs[task, label], storage, processes).run()
+        specs[task, label] = specs[task, label].with_values(record.best)
+    return specs
+
+
+def _well(folder: Path, end: Exit) -> None:
+    """Go on if a process ended well.
+
+    Raises:
+        StoppedError: It was stopped.
+        TrainingError: It failed.
+    """
+    if end is Exit.STOPPED:
+        raise StoppedError
+    if end is not Exit.DONE:
+        raise TrainingError(error_of(folder, end))
+
+
+# The runs ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Runs:
+    """The runs of a plan, dealt out to threads that each watch one process.
+
+    Attributes:
+        study: The plan.
+        specs: The methods as they are run.
+        processes: What carries them out.
+        observer: Hears how it gets on.
+    """
+
+    study: Plan
+    specs: Specs
+    processes: Processes
+    observer: Observer
+    _waiting: deque[PlannedRun] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _failed: list[str] = field(default_factory=list)
+
+    def carry_out(self) -> None:
+        """All that have no record yet.
+
+        Raises:
+            StoppedError: The study was asked to stop.
+            TrainingError: Some failed.
+        """
+        self._waiting.extend(run for run in self.study.record.runs if not self._done(run))
+        with ThreadPoolExecutor(self.processes.jobs) as pool:
+            for thread in [pool.submit(self._deal) for _ in range(self.processes.jobs)]:
+                thread.result()
+        if self.processes.stopping:
+            raise StoppedError
+        if self._failed:
+            raise TrainingError(
+                f"{len(self._failed)} of {len(self.study.record.runs)} runs failed; the same "
+                "command tries them again. " + "; ".join(self._failed)
+            )
+
+    def _deal(self) -> None:
+        while not self.processes.stopping:
+            with self._lock:
+                if not self._waiting:
+                    return
+                run = self._waiting.popleft()
+            if self._done(run):  # by another machine, meanwhile
+                self.observer.finished(run)
+            elif self._held_elsewhere(run):
+                self._waiting.append(run)
+                time.sleep(ASIDE_SECONDS)
+            else:
+                self._carry_out(run)
+
+    def _carry_out(self, run: PlannedRun) -> None:
+        folder = self.study.folder
+        path = self.study.prepare(
+            folder.run(run.name),
+            "run",
+            run.task,
+            self.specs[run.task, run.label],
+            run.seed,
+            run.steps,
+        )
+        end = self.processes.run(path)
+        if end is Exit.DONE:
+            self.observer.finished(run)
+        elif end is not Exit.STOPPED:
+            self._note(run, error_of(path, end))
+
+    def _note(self, run: PlannedRun, error: str) -> None:
+        file = self.study.folder.failure(run.name)
+        attempts = FailureRecord.load(file).attempts if file.exists() else 0
+        FailureRecord(
+            task=run.task, label=run.label, seed=run.seed, attempts=attempts + 1, error=error
+        ).save(file)
+        self._failed.append(f"{run.name}: {error}")
+        self.observer.failed(run, error)
+
+    def _done(self, run: PlannedRun) -> bool:
+        return self.study.folder.record(run.name).exists()
+
+    def _held_elsewhere(self, run: PlannedRun) -> bool:
+        with locked(self.study.folder.run(run.name), wait=False) as free:
+            return not free

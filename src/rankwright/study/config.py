@@ -1,0 +1,273 @@
+"""What to compare: from a YAML file or the command line to methods, tasks, seeds and a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rankwright.core.catalogue import SLOTS
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method, check_field
+from rankwright.core.registry import get
+from rankwright.core.search import LogRange, OneOf, SearchSpace
+from rankwright.job import TrainConfig, build_method
+from rankwright.study.budget import Budget
+
+DECIDED = ("task", "output", "seed", "epochs", "steps", "tuning_share")
+"""Options of a run that the study decides."""
+RATES = ("learning_rate", "head_learning_rate")
+OF_A_METHOD = (*RATES, "weight_decay", "schedule", "warmup", "max_grad_norm")
+"""Options of a run that may differ from method to method; the data and its order may not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """One study.
+
+    Attributes:
+        methods: Names of methods, comma separated, or in YAML a list of names and of mappings with
+            `method` (a name), `label` (what the study calls it), `space` (what to tune over
+            beside what the method declares; a list of values, or {low, high}), options of the run
+            such as learning_rate, fields of the method, and parts by slot. What is given here is
+            not tuned.
+        task: Names of tasks, comma separated, or in YAML a list of names and of mappings with
+            `label` and options of the run, such as {label: rte-500, task: rte, train_rows: 500}.
+        model: Folder or hub name of a pretrained model, or "minilm".
+        seeds: How many seeds, from 0 on, or in YAML a list of them.
+        budget: What every run may cost: "2000-passes" forward and backward through the model, or
+            "90-seconds" of training. A method that takes three passes a step gets fewer steps.
+        tune: Trials of every method on every task before its runs; 0 for none.
+        tuning_share: Where a task has no test rows its validation rows are reported; then trials
+            are scored on this share of the training rows.
+        storage: Optuna storage URL of the trials; None for a file in the study's folder. Machines
+            that share one divide the trials.
+        baseline: Label of the method that the others are compared with; None for the first.
+        jobs: Processes at a time.
+        output: Folder of the study; None for studies/<tasks>.
+        held_text: Text file that forgetting is measured on where a task is generative; None for
+            docstrings of the standard library.
+        curve_points: Evaluations on the validation rows in the course of a run.
+        keep_adapters: Whether the adapters of all runs stay.
+        options: Options of every run by name, such as batch_size.
+    """
+
+    methods: Any
+    task: Any
+    model: str = "minilm"
+    seeds: Any = 5
+    budget: str = "300-passes"
+    tune: int = 0
+    tuning_share: float = 0.2
+    storage: str | None = None
+    baseline: str | None = None
+    jobs: int = 1
+    output: str | None = None
+    held_text: str | None = None
+    curve_points: int = 8
+    keep_adapters: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what needs no data.
+
+        Raises:
+            MethodError: A value is out of its range.
+        """
+        for name, least in (("tune", 0), ("jobs", 1), ("curve_points", 1)):
+            check_field(self, name, getattr(self, name) >= least, f"at least {least}")
+        check_field(self, "tuning_share", 0 < self.tuning_share < 1, "a share between 0 and 1")
+        for name in self.options:
+            if name in DECIDED:
+                raise MethodError(f"{name}: a study decides this for every run; leave it out")
+        labels = [method.label for method in self.parsed_methods]
+        check_field(
+            self,
+            "baseline",
+            self.baseline is None or self.baseline in labels,
+            f"one of {', '.join(labels)}",
+        )
+        _ = self.parsed_budget, self.parsed_seeds, self.parsed_tasks
+
+    @property
+    def parsed_budget(self) -> Budget:
+        """The budget."""
+        return Budget.parse(self.budget)
+
+    @property
+    def parsed_seeds(self) -> tuple[int, ...]:
+        """The seeds."""
+        seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+        whole = isinstance(seeds, Sequence) and all(isinstance(s, int) and s >= 0 for s in seeds)
+        check_field(
+            self,
+            "seeds",
+            whole and len(seeds) > 0 and len(set(seeds)) == len(seeds),
+            "a number of at least 1, or a list of different whole numbers",
+        )
+        return tuple(seeds)
+
+    @property
+    def tuning_seed(self) -> int:
+        """The seed of every trial; none of those that are reported."""
+        return max(self.parsed_seeds) + 1
+
+    @property
+    def parsed_methods(self) -> tuple[MethodSpec, ...]:
+        """The methods."""
+        return _distinct("methods", map(MethodSpec.parse, _listed("methods", self.methods)))
+
+    @property
+    def parsed_tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks."""
+        if self.task is None:  # files of the user's own
+            return (TaskSpec.parse({}, "data"),)
+        return _distinct("task", map(TaskSpec.parse, _listed("task", self.task)))
+
+    def train_config(self, task: TaskSpec, method: MethodSpec, **values: Any) -> TrainConfig:
+        """The description of one run.
+
+        Raises:
+            MethodError: An option does not exist, or its value is out of range.
+        """
+        middle = {
+            name: choice.middle
+            for name in RATES
+            if isinstance(choice := method.space.get(name), LogRange)
+        }
+        options = {**middle, **self.options, **task.options, **method.options, **values}
+        known = {option.name for option in dataclasses.fields(TrainConfig)}
+        for name in options:
+            if name not in known:
+                raise MethodError(f"{name}: a run has no such option; see rankwright train --help")
+        return TrainConfig(model=self.model, **options)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method of a study.
+
+    Attributes:
+        label: What the study calls it.
+        method: The method with its hyperparameters.
+        options: Options of its runs.
+        space: What it is tuned over; nothing that the user has set.
+    """
+
+    label: str
+    method: Method
+    options: dict[str, Any]
+    space: SearchSpace
+
+    @classmethod
+    def parse(cls, given: Any) -> MethodSpec:
+        """From a name, or a mapping as `StudyConfig.methods` has it.
+
+        Raises:
+            MethodError: There is no such method, or no such field.
+        """
+        values = {"method": given} if isinstance(given, str) else dict(given)
+        name = values.pop("method", None)
+        if not isinstance(name, str):
+            raise MethodError(f"methods: {given!r}: expected a name, or a mapping with `method`")
+        label = str(values.pop("label", name))
+        own_space = _space(values.pop("space", {}))
+        options = {option: values.pop(option) for option in OF_A_METHOD if option in values}
+        parts = {slot: _parts(values.pop(slot)) for slot in SLOTS if slot in values}
+        space = {**get(name).space, **own_space}
+        fixed = {*values, *options} - {*own_space}
+        try:
+            method = build_method({"name": name, **values}, parts)
+        except TypeError as error:
+            known = ", ".join(field.name for field in dataclasses.fields(get(name)))
+            raise MethodError(f"methods: {label}: {error}; its fields are {known}") from error
+        return cls(label, method, options, {n: c for n, c in space.items() if n not in fixed})
+
+    def with_values(self, values: Mapping[str, Any]) -> MethodSpec:
+        """The same with other hyperparameters and options, by name."""
+        options = {name: value for name, value in values.items() if name in OF_A_METHOD}
+        fields = {name: value for name, value in values.items() if name not in OF_A_METHOD}
+        return dataclasses.replace(
+            self,
+            method=dataclasses.replace(self.method, **fields),
+            options={**self.options, **options},
+        )
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a study.
+
+    Attributes:
+        label: What the study calls it.
+        options: Options of its runs, `task` or `data` among them.
+    """
+
+    label: str
+    options: dict[str, Any]
+
+    @classmethod
+    def parse(cls, given: Any, label: str | None = None) -> TaskSpec:
+        """From a name, or a mapping as `StudyConfig.task` has it.
+
+        Raises:
+            MethodError: It is neither, or sets what the study decides.
+        """
+        values = {"task": given} if isinstance(given, str) else dict(given)
+        named = values.pop("label", label) or values.get("task") or values.get("data")
+        decided = [name for name in DECIDED if name in values and name != "task"]
+        if named is None or decided:
+            raise MethodError(
+                f"task: {given!r}: expected a name, or a mapping with `task` or `data`, and "
+                f"none of {', '.join(DECIDED[1:])}"
+            )
+        return cls(_short(str(named)), values)
+
+
+Spec = TypeVar("Spec", MethodSpec, TaskSpec)
+
+
+def _short(name: str) -> str:
+    """A task file by its stem."""
+    stem = name.rpartition("/")[2]
+    return stem.partition(".")[0] if "." in stem else name
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not parts:
+        raise MethodError(f"{name} = {value!r}: expected names, comma separated or in a list")
+    return [part.strip() if isinstance(part, str) else part for part in parts]
+
+
+def _distinct(name: str, specs: Iterable[Spec]) -> tuple[Spec, ...]:
+    found = tuple(specs)
+    labels = [spec.label for spec in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise MethodError(
+            f"{name}: {twice[0]!r} stands there more than once; give each its own `label`"
+        )
+    return found
+
+
+def _parts(given: Any) -> list[dict[str, Any]]:
+    """Plugged parts of one slot: a name, a mapping with `name`, or a list of them."""
+    several = given if isinstance(given, list) else [given]
+    return [{"name": part} if isinstance(part, str) else dict(part) for part in several]
+
+
+def _space(given: Any) -> dict[str, LogRange | OneOf]:
+    """A search space as YAML has it."""
+    space: dict[str, LogRange | OneOf] = {}
+    for name, value in dict(given).items():
+        if isinstance(value, Mapping) and set(value) == {"low", "high"}:
+            space[name] = LogRange(float(value["low"]), float(value["high"]))
+        elif isinstance(value, list):
+            space[name] = OneOf(tuple(value))
+        else:
+            raise MethodError(
+                f"space: {name} = {value!r}: expected a list of values, or low and high"
+            )
+    return space

@@ -1,0 +1,289 @@
+"""Tuning at equal cost: so many trials for every method, each within the budget of a run.
+
+Trials are kept in an Optuna storage. Whoever opens the same storage takes part: the next trial goes
+to whoever asks, until there are enough. A trial whose process died is started again, and one whose
+machine died is given to another after `GRACE_SECONDS`; a trial that diverged counts, since finding
+that out has cost what a trial costs. The first trial is the method as it would run untuned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from rankwright.core.errors import MethodError
+from rankwright.core.search import LogRange, OneOf, SearchSpace
+from rankwright.study.config import RATES, MethodSpec
+from rankwright.study.plan import Plan
+from rankwright.study.processes import Exit, Processes, StoppedError, error_of
+from rankwright.study.protocol import OUTCOME, TrialOutcome
+from rankwright.study.records import TrialRecord, TuningRecord, run_name
+
+HEARTBEAT_SECONDS = 5
+GRACE_SECONDS = 30
+WAIT_SECONDS = 1.0
+CAUSAL = ("causal_lm", "multiple_choice")
+"""Kinds of tasks whose models have no new head."""
+
+
+class TrialFailedError(Exception):
+    """A trial that ended without a value, and counts."""
+
+
+@dataclass
+class Search:
+    """The search for one method's hyperparameters on one task.
+
+    Attributes:
+        plan: The study.
+        task: Label of the task.
+        spec: The method before tuning.
+        storage: Where the trials are.
+        processes: What carries them out.
+    """
+
+    plan: Plan
+    task: str
+    spec: MethodSpec
+    storage: RDBStorage
+    processes: Processes
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched: not what the task has set, nor a rate without parameters."""
+        known = self.plan.task_record(self.task)
+        given = {*known.options}
+        if known.kind in CAUSAL and RATES[0] in self.spec.space:
+            given.add(RATES[1])
+        return {name: choice for name, choice in self.spec.space.items() if name not in given}
+
+    @property
+    def untuned(self) -> dict[str, Any]:
+        """The first trial: the middle of the rates, the fields as they are."""
+        values = {}
+        for name, choice in self.space.items():
+            present = getattr(self.spec.method, name, None)
+            if isinstance(choice, LogRange):
+                inside = isinstance(present, float) and choice.low <= present <= choice.high
+                values[name] = present if inside else choice.middle
+            else:
+                values[name] = present if present in choice.values else choice.values[0]
+        return values
+
+    def run(self) -> TuningRecord:
+        """Carry out what is missing, and wait for trials of other machines.
+
+        Raises:
+            StoppedError: The study was asked to stop.
+            MethodError: No trial gave a value.
+        """
+        study = self._study()
+        study.enqueue_trial(self.untuned, skip_if_exists=True)
+        with ThreadPoolExecutor(self.processes.jobs) as pool:
+            for done in [pool.submit(self._take_part) for _ in range(self.processes.jobs)]:
+                done.result()
+        record = self._record(study)
+        record.save(self.plan.folder.tuning(self.task, self.spec.label))
+        return record
+
+    def _study(self) -> optuna.Study:
+        known = self.plan.task_record(self.task)
+        return optuna.create_study(
+            storage=self.storage,
+            sampler=SeededSampler(f"{self.task} {self.spec.label}"),
+            study_name=f"{self.plan.record.name}/{self.task}/{self.spec.label}",
+            direction="maximize" if known.greater_is_better else "minimize",
+            load_if_exists=True,
+        )
+
+    def _take_part(self) -> None:
+        """One trial after the other until there are enough."""
+        study = self._study()
+        while True:
+            if self.processes.stopping:
+                raise StoppedError
+            optuna.storages.fail_stale_trials(study)
+            trials = study.get_trials(deepcopy=False)
+            at_work = sum(trial.state is TrialState.RUNNING for trial in trials)
+            counted = sum(map(_counts, trials))
+            if counted >= self.plan.config.tune:
+                return
+            if counted + at_work >= self.plan.config.tune:
+                time.sleep(WAIT_SECONDS)  # one of those at work may yet die
+                continue
+            study.optimize(self._objective, n_trials=1, catch=(TrialFailedError,))
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        values = {name: _suggest(trial, name, choice) for name, choice in self.space.items()}
+        number = RetryHeartbeatStaleTrialCallback.retried_trial_number(_frozen(trial))
+        name = run_name(self.task, self.spec.label, trial.number if number is None else number)
+        folder = self.plan.folder.path / "tuning" / "trials" / name
+        try:
+            spec = self.spec.with_values(values)
+            steps = self.plan.steps(self.task, spec)
+            seed = self.plan.config.tuning_seed
+            self.plan.prepare(folder, "trial", self.task, spec, seed, steps)
+        except MethodError as error:
+            raise self._failed(trial, str(error)) from error
+        end = self.processes.run(folder)
+        if end is Exit.STOPPED:
+            RetryHeartbeatStaleTrialCallback()(trial.study, _frozen(trial))
+            raise StoppedError
+        if end is not Exit.DONE:
+            raise self._failed(trial, error_of(folder, end))
+        outcome = TrialOutcome.load(folder / OUTCOME)
+        trial.set_user_attr("passes", outcome.passes)
+        trial.set_user_attr("seconds", outcome.seconds)
+        shutil.rmtree(folder)
+        return outcome.value
+
+    def _failed(self, trial: optuna.Trial, message: str) -> TrialFailedError:
+        trial.set_user_attr("error", message)
+        return TrialFailedError(message)
+
+    def _record(self, study: optuna.Study) -> TuningRecord:
+        known = self.plan.task_record(self.task)
+        counted = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+        trials = counted[: self.plan.config.tune]  # a race between machines may have made more
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        if not complete:
+            raise MethodError(
+                f"tuning {self.spec.label} on {self.task}: all {len(trials)} trials failed, the "
+                f"last one with: {trials[-1].user_attrs['error']}"
+            )
+        choose: Callable[..., FrozenTrial] = max if known.greater_is_better else min
+        best = choose(complete, key=lambda trial: trial.value)
+        assert best.value is not None
+        return TuningRecord(
+            task=self.task,
+            label=self.spec.label,
+            metric=known.metric,
+            greater_is_better=known.greater_is_better,
+            space={name: str(choice) for name, choice in self.space.items()},
+            trials=tuple(map(_trial_record, trials)),
+            best=best.params,
+            best_value=best.value,
+        )
+
+
+class SeededSampler(BaseSampler):
+    """Optuna's TPE whose draws are a function of (seed, trial, parameter) and the trials so far.
+
+    So a study that goes on, or that another machine joins, does not try the same values again.
+
+    Args:
+        seed: Any text.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing: every parameter is drawn by itself."""
+        del study, trial
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        del study, trial, search_space
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """One parameter of one trial."""
+        key = f"{self._seed} {trial.number} {param_name}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
+        sampler = TPESampler(seed=seed)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's log of every trial, and without its saying that heartbeats are new."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+
+
+def open_storage(url: str | None, file: Path) -> RDBStorage:
+    """The storage of the trials.
+
+    Args:
+        url: An SQLAlchemy URL; None for an SQLite file.
+        file: That file.
+
+    Raises:
+        MethodError: The storage cannot be opened.
+    """
+    if url is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    address = url or f"sqlite:///{file}"
+    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}
+    try:
+        return RDBStorage(
+            address,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except Exception as error:  # sqlalchemy's, the driver's, or a driver that is not installed
+        raise MethodError(f"storage = {address!r}: cannot be opened ({error})") from error
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those a method gets: not if its machine died or was stopped."""
+    return trial.state is TrialState.COMPLETE or "error" in trial.user_attrs
+
+
+def _suggest(trial: optuna.Trial, name: str, choice: LogRange | OneOf) -> Any:
+    if isinstance(choice, LogRange):
+        return trial.suggest_float(name, choice.low, choice.high, log=True)
+    return trial.suggest_categorical(name, choice.values)
+
+
+def _frozen(trial: optuna.Trial) -> FrozenTrial:
+    return next(t for t in trial.study.get_trials(deepcopy=False) if t.number == trial.number)
+
+
+def _trial_record(trial: FrozenTrial) -> TrialRecord:
+    state: Literal["complete", "failed"] = (
+        "complete" if trial.state is TrialState.COMPLETE else "failed"
+    )
+    return TrialRecord(
+        number=trial.number,
+        parameters=trial.params,
+        value=trial.value if state == "complete" else None,
+        state=state,
+        passes=trial.user_attrs.get("passes", 0.0),
+        seconds=trial.user_attrs.get("seconds", 0.0),
+        error=trial.user_attrs.get("error", ""),
+    )

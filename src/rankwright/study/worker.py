@@ -1,0 +1,244 @@
+"""One run in a process of its own: `python -m rankwright.study.worker FOLDER`.
+
+Started by `study.processes`. It ends when the process that started it does, after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import rankwright.methods  # noqa: F401  registers every method
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.job import Job, RunFolder, RunResult, set_up
+from rankwright.job.load import described, registered_name, write_json
+from rankwright.job.train import versions
+from rankwright.study.observe import FirstStep, Reporter, curve, device_name, examples, held_text
+from rankwright.study.protocol import (
+    ERROR,
+    FAILED,
+    OUTCOME,
+    PROGRESS,
+    REQUEST,
+    STOPPED,
+    ErrorReport,
+    Progress,
+    Request,
+    TrialOutcome,
+    locked,
+)
+from rankwright.study.records import (
+    CostRecord,
+    ForgettingRecord,
+    Measurement,
+    RunRecord,
+    StudyFolder,
+    run_name,
+)
+from rankwright.tasks import TaskError
+from rankwright.tasks.metrics import score
+
+REPORT_SECONDS = 0.5
+MEASURED_ROWS = 64
+
+
+def main(folder: Path) -> int:
+    """Do what the request in `folder` asks for; returns the exit status."""
+    with locked(folder):
+        (folder / ERROR).unlink(missing_ok=True)
+        try:
+            done = Worker(folder).work()
+        except (MethodError, TaskError, TrainingError) as error:
+            ErrorReport(message=str(error)).save(folder / ERROR)
+            print(error, file=sys.stderr, flush=True)
+            return FAILED
+    return 0 if done else STOPPED
+
+
+class Worker:
+    """One process and its clock.
+
+    Args:
+        folder: The run's folder, with `run.yaml` and the request.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._started = time.perf_counter()
+        self.folder = RunFolder.read(folder)
+        self.request = Request.load(folder / REQUEST)
+        self._before = 0.0
+        if (folder / PROGRESS).exists():
+            self._before = Progress.load(folder / PROGRESS).seconds
+        self._last_report = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the first start of the run, over all its processes."""
+        return self._before + time.perf_counter() - self._started
+
+    def work(self) -> bool:
+        """Do what was asked for; False after a SIGTERM, with a checkpoint."""
+        if self.request.purpose == "run":
+            name = run_name(self.request.task, self.request.label, self.folder.config.seed)
+            study = StudyFolder(Path(self.request.study))
+            return study.record(name).exists() or self._run(study, name)
+        outcome = self.folder.path / OUTCOME
+        if outcome.exists():
+            return True
+        return self._trial(outcome) if self.request.purpose == "trial" else self._measure(outcome)
+
+    def report(self, step: int, steps: int, phase: str, loss: float | None = None) -> None:
+        """Say how far the run is, not too often."""
+        now = time.perf_counter()
+        if now - self._last_report >= REPORT_SECONDS or step in (0, steps):
+            self._last_report = now
+            progress = Progress(
+                step=step, steps=steps, phase=phase, seconds=self.seconds, loss=loss
+            )
+            progress.save(self.folder.path / PROGRESS)
+
+    # What can be asked for -----------------------------------------------------------------------
+
+    def _run(self, study: StudyFolder, name: str) -> bool:
+        job = self._set_up()
+        held = held_text(job, self.request.held_text)
+        known = held and held.loss()
+        before = score(job.prepared.reported_metrics, job.predict(self.request.reported_split))
+        if not job.run():
+            return False
+        outcomes = job.predict(self.request.reported_split)
+        after = score(job.prepared.reported_metrics, outcomes)
+        if self.request.keep_adapter:
+            job.save_adapter()
+        examples(job, outcomes, self.request.reported_split).save(study.examples_file(name))
+        record = self._record(job, before, after, held.record(known) if held and known else None)
+        record.save(study.record(name))
+        study.failure(name).unlink(missing_ok=True)
+        write_json(self.folder.result, asdict(self._result(job, record)))
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        return True
+
+    def _trial(self, outcome: Path) -> bool:
+        job = self._set_up()
+        if not job.run():
+            return False
+        value = job.evaluate("validation")[job.prepared.task.primary_metric]
+        passes = job.trainer.cost().passes
+        TrialOutcome(value=value, passes=passes, seconds=self.seconds).save(outcome)
+        return True
+
+    def _measure(self, outcome: Path) -> bool:
+        job = self._set_up()
+        first = FirstStep(job.trainer)
+        job.trainer.add_callback(first)
+        setup = self.seconds
+        if not job.run():
+            return False
+        cost = job.trainer.cost()
+        rows = len(job.prepared.rows[self.request.reported_split])
+        some = min(MEASURED_ROWS, rows)
+        start = time.perf_counter()
+        job.prepared.predict(
+            job.model,
+            batch_size=self.folder.config.eval_batch_size,
+            split=self.request.reported_split,
+            limit=some,
+        )
+        evaluation = time.perf_counter() - start
+        Measurement(
+            task=self.request.task,
+            label=self.request.label,
+            seconds_per_pass=(cost.training_seconds - first.seconds) / (cost.passes - first.passes),
+            setup_seconds=setup,
+            evaluation_seconds=evaluation * min(rows, self.folder.config.eval_rows or rows) / some,
+            peak_memory_bytes=cost.peak_memory_bytes,
+            trainable_parameters=cost.trainable_parameters,
+        ).save(outcome)
+        return True
+
+    # Pieces --------------------------------------------------------------------------------------
+
+    def _set_up(self) -> Job:
+        self.report(0, self.folder.config.steps or 0, "loading")
+        return set_up(
+            self.folder.config,
+            self.folder.method,
+            resume=True,  # run.yaml is there; without a checkpoint the run starts at step 0
+            callback=lambda trainer: Reporter(self.report, trainer),
+            notify=lambda text: print(text, flush=True),
+        )
+
+    def _record(
+        self,
+        job: Job,
+        before: dict[str, float],
+        after: dict[str, float],
+        forgetting: ForgettingRecord | None,
+    ) -> RunRecord:
+        request, config, method = self.request, self.folder.config, self.folder.method
+        task = job.prepared.task
+        own = {"output", "trainer", "seed", "model"}
+        return RunRecord(
+            task=request.task,
+            label=request.label,
+            method=registered_name(type(method)),
+            seed=config.seed,
+            model=config.model,
+            kind=task.kind,
+            metric=task.primary_metric,
+            greater_is_better=task.greater_is_better,
+            reported_split=request.reported_split,
+            before=before,
+            after=after,
+            cost=CostRecord(**job.trainer.cost().as_dict(), total_seconds=self.seconds),
+            curve=curve(job, before if request.reported_split == "validation" else {}),
+            curve_metric=job.prepared.training_metric.name,
+            forgetting=forgetting,
+            hyperparameters=described(method),
+            options={k: v for k, v in config.as_dict().items() if k not in own},
+            data_sha256=request.data_sha256,
+            versions=versions(),
+            device=device_name(),
+            command=f"rankwright train --config {self.folder.description} --output FOLDER",
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _result(self, job: Job, record: RunRecord) -> RunResult:
+        """The same as `rankwright train` leaves it, so that its folder counts as finished."""
+        on_test = record.reported_split == "test"
+        return RunResult(
+            method=self.folder.method.name,
+            task=job.prepared.task.name,
+            model=record.model,
+            seed=record.seed,
+            primary_metric=record.metric,
+            before={} if on_test else record.before,
+            after={} if on_test else record.after,
+            test=record.after if on_test else {},
+            train_rows=len(job.trainer.train_dataset),
+            cost=job.trainer.cost(),
+            seconds=record.cost.total_seconds,
+            versions=record.versions,
+        )
+
+
+def _end_with_parent() -> None:
+    """SIGTERM to this process when the other end of its standard input is closed."""
+
+    def wait() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants at its end
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,253 @@
+"""A study from its description to its records; nothing is done twice, nothing is mixed up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.job import RunFolder, train
+from rankwright.study.compare import compare, dry_run
+from rankwright.study.config import StudyConfig
+from rankwright.study.records import StudyFolder
+from rankwright.tasks import METRICS
+from studies import Heard, InProcess, carried_out
+
+Study = Callable[..., StudyConfig]
+
+
+def test_every_run_is_within_the_budget_and_on_record(config_of: Study) -> None:
+    folder, processes = carried_out(config_of(methods="lora,bidora", seeds=2))
+    names = [f"data--{label}--{seed}" for seed in (0, 1) for label in ("lora", "bidora")]
+    assert [name for _, name in processes.done] == names
+    records = {record.name: record for record in folder.records()}
+    assert list(records) == names
+    for record in records.values():
+        planned = next(run for run in folder.study.runs if run.name == record.name)
+        assert record.cost.passes <= planned.passes <= 8
+        assert record.cost.steps == planned.steps
+        assert record.cost.total_seconds > record.cost.training_seconds > 0
+        assert record.cost.stored_parameters > 0
+        assert record.data_sha256 == folder.study.tasks[0].data_sha256
+        assert (folder.run(record.name) / "adapter" / "adapter_model.safetensors").exists()
+        assert not (folder.run(record.name) / "checkpoints").exists()
+    assert records[names[0]].cost.steps == 8
+    assert records[names[1]].cost.steps == 4  # three passes a search step, one a retrain step
+    # the same seed: the same head and the same rows before training, whatever the method
+    assert records[names[0]].before == records[names[1]].before
+
+
+def test_the_figures_are_those_of_the_raw_files(config_of: Study) -> None:
+    folder, _ = carried_out(config_of(methods="lora"))
+    (record,) = folder.records()
+    examples = folder.examples(record)
+    assert len(examples.ids) == folder.study.tasks[0].rows["validation"] == len(set(examples.ids))
+    assert all(place.startswith("train.jsonl:") for place in examples.ids)
+    assert examples.compute() == record.value
+    assert examples.scores.mean() == pytest.approx(record.after["accuracy"])
+    steps = [point.step for point in record.curve]
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, 8)
+    assert record.curve[0].metric == record.before["accuracy"]
+    assert record.curve[-1].metric == record.value
+    assert [p.passes for p in record.curve] == steps
+    assert all(point.loss is not None for point in record.curve[1:])
+
+
+def test_a_run_of_a_study_is_the_run_that_train_makes(config_of: Study, tmp_path: Path) -> None:
+    """Evaluating in the course of it changes nothing, and its description repeats it."""
+    folder, _ = carried_out(config_of(methods="bidora"))
+    (record,) = folder.records()
+    there = RunFolder.read(folder.run(record.name))
+    config = {**there.config.as_dict(), "output": str(tmp_path / "alone"), "trainer": {}}
+    alone, result = train(type(there.config)(**config), there.method)
+    name = "adapter/adapter_model.safetensors"
+    assert (alone.path / name).read_bytes() == (there.path / name).read_bytes()
+    assert result.after == record.after
+
+
+def test_two_names_of_one_method_give_the_same(config_of: Study) -> None:
+    methods = [{"method": "lora", "label": "a"}, {"method": "lora", "label": "b"}]
+    folder, _ = carried_out(config_of(methods=methods))
+    a, b = folder.records()
+    assert a.after == b.after
+    assert folder.examples(a).predictions == folder.examples(b).predictions
+
+
+def test_what_is_finished_is_not_done_again(config_of: Study) -> None:
+    carried_out(config_of(methods="lora"))
+    folder, processes = carried_out(config_of(methods="lora"))
+    assert processes.done == []
+    folder, processes = carried_out(
+        config_of(methods="head_only,lora", seeds=[2, 0], baseline="lora")
+    )
+    assert [name for _, name in processes.done] == [
+        "data--head_only--2", "data--lora--2", "data--head_only--0",
+    ]  # fmt: skip
+    assert len(folder.records()) == 4
+    assert folder.study.baseline == "lora"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "9-passes"}, "budget = '8-passes', this command '9-passes'"),
+        ({"tune": 1}, "trials = 0, this command 1"),
+        ({"methods": [{"method": "lora", "r": 4}]}, "method lora: hyperparameters: r = 8"),
+        ({"options": {"batch_size": 8}}, "task data: options: batch_size = 4, this command 8"),
+    ],
+)
+def test_another_study_is_not_mixed_in(config_of: Study, changes: Any, message: str) -> None:
+    config = config_of(methods="lora")
+    compare_nothing(config)
+    with pytest.raises(MethodError, match=message):
+        carried_out(config_of(**{"methods": "lora", **changes}))
+
+
+def compare_nothing(config: StudyConfig) -> None:
+    """Plan the study, and stop before its first run."""
+    processes = InProcess()
+    processes.stop()
+    with pytest.raises(Exception, match=r"^$"):
+        compare(config, "c", processes, Heard())
+
+
+def test_data_that_has_changed_is_noticed(
+    config_of: Study, rows_file: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text(rows_file.read_text("utf-8"), encoding="utf-8")
+    compare_nothing(config_of(options={"data": str(data)}))
+    with data.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
+    with pytest.raises(MethodError, match="task data: data_sha256"):
+        carried_out(config_of(options={"data": str(data)}))
+
+
+def test_a_run_that_fails_does_not_stop_the_others(config_of: Study) -> None:
+    bad = {"method": "lora", "label": "wild", "learning_rate": 1e30, "max_grad_norm": 0.0}
+    config, heard = config_of(methods=[bad, "lora"]), Heard()
+    for attempts in (1, 2):
+        with pytest.raises(TrainingError, match="1 of 2 runs failed; the same command tries them"):
+            compare(config, "c", InProcess(), heard)
+        folder = StudyFolder(Path(str(config.output)))
+        (failure,) = folder.failures()
+        assert (failure.label, failure.attempts) == ("wild", attempts)
+        assert "at step" in failure.error
+        assert [record.label for record in folder.records()] == ["lora"]
+    assert heard.failures == {"data--wild--0": failure.error}
+
+
+def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) -> None:
+    config = config_of(methods="lora,bidora", seeds=3, budget="2000-passes")
+    record = dry_run(config, "c", InProcess(), Heard())
+    assert not (tmp_path / "study").exists()
+    assert {run.label: run.steps for run in record.runs} == {"lora": 2000, "bidora": 1000}
+    assert len(record.runs) == 6
+    for measured in record.measurements:
+        assert 0 < measured.seconds_per_pass < 60
+        assert measured.setup_seconds > 0
+        assert measured.evaluation_seconds > 0
+        assert measured.peak_memory_bytes > 50e6
+        assert measured.trainable_parameters > 0
+
+
+def test_a_budget_in_seconds_is_measured_once_and_kept(config_of: Study) -> None:
+    config = config_of(methods="lora", budget="0.2-seconds")
+    folder, processes = carried_out(config)
+    assert [purpose for purpose, _ in processes.done] == ["measure", "run"]
+    (measured,), (run,) = folder.study.measurements, folder.study.runs
+    assert run.steps == int(0.2 / measured.seconds_per_pass)
+    _, processes = carried_out(config)
+    assert processes.done == []
+
+
+KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "sequence_classification": (
+        {"label_column": "y"},
+        [{"text": f"w{i} w{i + 1}", "y": "ab"[i % 2]} for i in range(20)],
+    ),
+    "regression": (
+        {"label_column": "y"},
+        [{"text": f"w{i} w{i + 1}", "y": i / 7} for i in range(20)],
+    ),
+    "multi_label": (
+        {"label_column": "y"},
+        [{"text": f"w{i} w{i + 1}", "y": ["a", "b"][: i % 3]} for i in range(20)],
+    ),
+    "token_classification": (
+        {"tokens_column": "t", "tags_column": "y"},
+        [{"t": [f"w{i}", "w1"], "y": ["B-x", "I-x" if i % 2 else "O"]} for i in range(20)],
+    ),
+    "causal_lm": (
+        {
+            "prompt_column": "p",
+            "completion_column": "c",
+            "metrics": ["bleu", "loss_per_token"],
+            "max_new_tokens": 4,
+        },
+        [{"p": f"w{i}", "c": f"w{i + 1} w{i + 2}"} for i in range(20)],
+    ),
+    "multiple_choice": (
+        {},
+        [{"question": f"w{i}", "choices": ["w1", f"w{i} w2"], "label": i % 2} for i in range(20)],
+    ),
+}
+
+
+def task_file(kind: str, folder: Path) -> str:
+    """A task of that kind on twenty rows."""
+    options, rows = KINDS[kind]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = folder / "words.yaml"
+    values = {"kind": kind, "train": data.name, "validation_share": 0.4, **options}
+    task.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(task)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outcomes_row_by_row_of_every_kind_of_task(
+    kind: str, config_of: Study, tmp_path: Path, bert_folder: Path, llama_folder: Path
+) -> None:
+    causal = kind in ("causal_lm", "multiple_choice")
+    config = config_of(
+        methods="lora",
+        budget="2-passes",
+        model=str(llama_folder if causal else bert_folder),
+        task=task_file(kind, tmp_path),
+    )
+    folder, _ = carried_out(config)
+    (record,) = folder.records()
+    examples = folder.examples(record)
+    assert (record.task, record.kind, record.metric) == ("words", kind, examples.metric)
+    assert examples.compute() == pytest.approx(record.value, abs=1e-12)
+    each = METRICS[record.metric].each
+    pairs = zip(examples.predictions, examples.labels, strict=True)
+    assert examples.scores.tolist() == pytest.approx([each(*pair) for pair in pairs])
+    assert record.curve[-1].metric is not None
+    assert (record.forgetting is not None) == causal
+
+
+def test_forgetting_is_measured_on_the_text_that_was_named(
+    config_of: Study, tmp_path: Path, llama_folder: Path
+) -> None:
+    text = tmp_path / "held.txt"
+    text.write_text("w9 w8 w7\n\nw5 w4", encoding="utf-8")
+    config = config_of(
+        methods="lora,head_only", model=str(llama_folder), held_text=str(text),
+        task=task_file("multiple_choice", tmp_path),
+    )  # fmt: skip
+    folder, _ = carried_out(config)
+    lora, head = (record.forgetting for record in folder.records())
+    assert lora is not None
+    assert head is not None
+    assert (lora.text, lora.tokens) == ("held.txt", 3 + 2 + 2)  # EOS is scored, too
+    assert lora.before == head.before
+    assert lora.after != lora.before
+    assert len(lora.sha256) == 64
