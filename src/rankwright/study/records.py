@@ -229,8 +229,8 @@ class CostRecord:
         peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
         median_step_seconds: Median wall time of an optimizer step: no evaluation, no saving.
         training_seconds: Sum over all steps, those before a resume included.
-        total_seconds: Wall time of the run's processes from start to end: loading, evaluation
-            and saving included.
+        total_seconds: Wall time of the run from start to end, over all its processes: loading,
+            evaluation and saving included, the start of Python and its imports not.
         steps: Optimizer steps.
         passes: Forward-and-backward passes over a batch.
     """
