@@ -30,7 +30,10 @@ from rankwright.cli.options import (
 from rankwright.job import TrainConfig
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import DECIDED, StudyConfig
+from rankwright.study.figures import figures
 from rankwright.study.processes import Processes, StoppedError
+from rankwright.study.records import StudyFolder
+from rankwright.study.report import write_html, write_markdown
 
 USAGE = (
     "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
@@ -95,8 +98,24 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
                 say("stopped; the same command goes on where it was")
                 return 128 + signals[0]
     Console().print(table.summary())
-    print(f"study: {folder.path}")
-    return 0
+    if folder.records():
+        _report(folder)
+    for failure in folder.failures():
+        say(f"{failure.label} on {failure.task}, seed {failure.seed}: {failure.error}")
+    if folder.failures():
+        say("these runs failed; the same command tries them again")
+    return 1 if folder.failures() else 0
+
+
+def _report(folder: StudyFolder) -> None:
+    """Say which differences are real, and write the report."""
+    found = figures(folder)
+    for task in found.tasks:
+        for method in task.methods:
+            if method.verdict is not None:
+                print(f"{task.task.task}: {method.verdict.words(task.unit)}")
+    print(f"report: {write_html(found, folder)}")
+    print(f"summary: {write_markdown(found, folder)}")
 
 
 @contextlib.contextmanager

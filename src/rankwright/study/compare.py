@@ -62,11 +62,11 @@ def compare(
         observer: Hears how it gets on.
 
     Returns:
-        The folder, in which every run of the plan is finished.
+        The folder, in which every run of the plan is finished or among `failures()`.
 
     Raises:
         StoppedError: `processes.stop` was called.
-        TrainingError: Some runs failed; all others are finished.
+        TrainingError: The steps that are measured failed.
         MethodError: The description cannot be carried out, or the folder holds another study.
         TaskError: The data is not what a task declares.
     """
@@ -197,14 +197,12 @@ class _Runs:
     observer: Observer
     _waiting: deque[PlannedRun] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _failed: list[str] = field(default_factory=list)
 
     def carry_out(self) -> None:
         """All that have no record yet.
 
         Raises:
             StoppedError: The study was asked to stop.
-            TrainingError: Some failed.
         """
         self._waiting.extend(run for run in self.study.record.runs if not self._done(run))
         with ThreadPoolExecutor(self.processes.jobs) as pool:
@@ -212,11 +210,6 @@ class _Runs:
                 thread.result()
         if self.processes.stopping:
             raise StoppedError
-        if self._failed:
-            raise TrainingError(
-                f"{len(self._failed)} of {len(self.study.record.runs)} runs failed; the same "
-                "command tries them again. " + "; ".join(self._failed)
-            )
 
     def _deal(self) -> None:
         while not self.processes.stopping:
@@ -254,7 +247,6 @@ class _Runs:
         FailureRecord(
             task=run.task, label=run.label, seed=run.seed, attempts=attempts + 1, error=error
         ).save(file)
-        self._failed.append(f"{run.name}: {error}")
         self.observer.failed(run, error)
 
     def _done(self, run: PlannedRun) -> bool:
