@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The learning-rate sweep behind docs/results/foundation.md, BiDoRA; see foundation.sh.
+# The learning-rate sweep behind docs/results/first_runs.md, BiDoRA; see first_runs.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 : "${RANKWRIGHT_DATA:?names the folder that holds stsb/ and e2e/}" "${STORIES:?names the folder of the Llama}"
@@ -14,10 +14,11 @@ sweep() { # sweep TASK OPTIONS...
     local output=$runs/$task-$rate
     [ -e "$output/result.json" ] && continue
     rm -rf "$output"
-    "$RANKWRIGHT" train --method bidora --method.unroll_steps 4 --task "examples/tasks/$task.yaml" \
+    "$RANKWRIGHT" train --method bidora --method.unroll_steps 4 --method.search_fraction 0.2 \
+      --method.retrain_from warm --task "examples/tasks/$task.yaml" \
       --learning-rate "$rate" --batch-size 16 --output "$output" "$@"
   done
 }
 
-sweep e2e --model "$STORIES" --metrics perplexity --steps 120 --eval-rows 200
-sweep stsb --model minilm --head-learning-rate 1e-2 --steps 80 --eval-rows 500
+sweep e2e --model "$STORIES" --metrics perplexity --steps 80 --eval-rows 100
+sweep stsb --model minilm --head-learning-rate 1e-2 --steps 80 --max-length 64 --eval-rows 500

@@ -1,4 +1,4 @@
-"""Print the Markdown table of a folder of runs: `python docs/results/table.py runs/foundation`."""
+"""Print the Markdown table of a folder of runs: `python docs/results/table.py runs/first`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The runs behind docs/results/first_runs.md, one command each.
+#   RANKWRIGHT_DATA=/folder/with/rte/cola/... STORIES=/folder/of/stories260k docs/results/first_runs.sh [METHOD...]
+# RANKWRIGHT_DATA holds one folder a data set, STORIES a Llama of 260 thousand parameters pretrained
+# on TinyStories; TASKS narrows the tasks. A finished run is left alone, so the script can be started
+# again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+: "${RANKWRIGHT_DATA:?names the folder that holds rte/, cola/, ...}" "${STORIES:?names the folder of the Llama}"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+runs=${RUNS:-runs/first}
+RANKWRIGHT=${RANKWRIGHT:-.venv/bin/rankwright}
+methods=("$@")
+[ ${#methods[@]} -gt 0 ] || methods=(lora dora bidora xgblora cola rac_lora olora pissa flat_lora)
+
+declare -A of_task=(
+  [rte]="--model minilm --max-length 64 --head-learning-rate 5e-3 --learning-rate 1e-3 --steps 400"
+  [cola]="--model minilm --max-length 64 --head-learning-rate 5e-3 --learning-rate 5e-4 --steps 800"
+  [stsb]="--model minilm --head-learning-rate 1e-2 --learning-rate 1e-3 --steps 160"
+  [wnut17]="--model minilm --head-learning-rate 1e-2 --learning-rate 1e-3 --steps 120"
+  [e2e]="--model $STORIES --learning-rate 1e-3 --steps 300 --eval-rows 100"
+)
+declare -A of_method=(
+  [bidora]="--method.unroll_steps 4"
+  [xgblora]="--method.r 1 --method.lora_alpha 2 --learning-rate 2e-3"
+)
+short_search="--method.search_fraction 0.3"
+warm="--method.search_fraction 0.2 --method.retrain_from warm"
+all_layers="--method.layers_per_round null"
+declare -A of_both=( # later options win
+  [stsb-bidora]=$short_search [wnut17-bidora]=$short_search [e2e-bidora]=$short_search
+  [cola-bidora]=$warm [rte-bidora]=$warm [rte-lora]="--steps 600"
+  [stsb-xgblora]="--method.rounds 16" [wnut17-xgblora]="--method.rounds 16"
+  [e2e-xgblora]="--method.rounds 16" [rte-xgblora]="--method.rounds 8 $all_layers"
+  [cola-xgblora]="--method.rounds 4 $all_layers --learning-rate 1e-3 --steps 1200"
+)
+
+for task in ${TASKS:-stsb wnut17 e2e cola rte}; do
+  for method in "${methods[@]}"; do
+    output=$runs/$task-$method
+    [ -e "$output/result.json" ] && continue
+    rm -rf "$output"
+    # shellcheck disable=SC2086
+    "$RANKWRIGHT" train --method "$method" --method.r 8 --method.lora_alpha 16 \
+      --task "examples/tasks/$task.yaml" ${of_task[$task]} ${of_method[$method]:-} \
+      ${of_both[$task-$method]:-} --batch-size 16 --seed "${SEED:-0}" --output "$output"
+  done
+done
