@@ -117,6 +117,18 @@ TABLE["head_only"] = Row(
     passes=8,
 )
 
+TABLE["lora_plus"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "lr_ratio": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"lr_ratio": 0.0},
+)
+TABLE["lora_fa"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"delta": -1.0},
+)
 TABLE["lora_pro"] = Row(
     fields={"r": 2, "lora_alpha": 4.0},
     phases=[("train", 8)],

@@ -22,6 +22,7 @@ PEFT_NAMES = (
     "peft.tuners.lora.layer:LoraLayer._unmerged_base_weight",
     "peft.tuners.lora.layer:MultiheadAttention",
     "peft.tuners.lora.layer:ParamWrapper",
+    "peft.tuners.tuners_utils:BaseTunerLayer.frozen_peft_weight_names",
     "peft.utils.integrations:dequantize_module_weight",
     "peft.utils.constants:DUMMY_TARGET_MODULES",
     "peft.utils.other:ModulesToSaveWrapper",

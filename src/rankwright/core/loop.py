@@ -51,8 +51,8 @@ class Loop(Run):
         model: The model that `method.apply` returned; may be wrapped by DistributedDataParallel.
         method: The method.
         total_steps: Optimizer steps of the whole run.
-        optimizer: Maps the parameter groups to an optimizer; the default is AdamW. The method's
-            own optimizer, where it has one, wins.
+        optimizer: Maps the parameter groups to an optimizer; the default is AdamW. A method with an
+            optimizer of its own may build on it (LoRA+) or take its place (LoRA-Pro).
         lr: Learning rate.
         weight_decay: Decoupled weight decay of the matrices.
         schedule: Number of steps -> learning-rate factor at every step.
@@ -89,12 +89,12 @@ class Loop(Run):
         self._held_out = held_out
         self._backward = backward
         self._steps_per_epoch = steps_per_epoch
+        self._build_optimizer = optimizer
         bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
         self.total_steps = total_steps
-        groups = self.parameter_groups(lr, weight_decay)
-        own = self.slots.optimizer
-        self.optimizer = optimizer(groups) if own is None else own.build(self, groups)
+        groups, own = self.parameter_groups(lr, weight_decay), self.slots.optimizer
+        self.optimizer = self.default_optimizer(groups) if own is None else own.build(self, groups)
         self._max_grad_norm = clipping(self.optimizer, max_grad_norm)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, self.multipliers(schedule)
@@ -113,6 +113,10 @@ class Loop(Run):
                 "gives the k-th held-out batch"
             )
         return [MicroBatch(self._held_out(index))]
+
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """See `Run.default_optimizer`."""
+        return self._build_optimizer(groups)
 
     def train_rows(self) -> int | None:
         """The loop does not own the data."""

@@ -103,6 +103,10 @@ class Run(ABC):
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps of one pass over the training rows; None where nobody has said."""
 
+    @abstractmethod
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer that the user asked the engine for; AdamW if nothing was said."""
+
     def step_optimizer(self) -> None:
         """Let the optimizer act on every parameter that has a gradient now."""
         self.optimizer.step()

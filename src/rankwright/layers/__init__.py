@@ -8,11 +8,13 @@ from rankwright.layers.dora import (
     reset_magnitudes,
     use_factored_dora,
 )
+from rankwright.layers.frozen import FrozenA
 from rankwright.layers.stacked import StackedLoRA
 
 __all__ = [
     "Dora",
     "FactoredDora",
+    "FrozenA",
     "StackedLoRA",
     "effective_weight",
     "frozen_norms",

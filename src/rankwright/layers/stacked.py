@@ -30,6 +30,7 @@ from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, truncated_product
 from rankwright.core.part import Layer
 from rankwright.core.run import adapted_layers
+from rankwright.layers.frozen import freeze
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -250,11 +251,7 @@ class Stack:
             frozen: The factor that is not, even so.
         """
         names = tuple(factor for factor in _FACTORS if not trained or factor[-1] == frozen)
-        # a copy: the class-level dict is shared by all layers
-        self.layer.frozen_peft_weight_names = {
-            **self.layer.frozen_peft_weight_names,
-            self.adapter: names,
-        }
+        freeze(self.layer, self.adapter, names)
         self.A.apart = self.B.apart = frozen == "A"
         for factor, parameter in zip(_FACTORS, self.parameters, strict=True):
             parameter.requires_grad_(factor not in names)

@@ -7,6 +7,8 @@ from rankwright.methods.flat_lora import FlatLoRA
 from rankwright.methods.full import Full
 from rankwright.methods.head_only import HeadOnly
 from rankwright.methods.lora import LoRA
+from rankwright.methods.lora_fa import LoRAFA
+from rankwright.methods.lora_plus import LoRAPlus
 from rankwright.methods.lora_pro import LoRAPro
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
@@ -22,6 +24,8 @@ __all__ = [
     "Full",
     "HeadOnly",
     "LoRA",
+    "LoRAFA",
+    "LoRAPlus",
     "LoRAPro",
     "OLoRA",
     "PiSSA",

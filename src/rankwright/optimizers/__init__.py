@@ -1,7 +1,19 @@
 """How the factors move: optimizers that see both factors of a layer, for any training loop."""
 
 from rankwright.optimizers.base import PairBatch, PairOptimizer
+from rankwright.optimizers.lora_fa import LoraFa, project_gradients
+from rankwright.optimizers.lora_plus import LoraPlus
 from rankwright.optimizers.lora_pro import LoraPro, LoraProAdamW
 from rankwright.optimizers.pairs import Pair, named_pairs
 
-__all__ = ["LoraPro", "LoraProAdamW", "Pair", "PairBatch", "PairOptimizer", "named_pairs"]
+__all__ = [
+    "LoraFa",
+    "LoraPlus",
+    "LoraPro",
+    "LoraProAdamW",
+    "Pair",
+    "PairBatch",
+    "PairOptimizer",
+    "named_pairs",
+    "project_gradients",
+]

@@ -54,6 +54,15 @@ class TrainerRun(Run):
             scaled = by_items or trainer.compute_loss_func is not None
         return loss if scaled else loss / accumulation_steps
 
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """What the trainer's arguments say."""
+        trainer = self._trainer
+        cls, options = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
+            trainer.args, trainer.model
+        )
+        built: torch.optim.Optimizer = cls(groups, **options)
+        return built
+
     def probe_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
         """The loss of `inputs`, were there `num_items` targets in the step; changes nothing."""
         trainer = self._trainer

@@ -125,14 +125,10 @@ class MethodMixin(_Base):
             groups = self.run.parameter_groups(
                 self.args.learning_rate, self.args.weight_decay, self._head_learning_rate
             )
-            part = self.run.slots.optimizer
-            if part is not None:
-                self.optimizer = part.build(self.run, groups)
-            else:
-                cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
-                    self.args, self.model
-                )
-                self.optimizer = cls(groups, **options)
+            own = self.run.slots.optimizer
+            self.optimizer = (
+                self.run.default_optimizer(groups) if own is None else own.build(self.run, groups)
+            )
         self._check_roles()
         self.run.optimizer = self.optimizer
         self._clips = clipping(self.optimizer, self.args.max_grad_norm) is not None

@@ -1,0 +1,50 @@
+"""LoRA-FA: LoRA whose A stays as it was drawn, so that no layer's input waits for the backward.
+
+Zhang et al., "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models Fine-tuning",
+arXiv 2308.03303.
+
+    W = W0 + s B A,    A (r, in) frozen,    B (out, r) trained from 0
+
+With G = dL/dW, hB = dL/dB = s G A^T. The direction of B that moves W closest along G is
+
+    gB = s^-2 hB (A A^T)^-1,    s gB A = G P_A,    P_A = A^T (A A^T)^-1 A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rankwright.core.method import Method, Slots
+from rankwright.core.registry import register
+from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
+from rankwright.layers import FrozenA
+from rankwright.optimizers import LoraFa
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LoRAFA(Method):
+    """LoRA with A frozen.
+
+    Attributes:
+        projected: Step along gB (PEFT's implementation), or along hB: AdamW on B as it is.
+        delta: Ridge on A A^T; 1e-8 (PEFT).
+    """
+
+    name: ClassVar[str] = "lora_fa"
+    summary: ClassVar[str] = "LoRA with A frozen: half of the parameters, less memory"
+    reference: ClassVar[str] = "Zhang et al., arXiv 2308.03303"
+    cost: ClassVar[str] = "1 pass a step; trains r out parameters a layer, stores r (in + out)"
+    space: ClassVar[SearchSpace] = {**LOW_RANK, "projected": OneOf((True, False))}
+
+    projected: bool = True
+    delta: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        LoraFa(self.delta)  # checks the field
+
+    def slots(self) -> Slots:
+        """A frozen, and the gradient of B; the rest is LoRA's."""
+        return Slots(layer=FrozenA(), optimizer=LoraFa(self.delta) if self.projected else None)
