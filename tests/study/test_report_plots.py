@@ -106,6 +106,6 @@ def test_figures_as_text() -> None:
     assert [words.memory(n * 2**20) for n in (947.4, 9000, 20_480)] == [
         "947 MiB", "9000 MiB", "20.0 GiB",
     ]  # fmt: skip
-    assert [words.seconds(n) for n in (0.01234, 0.5, 74.61, 1234.5)] == [
-        "0.0123 s", "0.500 s", "74.6 s", "1234 s",
+    assert [words.seconds(n) for n in (0.01234, 0.09996, 74.61, 1234.5)] == [
+        "0.0123 s", "0.100 s", "74.6 s", "1230 s",
     ]  # fmt: skip

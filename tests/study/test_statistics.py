@@ -22,6 +22,7 @@ from rankwright.study.statistics import (
     signed_rank,
     verdicts,
 )
+from rankwright.study.statistics.power import t_test_power
 
 STUDIES = 400
 ROWS = 120
@@ -126,6 +127,17 @@ def test_the_needed_seeds_see_the_difference_in_80_of_100_studies(
     assert np.mean(fewer < 0.05) < 0.82
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.0025])
+@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("effect", [0.3, 3.0, 12.0])
+def test_the_power_is_the_share_of_studies_that_see_the_effect(
+    effect: float, count: int, alpha: float
+) -> None:
+    values = np.random.default_rng(9).normal(effect, 1.0, (4000, count))
+    seen = np.mean(scipy.stats.ttest_1samp(values, 0, axis=1).pvalue < alpha)
+    assert t_test_power(effect, count, alpha) == pytest.approx(seen, abs=0.025)
+
+
 def test_no_number_of_seeds_shows_a_difference_of_zero() -> None:
     assert seeds_needed(0.0, 1.0) is None
     assert seeds_needed(0.0, 0.0) is None
@@ -198,11 +210,16 @@ def test_too_few_rows_are_named() -> None:
 
 def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None:
     rng = np.random.default_rng(8)
-    for _ in range(30):
-        differences = {f"m{k}": Difference.of(rng.normal(1, 1, 6).tolist()) for k in range(4)}
-        for verdict in verdicts(differences, "lora").values():
-            if verdict.finding == "not distinguishable":
-                assert verdict.seeds_needed is None or verdict.seeds_needed > 6
+    for seeds in (2, 3, 6):
+        differences = {f"m{k}": Difference.of(rng.normal(2, 1, seeds).tolist()) for k in range(20)}
+        unseen = [
+            verdict
+            for verdict in verdicts(differences, "lora").values()
+            if verdict.finding == "not distinguishable"
+        ]
+        assert len(unseen) >= 5
+        for verdict in unseen:
+            assert verdict.seeds_needed is None or verdict.seeds_needed > seeds
 
 
 def test_what_cannot_be_computed_is_refused() -> None:

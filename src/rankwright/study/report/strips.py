@@ -86,4 +86,4 @@ def _forest_axis(differences: Sequence[Difference]) -> Axis:
     most = 3 * middle(sorted(i.half_width for i in intervals)) if intervals else 0.0
     reaches = [abs(i.mean) + min(i.half_width, most) for i in intervals]
     reach = max(reaches + [abs(value) for d in differences for value in d.of_seeds], default=0.0)
-    return Axis.over([-reach, reach], 0, 100, room=0.04)
+    return Axis.over([-reach, reach], 0, 100, room=0.08)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
 from rankwright.study.statistics import Estimate, Unit
-from rankwright.study.statistics.verdict import p_words
+from rankwright.study.statistics.verdict import Finding, p_words
+
+HEADINGS: dict[Finding, str] = {
+    "better": "better than",
+    "better on these rows": "better on these rows, but not shown for others, than",
+    "not distinguishable": "not distinguishable from",
+    "worse on these rows": "worse on these rows, but not shown for others, than",
+    "worse": "worse than",
+}
 
 
 def plus_minus(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
@@ -53,8 +60,9 @@ def signed_tick(value: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:.{max(0, digits)}f}"
+    rounded = float(f"{value:.3g}")
+    digits = 2 - math.floor(math.log10(rounded)) if rounded > 0 else 0
+    return f"{rounded:.{max(0, digits)}f}"
 
 
 def half_width(e: Estimate) -> str:
@@ -119,27 +127,21 @@ def in_short(task: TaskFigures, baseline: str) -> str:
     compared = [method for method in task.methods if method.verdict is not None]
     if not compared:
         return f"nothing is finished to compare with {baseline}."
-    parts = [
-        f"{heading} {baseline}: {_listed(found, task.unit)}"
-        for finding, heading in (
-            ("better", "better than"),
-            ("better on these rows", "better on these rows, but not shown for others, than"),
-            ("not distinguishable", "not distinguishable from"),
-            ("worse on these rows", "worse on these rows, but not shown for others, than"),
-            ("worse", "worse than"),
-        )
-        if (found := [m for m in compared if m.verdict and m.verdict.finding == finding])
-    ]
-    text = "; ".join(parts)
-    return f"{text}."
+    parts = []
+    for finding, heading in HEADINGS.items():
+        found = [m for m in compared if m.verdict and m.verdict.finding == finding]
+        names = [_with_difference(m, task.unit) for m in found]
+        if finding == "not distinguishable":
+            names = [m.label for m in found]
+        if names:
+            parts.append(f"{heading} {baseline}: {', '.join(names)}")
+    return "; ".join(parts) + "."
 
 
-def _listed(methods: Sequence[MethodFigures], unit: Unit) -> str:
-    return ", ".join(
-        f"{m.label} ({plus_minus(m.verdict.difference.over_seeds, unit, signed=True)})"
-        for m in methods
-        if m.verdict is not None
-    )
+def _with_difference(method: MethodFigures, unit: Unit) -> str:
+    assert method.verdict is not None
+    difference = plus_minus(method.verdict.difference.over_seeds, unit, signed=True)
+    return f"{method.label} ({difference})"
 
 
 def over_tasks(found: OverTasks, baseline: str) -> str:
