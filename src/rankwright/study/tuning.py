@@ -24,6 +24,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
@@ -36,6 +37,7 @@ from rankwright.study.records import TrialRecord, TuningRecord, run_name
 HEARTBEAT_SECONDS = 5
 GRACE_SECONDS = 30
 WAIT_SECONDS = 1.0
+OPEN_ATTEMPTS = 5
 CAUSAL = ("causal_lm", "multiple_choice")
 """Kinds of tasks whose models have no new head."""
 
@@ -247,7 +249,8 @@ def open_storage(url: str | None, file: Path) -> RDBStorage:
         file.parent.mkdir(parents=True, exist_ok=True)
     address = url or f"sqlite:///{file}"
     options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}
-    try:
+
+    def opened() -> RDBStorage:
         return RDBStorage(
             address,
             engine_kwargs=options,
@@ -255,6 +258,13 @@ def open_storage(url: str | None, file: Path) -> RDBStorage:
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
+
+    try:
+        for _ in range(OPEN_ATTEMPTS - 1):
+            with contextlib.suppress(DBAPIError):  # another machine may just be making the tables
+                return opened()
+            time.sleep(WAIT_SECONDS)
+        return opened()
     except Exception as error:  # sqlalchemy's, the driver's, or a driver that is not installed
         raise MethodError(f"storage = {address!r}: cannot be opened ({error})") from error
 

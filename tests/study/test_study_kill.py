@@ -1,0 +1,73 @@
+"""A study that is killed is finished by the same command, and nothing is done twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rankwright.study.config import StudyConfig
+from rankwright.study.protocol import PROGRESS, Progress, locked
+from rankwright.study.records import RunRecord, StudyFolder
+from studies import carried_out
+
+STEPS = 40
+LONG = {"seeds": 2, "budget": f"{STEPS}-passes", "methods": "lora,head_only", "curve_points": 4}
+PATIENCE_SECONDS = 500
+
+
+def command(config: StudyConfig) -> list[str]:
+    """The command line of the study, in a process of its own."""
+    options = {**config.options, **LONG, "model": config.model, "output": config.output}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-W", "ignore", "-m", "rankwright.cli", "compare", *arguments]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, "the study ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def step_of(folder: Path) -> int:
+    """The last step that a run is known to have made."""
+    file = folder / PROGRESS
+    return Progress.load(file).step if file.exists() else 0
+
+
+def test_killed_and_started_again_is_never_killed(
+    config_of: Callable[..., StudyConfig], tmp_path: Path
+) -> None:
+    whole, _ = carried_out(config_of(**LONG, output=str(tmp_path / "whole")))
+    config = config_of(**LONG)
+    folder = StudyFolder(Path(str(config.output)))
+    first, second = "data--lora--0", "data--head_only--0"
+
+    # killed in the middle of its second run, when the first is finished
+    process = subprocess.Popen(command(config))
+    wait_for(lambda: step_of(folder.run(second)) > STEPS // 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = folder.record(first).stat().st_mtime_ns
+    with locked(folder.run(second)):  # its process has ended, too: with a checkpoint
+        assert not folder.record(second).exists()
+        assert list((folder.run(second) / "checkpoints").glob("checkpoint-*"))
+
+    done, processes = carried_out(config)
+    assert [name for _, name in processes.done] == [
+        second, "data--lora--1", "data--head_only--1",
+    ]  # fmt: skip
+    assert done.record(first).stat().st_mtime_ns == finished
+    for record in done.records():
+        expected = RunRecord.load(whole.record(record.name))
+        assert record.after == expected.after
+        assert record.before == expected.before
+        assert record.curve == expected.curve
+        assert record.cost.passes == expected.cost.passes
+        assert record.cost.steps == expected.cost.steps == STEPS
+        assert done.examples(record).predictions == whole.examples(expected).predictions

@@ -1,0 +1,221 @@
+"""Tuning: as many trials for every method, on rows that are not reported, shared and resumed."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
+
+from rankwright.core.errors import MethodError
+from rankwright.core.search import LogRange, OneOf
+from rankwright.study import tuning
+from rankwright.study.config import StudyConfig
+from rankwright.study.plan import Plan, plan
+from rankwright.study.processes import Exit, Processes, StoppedError
+from rankwright.study.protocol import OUTCOME, TrialOutcome
+from rankwright.study.records import TuningRecord
+from rankwright.study.tuning import Search, SeededSampler, open_storage, quiet_optuna
+from studies import InProcess, carried_out
+
+ConfigOf = Callable[..., StudyConfig]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_optuna() -> Any:
+    with quiet_optuna():
+        yield
+
+
+class Pretended(Processes):
+    """Makes an outcome up for every trial.
+
+    Args:
+        value: Number of the call -> the value, or how the process ended instead.
+    """
+
+    def __init__(self, value: Callable[[int], float | Exit], jobs: int = 1) -> None:
+        super().__init__(jobs)
+        self._value = value
+        self._lock = threading.Lock()
+        self.folders: list[str] = []
+
+    def run(self, folder: Path) -> Exit:
+        with self._lock:
+            self.folders.append(folder.name)
+            value = self._value(len(self.folders))
+        if isinstance(value, Exit):
+            (folder / "log.txt").write_text("killed", encoding="utf-8")
+            if value is Exit.STOPPED:
+                self.stop()
+            return value
+        TrialOutcome(value=value, passes=8.0, seconds=1.0).save(folder / OUTCOME)
+        return Exit.DONE
+
+
+def search(planned: Plan, processes: Processes, url: str | None = None) -> Search:
+    storage = open_storage(url, planned.folder.storage)
+    spec = planned.config.parsed_methods[0]
+    return Search(planned, planned.record.tasks[0].task, spec, storage, processes)
+
+
+def test_tuned_runs_are_those_of_the_best_trial(config_of: ConfigOf) -> None:
+    """Real trials, carried out in this process."""
+    config = config_of(methods="lora", tune=2, seeds=[0, 1])
+    folder, processes = carried_out(config)
+    assert [purpose for purpose, _ in processes.done] == ["trial", "trial", "run", "run"]
+    (record,) = folder.tunings()
+    assert [(trial.number, trial.state) for trial in record.trials] == [
+        (0, "complete"), (1, "complete"),
+    ]  # fmt: skip
+    assert record.trials[0].parameters == {
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-2,
+        "r": 8,
+    }
+    assert record.trials[1].parameters != record.trials[0].parameters
+    assert all(trial.passes == 8 and trial.seconds > 0 for trial in record.trials)
+    assert record.best_value == max(t.value for t in record.trials if t.value is not None)
+    for run in folder.records():
+        assert run.hyperparameters["r"] == record.best["r"]
+        assert run.options["learning_rate"] == record.best["learning_rate"]
+    assert not list((folder.path / "tuning" / "trials").iterdir())
+    _, again = carried_out(config)
+    assert again.done == []
+
+
+def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=1, seeds=[4, 7]), "c")
+    seen = {}
+
+    class Look(InProcess):
+        def run(self, folder: Path) -> Exit:
+            from rankwright.job import RunFolder
+
+            config = RunFolder.read(folder).config
+            rows = vars(config.make_task().load())
+            seen["rows"] = {name: [r.where for r in found or ()] for name, found in rows.items()}
+            seen["seed"] = config.seed
+            return super().run(folder)
+
+    search(planned, Look()).run()
+    task = planned.config.train_config(
+        planned.config.parsed_tasks[0], planned.config.parsed_methods[0]
+    ).make_task()
+    reported = {row.where for row in task.load().validation}
+    assert not reported & {*seen["rows"]["train"], *seen["rows"]["validation"]}
+    assert seen["rows"]["validation"]
+    assert seen["seed"] == 8
+    assert planned.record.tasks[0].tuning_rows == "0.2 of train"
+
+
+def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=3), "c")
+    record = search(planned, Pretended(lambda call: Exit.DIED if call == 2 else call)).run()
+    assert [trial.state for trial in record.trials] == ["complete", "failed", "complete"]
+    assert "the process died 3 times" in record.trials[1].error
+    assert record.trials[1].value is None
+    assert record.best_value == 3
+
+    planned = plan(config_of(methods="dora", tune=3), "c")
+    killed = Pretended(lambda call: Exit.STOPPED if call == 2 else call)
+    with pytest.raises(StoppedError):
+        search(planned, killed).run()
+    again = Pretended(float)
+    record = search(planned, again).run()
+    assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint
+    assert len(record.trials) == 3
+    assert {trial.state for trial in record.trials} == {"complete"}
+
+
+def test_a_trial_whose_machine_died_is_given_to_another(
+    config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(tuning, "GRACE_SECONDS", 2)
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    first = search(planned, Pretended(float))
+    study = first._study()
+    with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
+        orphan = study.ask()  # at work on a machine that is gone
+    orphan.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+    orphan.storage.record_heartbeat(orphan._trial_id)
+    record = search(planned, Pretended(float)).run()
+    assert len(record.trials) == 2
+    states = [trial.state for trial in study.get_trials()]
+    assert states[orphan.number] is TrialState.FAIL
+    retried = next(
+        t for t in study.get_trials() if RetryHeartbeatStaleTrialCallback.retry_history(t)
+    )
+    assert retried.params["learning_rate"] == orphan.params["learning_rate"]
+
+
+def test_machines_that_share_a_storage_divide_the_trials(
+    config_of: ConfigOf, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    pretended = [Pretended(lambda call: call / 10) for _ in range(2)]
+    records: list[TuningRecord] = []
+
+    def machine(number: int) -> None:
+        config = config_of(methods="lora", tune=6, output=str(tmp_path / str(number) / "study"))
+        records.append(search(plan(config, "c"), pretended[number], url).run())
+
+    threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(record.trials) for record in records] == [6, 6]
+    assert records[0].trials == records[1].trials
+    assert records[0].best == records[1].best
+    tried = [tuple(trial.parameters.values()) for trial in records[0].trials]
+    assert len(set(tried)) >= 5  # both may have asked for the untuned one at once
+
+
+def test_what_is_given_is_not_tuned(config_of: ConfigOf) -> None:
+    own = {"method": "bidora", "r": 4, "learning_rate": 1e-3, "space": {"upper_lr": [1e-3, 1e-2]}}
+    config = config_of(methods=[own], tune=1, options={"head_learning_rate": 3e-2})
+    found = search(plan(config, "c"), Pretended(float))
+    assert set(found.space) == {"unroll_steps", "search_fraction", "retrain_from", "upper_lr"}
+    assert found.untuned == {
+        "unroll_steps": 1, "search_fraction": 0.5, "retrain_from": "snapshot", "upper_lr": 1e-3,
+    }  # fmt: skip
+
+
+def test_draws_are_a_function_of_the_trial(config_of: ConfigOf) -> None:
+    def drawn(seed: str) -> list[tuple[float, float]]:
+        study = optuna.create_study(sampler=SeededSampler(seed))
+        return [
+            (t.suggest_float("a", 0, 1), t.suggest_float("b", 0, 1))
+            for t in (study.ask() for _ in range(4))
+        ]
+
+    assert drawn("x") == drawn("x") != drawn("y")
+    assert len({value for pair in drawn("x") for value in pair}) == 8
+
+
+def test_all_trials_failing_says_so(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    with pytest.raises(MethodError, match="tuning lora on data: all 2 trials failed"):
+        search(planned, Pretended(lambda _call: Exit.DIED)).run()
+
+
+def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="storage = 'nosuch://': cannot be opened"):
+        open_storage("nosuch://", tmp_path / "x.db")
+
+
+@pytest.mark.parametrize(
+    "choice", [(LogRange, 0.0, 1.0), (LogRange, 2.0, 1.0), (OneOf, ())], ids=str
+)
+def test_a_space_without_values_is_refused(choice: Any) -> None:
+    kind, *values = choice
+    with pytest.raises(MethodError, match="expected"):
+        kind(*values)
