@@ -16,11 +16,14 @@ from chain_toy import Tanh, mean_square
 from models import batch, classification_rows, same_bits, tiny_bert
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.methods import LoRAPro
+from rankwright.inits import Pissa
+from rankwright.layers import Dora
+from rankwright.methods import LoRAPro, RACLoRA, SoRA
 from rankwright.optimizers import LoraPro, LoraProAdamW, Pair, moments, named_pairs
 from rankwright.optimizers.equivalent import adjusted_gradients
 from rankwright.optimizers.moments import Format
 from rankwright.procedures.chain import Chain
+from rankwright.procedures.perturbation import Perturbation
 
 FORMATS = get_args(Format)
 FULL = [{"mode": "full", "moments": form} for form in FORMATS]
@@ -354,6 +357,27 @@ def test_a_chain_forgets_and_goes_on(options: dict[str, Any]) -> None:
     assert all(math.isfinite(loss) for loss in losses)
 
 
+@pytest.mark.parametrize("options", ALL[:2], ids=["efficient", "full"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"init": Pissa()},
+        {"layer": Dora()},
+        {"procedure": Perturbation(rho=0.1)},
+        {"procedure": [Perturbation(rho=0.1), Chain(rounds=2)]},
+    ],
+    ids=["pissa", "dora", "noise", "noise and chain"],
+)
+def test_parts_beside_it(parts: dict[str, Any], options: dict[str, Any]) -> None:
+    """What changes the layer, the start or the steps leaves both factors with one G."""
+    method = LoRAPro(r=2, **options).with_parts(**parts)
+    rows = batch(classification_rows(16))
+    run = Loop(method.apply(tiny_bert()), method, total_steps=6, lr=5e-3)
+    losses = [run.train_step(rows) for _ in range(6)]
+    run.finish()
+    assert losses[-1] < losses[0]
+
+
 def test_convolutions_and_embeddings() -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -387,6 +411,19 @@ def test_convolutions_and_embeddings() -> None:
 
 
 # What is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (RACLoRA(r=2), "only B is trained"),
+        (SoRA(r=2), "its update is not s B A"),
+    ],
+)
+def test_methods_without_two_trained_factors_and_one_gradient(method: Any, message: str) -> None:
+    method = method.with_parts(optimizer=LoraPro())
+    with pytest.raises(MethodError, match=message):
+        Loop(method.apply(tiny_bert()), method, total_steps=4)
 
 
 @pytest.mark.parametrize(

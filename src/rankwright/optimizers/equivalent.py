@@ -32,14 +32,12 @@ class Grams(NamedTuple):
     Attributes:
         SA: A A^T.
         SB: B^T B.
-        CA: hA A^T.
-        CB: B^T hB, equal to `CA` but for rounding.
+        C: B^T hB, which is hA A^T: both are s B^T G A^T.
     """
 
     SA: Tensor
     SB: Tensor
-    CA: Tensor
-    CB: Tensor
+    C: Tensor
 
 
 class Coefficients(NamedTuple):
@@ -80,14 +78,14 @@ def adjusted_gradients(
     Returns:
         gA `(..., r, in)` and gB `(..., out, r)`, in the dtype of A.
     """
-    small = grams(A, B, hA, hB)
+    small = grams(A, B, hB)
     by = coefficients(small, s, x_mode=x_mode, delta=delta, relative_delta=relative_delta)
     return combined(A, B, hA, hB, by)
 
 
-def grams(A: Tensor, B: Tensor, hA: Tensor, hB: Tensor) -> Grams:
+def grams(A: Tensor, B: Tensor, hB: Tensor) -> Grams:
     """First step of `adjusted_gradients`: products of long factors to small matrices."""
-    return Grams(*(S.double() for S in (A @ A.mT, B.mT @ B, hA @ A.mT, B.mT @ hB)))
+    return Grams(*(S.double() for S in (A @ A.mT, B.mT @ B, B.mT @ hB)))
 
 
 def coefficients(
@@ -99,9 +97,9 @@ def coefficients(
         ridged_inverse(S, _mean_diagonal(S) * delta if relative_delta else delta) for S in (SA, SB)
     )
     K, L = SB_inv / s**2, SA_inv / s**2
-    P = SB_inv @ of.CB @ L  # P_B hB SA^-1 / s^2 = B P
+    P = SB_inv @ of.C @ L  # P_B hB SA^-1 / s^2 = B P
     if x_mode == "sylvester":
-        X = solve_sylvester(SB, SA, -K @ of.CA)
+        X = solve_sylvester(SB, SA, -K @ of.C)
     else:
         X = -0.5 * P if x_mode == "symmetric" else torch.zeros_like(P)
     return Coefficients(K, X, L, P + X)
@@ -112,7 +110,8 @@ def combined(
 ) -> tuple[Tensor, Tensor]:
     """Last step: small matrices times long factors."""
     K, X, L, Y = (part.to(A.dtype) for part in by)
-    return K @ hA + X @ A, hB @ L - B @ Y
+    gA, gB = K @ hA, hB @ L
+    return gA.add_(X @ A), gB.sub_(B @ Y)
 
 
 def equivalent_norm_sq(hA: Tensor, hB: Tensor, gA: Tensor, gB: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ class LoraProAdamW(PairOptimizer):
         """(gA, gB) of every batch; the small matrices of one rank and device in one go."""
         options = self.options
         sides = [(*batch.factors(), *g) for batch, g in zip(batches, gradients, strict=True)]
-        small = [grams(*side) for side in sides]
+        small = [grams(A, B, hB) for A, B, _, hB in sides]
         adjusted = list(gradients)
         for alike in _alike([S.SA for S in small]):
             found = coefficients(
