@@ -159,13 +159,15 @@ def _report(arguments: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="folder of the study")
     parser.add_argument(
         "--format",
-        choices=("html", "markdown", "model-card"),
-        help="what to write (default: html and markdown)",
+        choices=("html", "markdown", "model-card", "peft"),
+        help="what to write (default: html and markdown); peft: a JSON file for every run, in the "
+        "layout of PEFT's own method comparison",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter)",
+        help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter, "
+        "DIR/peft)",
     )
     card = parser.add_argument_group("of the model card")
     card.add_argument("--task", help="the task; needed where the study has several")

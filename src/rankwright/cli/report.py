@@ -7,10 +7,11 @@ from typing import Literal
 
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import figures
+from rankwright.study.peft_layout import write_peft_layout
 from rankwright.study.records import StudyFolder
 from rankwright.study.report import write_card, write_html, write_markdown
 
-Format = Literal["html", "markdown", "model-card"]
+Format = Literal["html", "markdown", "model-card", "peft"]
 
 
 def report(
@@ -27,7 +28,8 @@ def report(
     Args:
         folder: Folder of the study.
         format: What to write; None for HTML and Markdown.
-        output: File to write; None for the places that `rankwright report --help` names.
+        output: File to write, a folder for "peft"; None for the places that
+            `rankwright report --help` names.
         task: Task of the model card.
         method: Method of the model card.
         seed: Seed of the model card.
@@ -43,6 +45,9 @@ def report(
     if format == "model-card":
         path = write_card(found, study, target, task=task, method=method, seed=seed)
         print(f"model card: {path}")
+    if format == "peft":
+        files = write_peft_layout(study, target)
+        print(f"in the layout of PEFT's comparison: {files[0].parent.parent}")
     if format in (None, "html"):
         print(f"report: {write_html(found, study, target)}")
     if format in (None, "markdown"):
