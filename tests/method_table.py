@@ -116,6 +116,12 @@ TABLE["head_only"] = Row(
     phases=[("train", 8)],
     passes=8,
 )
+TABLE["ba_lora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "niter": 2, "svd_k": 1},
+    phases=[("train", 8)],
+    passes=8 * (1 + 1 / 3),
+    wrong={"temperature": 0.0},
+)
 
 TABLE["lora_plus"] = Row(
     fields={"r": 2, "lora_alpha": 4.0, "lr_ratio": 4.0},

@@ -226,7 +226,7 @@ def test_cost_is_reported(past: Any, name: str, kind: str, tmp_path: Path) -> No
 
 @every_method
 def test_the_passes_are_known_beforehand(name: str) -> None:
-    assert method_named(name).slots().procedure.passes(STEPS) == TABLE[name].passes
+    assert method_named(name).slots().passes(STEPS) == TABLE[name].passes
 
 
 @every_method

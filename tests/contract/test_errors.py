@@ -145,6 +145,19 @@ def test_an_engine_that_the_procedure_cannot_run_under(
         )
 
 
+@pytest.mark.parametrize(
+    "setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}, {"n_gpu": 2}]
+)
+def test_an_engine_that_a_penalty_on_outputs_cannot_run_under(setting: dict[str, Any]) -> None:
+    fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": True}
+    _check_engine(types.SimpleNamespace(**fine), method_named("ba_lora"))  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="ba_lora calls the model beside the Trainer, which deep"):
+        _check_engine(
+            types.SimpleNamespace(**{**fine, **setting}),  # type: ignore[arg-type]
+            method_named("ba_lora"),
+        )
+
+
 @with_procedure
 def test_the_trainer_asks_before_it_is_built(name: str, tmp_path: Path) -> None:
     with pytest.raises(MethodError, match=f"{name} does not run with fp16"):

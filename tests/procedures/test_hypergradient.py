@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -268,6 +268,8 @@ class Scalar(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ScalarBilevel(Method):
+    name: ClassVar[str] = "scalar_bilevel"
+
     mode: str = "exact"
 
     def slots(self) -> Slots:

@@ -21,6 +21,7 @@ from rankwright.core.run import adapted_layers
 from rankwright.layers.gated import gated_factors
 from rankwright.methods import LoRA, SoRA
 from rankwright.penalties import L1
+from rankwright.procedures import Perturbation, Sparsify
 from rankwright.procedures.sparsify import xi_values
 
 FIELDS: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": r".*\.?\d+"}
@@ -85,6 +86,27 @@ def test_a_step_is_the_optimizers_and_then_the_threshold(
         THRESHOLDS[rule](moved, xi)
         for name, gate in gates(run).items():
             assert torch.equal(gate, gates(free)[name])
+
+
+def test_plugged_onto_lora_it_is_sora() -> None:
+    fields: dict[str, Any] = {"xi": 0.02, "dense_share": 0.0}
+    plugged = run_of(LoRA(**FIELDS).with_parts(procedure=Sparsify(**fields)))
+    sora = run_of(SoRA(**fields, **FIELDS))
+    for step in range(6):
+        assert plugged.train_step(batch(step)) == sora.train_step(batch(step))
+    assert all(map(torch.equal, factors(plugged), factors(sora)))
+
+
+def test_noise_on_the_weights_beside_it() -> None:
+    parts = [Perturbation(rho=0.1), Sparsify(xi=0.1, dense_share=0.0)]
+    run = run_of(LoRA(**FIELDS).with_parts(procedure=parts))
+    for step in range(run.total_steps):
+        run.train_step(batch(step))
+    before = run.metrics["mean_rank"]
+    run.finish()
+    assert run.metrics["noise"] > 0
+    assert before < 4
+    assert {m.r["default"] for m in run.layers.values()} != {4}
 
 
 def test_gates_have_a_group_without_decay_and_a_rate_of_their_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,7 +103,9 @@ class Loop(Run):
 
     def loss(self, batch: MicroBatch) -> Tensor:
         """See `Run.loss`."""
-        return self._loss(self.model, batch.inputs) / (batch.scale or 1)
+        with self.penalising(not batch.held_out):
+            loss, penalty = self._loss_of(self.model, batch)
+        return loss if penalty is None else loss + penalty
 
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`."""
@@ -112,7 +114,7 @@ class Loop(Run):
                 f"{self.method.label} learns from a second split: pass held_out=, a function that "
                 "gives the k-th held-out batch"
             )
-        return [MicroBatch(self._held_out(index))]
+        return [MicroBatch(self._held_out(index), held_out=True)]
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """See `Run.default_optimizer`."""
@@ -128,6 +130,8 @@ class Loop(Run):
 
     def train_step(self, *batches: Any) -> float:
         """One optimizer step on one batch, or on several micro-batches; returns the mean loss.
+
+        Penalties are not in it; they are in `metrics`.
 
         Raises:
             TrainingError: The loss is not finite, or the run is already over.
@@ -156,13 +160,22 @@ class Loop(Run):
         for inputs in batches:
             state = random_state() if self.procedure.replays else None
             self.micro_batches.append(MicroBatch(inputs, state, len(batches)))
-            loss = self._loss(self._wrapped, inputs) / len(batches)
+            with self.penalising():
+                loss, penalty = self._loss_of(self._wrapped, self.micro_batches[-1])
+            total += float(loss.detach())
+            loss = loss if penalty is None else loss + penalty
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(f"the loss at step {self.step} is {value}")
             self._backward(loss)
-            total += value
         return total
+
+    def _loss_of(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
+        """A batch's part of the step's loss, and what penalties add for its outputs."""
+        inputs, parts = batch.inputs, batch.scale or 1
+        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        loss, penalty = self.with_penalty(lambda: self._loss(model, inputs), labels)
+        return loss / parts, None if penalty is None else penalty / parts
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run: method, adapter, optimizer, schedule, position."""

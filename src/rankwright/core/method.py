@@ -18,7 +18,7 @@ from rankwright.core.catalogue import part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Penalty, Procedure
 from rankwright.core.parts import Parts
-from rankwright.core.run import adapted_layers
+from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
 ADAPTER = "default"
@@ -52,6 +52,11 @@ class Slots:
     penalty: Penalty | None = None
     procedure: Procedure = field(default_factory=Procedure)
     export: Export = field(default_factory=Export)
+
+    def passes(self, total_steps: int) -> float:
+        """Passes over a batch that `total_steps` steps take, at most; a forward is a third."""
+        forwards = 0 if self.penalty is None else self.penalty.forwards()
+        return self.procedure.passes(total_steps) * (1 + forwards * FORWARD)
 
     def filled(self) -> list[str]:
         """Names of the slots that differ from plain LoRA."""

@@ -21,6 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from rankwright.core.forward import Forward
     from rankwright.core.run import MicroBatch, Run
 
 Multiplier = Callable[[int], float]
@@ -78,12 +79,30 @@ class OptimizerPart(Part, ABC):
         """
 
 
-class Penalty(Part, ABC):
-    """What is added to the loss, once an optimizer step."""
+class Penalty(Part):
+    """What is added to the loss: for the parameters, for the outputs of a batch, or for both."""
 
-    @abstractmethod
-    def __call__(self, run: Run) -> Tensor:
-        """The penalty at the current parameters, weight included; a 0-dimensional tensor."""
+    def __call__(self, run: Run) -> Tensor | None:
+        """Once an optimizer step: a 0-dim tensor of the present parameters, weight included."""
+        del run
+        return None
+
+    def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
+        """For every training batch: a 0-dim tensor of its outputs, weight included.
+
+        The engine adds it to the loss of the batch, of which a step takes the mean over
+        micro-batches and over processes.
+        """
+        del run, forward
+        return None
+
+    def reads_outputs(self) -> bool:
+        """Whether `of_outputs` is to be called."""
+        return type(self).of_outputs is not Penalty.of_outputs
+
+    def forwards(self) -> int:
+        """Forward passes over a batch that `of_outputs` takes, at most."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ it along where the method has PEFT's plain one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from rankwright.core.part import Init, Layer, OptimizerPart, Part, Penalty, Proc
 from rankwright.core.together import Together
 
 if TYPE_CHECKING:
+    from rankwright.core.forward import Forward
     from rankwright.core.method import Slots
     from rankwright.core.run import Run
 
@@ -157,12 +158,29 @@ class Sum(Penalty):
 
     penalties: tuple[Penalty, ...]
 
-    def __call__(self, run: Run) -> Tensor:
+    def __call__(self, run: Run) -> Tensor | None:
         """See `Penalty.__call__`."""
-        first, *others = (penalty(run) for penalty in self.penalties)
-        for term in others:
-            first = first + term.to(first.device)
-        return first
+        return _sum_of(penalty(run) for penalty in self.penalties)
+
+    def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
+        """See `Penalty.of_outputs`."""
+        return _sum_of(penalty.of_outputs(run, forward) for penalty in self.penalties)
+
+    def reads_outputs(self) -> bool:
+        """See `Penalty.reads_outputs`."""
+        return any(penalty.reads_outputs() for penalty in self.penalties)
+
+    def forwards(self) -> int:
+        """See `Penalty.forwards`."""
+        return sum(penalty.forwards() for penalty in self.penalties)
+
+
+def _sum_of(terms: Iterable[Tensor | None]) -> Tensor | None:
+    total: Tensor | None = None
+    for term in terms:
+        if term is not None:
+            total = term if total is None else total + term.to(total.device)
+    return total
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.forward import Forward, watching
 from rankwright.core.part import Multiplier, Phase, Shape
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from rankwright.core.method import Method
 
 logger = logging.getLogger(__name__)
+
+Loss = TypeVar("Loss")
+
+FORWARD = 1 / 3
+"""Of a forward-and-backward pass: a backward takes twice the operations of a forward."""
 
 STEP_EVENTS = ("before_step", "after_backward", "after_step")
 
@@ -42,11 +48,13 @@ class MicroBatch:
         random_state: Random state before its first forward, for exact replay; None if not kept.
         scale: What the engine needs to make the losses of a step's micro-batches sum to the
             step's loss (the number of target tokens, or the number of micro-batches).
+        held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
     """
 
     inputs: Any
     random_state: list[Tensor] | None = None
     scale: Any = None
+    held_out: bool = False
 
 
 class Run(ABC):
@@ -60,7 +68,6 @@ class Run(ABC):
         optimizer: The optimizer; one object for all parameters.
         step: 0-based index of the optimizer step in hand.
         total_steps: Optimizer steps of the whole run.
-        passes: Forward-and-backward passes over one global batch so far, in units of a step.
         seed: Seed of every draw that the parts make.
         own_held_out: Whether the user brought a second split for `held_out`.
         last_loss: Loss of the last `gradients` call, on this process.
@@ -79,17 +86,26 @@ class Run(ABC):
         self.seed = seed
         self.step = 0
         self.total_steps = 0
-        self.passes = 0.0
         self.micro_batches: list[MicroBatch] = []
         self.metrics: dict[str, float] = {}
         self._fired: set[str] = set()
+        self._full_passes = 0.0
+        self._forward_passes = 0.0
+        self._base_calls = 0  # since the last pass was counted
+        self._penalised = False
+        self._noted: dict[str, list[Tensor]] = {}
+        self._said: set[str] = set()
         self.procedure = self.slots.procedure.start(self)
 
     # What an engine provides -------------------------------------------------------------------
 
     @abstractmethod
     def loss(self, batch: MicroBatch) -> Tensor:
-        """The part of the step's loss that comes from `batch`, without penalties; 0-dim."""
+        """The part of the step's loss that comes from `batch`; 0-dim.
+
+        What penalties add for the outputs of a training batch is in it, what they add for the
+        parameters is not.
+        """
 
     @abstractmethod
     def held_out(self, index: int) -> list[MicroBatch]:
@@ -141,7 +157,7 @@ class Run(ABC):
             )
         if totals is None:
             raise TrainingError("gradients() was given no batch; pass at least one MicroBatch")
-        self.passes += 1
+        self.count_pass(len(batches))
         self.last_loss = float(torch.stack(losses).sum())
         return totals if create_graph else self.average(totals)
 
@@ -159,13 +175,103 @@ class Run(ABC):
 
     def average(self, tensors: list[Tensor]) -> list[Tensor]:
         """Mean of each tensor over processes, in one collective."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        if self.processes == 1:
             return tensors
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        flat /= self.processes
         pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        alone = not (dist.is_available() and dist.is_initialized())
+        return 1 if alone else dist.get_world_size()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all processes, in their order; a gradient flows to this process's own.
+
+        Args:
+            rows: (rows of this process, columns).
+
+        Returns:
+            (rows of all processes, columns).
+        """
+        if self.processes == 1:
+            return rows
+        own, number = dist.get_rank(), torch.tensor([len(rows)], device=rows.device)
+        numbers = [torch.empty_like(number) for _ in range(self.processes)]
+        dist.all_gather(numbers, number)
+        counts = [int(count) for count in numbers]
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows.detach()
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
+        return torch.cat([*parts[:own], rows, *parts[own + 1 :]])
+
+    # Penalties on outputs ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def penalising(self, on: bool = True) -> Iterator[None]:
+        """Whether losses inside are of training batches, to which penalties on outputs belong."""
+        before, self._penalised = self._penalised, on
+        try:
+            yield
+        finally:
+            self._penalised = before
+
+    def with_penalty(self, loss: Callable[[], Loss], labels: Any) -> tuple[Loss, Tensor | None]:
+        """Compute the loss of a batch, and what penalties add for its outputs.
+
+        Args:
+            loss: Calls the model.
+            labels: The batch's labels, where the model is not given any.
+
+        Returns:
+            What `loss` gave, and the penalty, to be averaged over the step's micro-batches; None
+            where there is none, and outside of `penalising`.
+        """
+        penalty = self.slots.penalty
+        if not self._penalised or penalty is None or not penalty.reads_outputs():
+            return loss(), None
+        with watching(self.model, labels) as calls:
+            computed = loss()
+        terms = [term for c in calls if (term := penalty.of_outputs(self, c)) is not None]
+        if not terms:
+            return computed, None
+        mean = torch.stack(terms).mean()
+        self.note("penalty", mean)
+        return computed, mean
+
+    def base_logits(self, forward: Forward, where: Tensor | None = None) -> Tensor:
+        """What the frozen base model gives for the same inputs; see `Forward.base_logits`."""
+        self._base_calls += 1
+        return forward.base_logits(where)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Log the mean of a quantity over the step's micro-batches, on this process."""
+        self._noted.setdefault(name, []).append(value.detach())
+
+    def say_once(self, text: str) -> None:
+        """Warn of something in the log, once a run."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning(text)
+
+    # Cost --------------------------------------------------------------------------------------
+
+    @property
+    def passes(self) -> float:
+        """Forward-and-backward passes over one global batch so far; a forward pass is a third."""
+        return self._full_passes + self._forward_passes * FORWARD
+
+    def count_pass(self, micro_batches: int = 1) -> None:
+        """Count a pass over so many micro-batches, and the base's forwards that it took."""
+        self._full_passes += 1
+        self._forward_passes += self._base_calls / micro_batches
+        self._base_calls = 0
 
     # Parameters and optimizer ------------------------------------------------------------------
 
@@ -262,9 +368,13 @@ class Run(ABC):
     def fire(self, event: str) -> None:
         """Pass an event on to the procedure."""
         self._fired.add(event)
+        if event == "before_step":
+            self._noted = {}  # of batches evaluated again after the last step
         if event == "after_backward":
-            self.passes += 1
-            self._add_penalty()
+            self.count_pass(max(1, len(self.micro_batches)))
+            noted, self._noted = self._noted, {}
+            self.metrics |= {n: float(torch.stack(values).mean()) for n, values in noted.items()}
+            self._add_penalty(self.metrics["penalty"] if "penalty" in noted else 0.0)
         getattr(self.procedure, event)()
 
     def begin(self, total_steps: int) -> None:
@@ -287,11 +397,11 @@ class Run(ABC):
             )
         self.procedure.end()
 
-    def _add_penalty(self) -> None:
-        if self.slots.penalty is None:
+    def _add_penalty(self, of_outputs: float) -> None:
+        value = None if self.slots.penalty is None else self.slots.penalty(self)
+        if value is None:
             return
-        value = self.slots.penalty(self)
-        self.metrics["penalty"] = float(value.detach())
+        self.metrics["penalty"] = of_outputs + float(value.detach())
         if not value.requires_grad:
             return
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -306,14 +416,14 @@ class Run(ABC):
     def state_dict(self) -> dict[str, Any]:
         """State of the run and its procedure: tensors, numbers, strings, lists, dicts."""
         return {
-            "passes": self.passes,
+            "passes": [self._full_passes, self._forward_passes],
             "fired": sorted(self._fired),
             "procedure": self.procedure.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; the adapter's weights and the optimizer come after."""
-        self.passes = state["passes"]
+        self._full_passes, self._forward_passes = state["passes"]
         self._fired = set(state["fired"])
         self.procedure.load_state_dict(state["procedure"])
 

@@ -9,12 +9,14 @@ from rankwright.layers.dora import (
     use_factored_dora,
 )
 from rankwright.layers.frozen import FrozenA
+from rankwright.layers.gated import GatedLoRA
 from rankwright.layers.stacked import StackedLoRA
 
 __all__ = [
     "Dora",
     "FactoredDora",
     "FrozenA",
+    "GatedLoRA",
     "StackedLoRA",
     "effective_weight",
     "frozen_norms",

@@ -20,6 +20,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rankwright.core.catalogue import part
 from rankwright.core.effective import check_linear
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype
@@ -97,6 +98,7 @@ class GatedFactor(nn.Module):
             self.gate.fill_(1)
 
 
+@part("gated")
 @dataclass(frozen=True)
 class GatedLoRA(Layer):
     """LoRA with a gate on every rank.

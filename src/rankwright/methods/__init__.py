@@ -1,5 +1,6 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
+from rankwright.methods.ba_lora import BALoRA
 from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.cola import COLA
 from rankwright.methods.dora import DoRA
@@ -18,6 +19,7 @@ from rankwright.methods.xgblora import XGBLoRA
 
 __all__ = [
     "COLA",
+    "BALoRA",
     "BiDoRA",
     "DoRA",
     "FlatLoRA",

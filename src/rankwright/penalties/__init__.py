@@ -2,5 +2,6 @@
 
 from rankwright.penalties.gram import Gram
 from rankwright.penalties.l1 import L1
+from rankwright.penalties.outputs import Outputs
 
-__all__ = ["L1", "Gram"]
+__all__ = ["L1", "Gram", "Outputs"]

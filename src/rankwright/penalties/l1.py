@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Penalty
 
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
     from rankwright.core.run import Run
 
 
+@part("l1")
 @dataclass(frozen=True)
 class L1(Penalty):
-    """See the module.
+    """The mean absolute value of the parameters of one role, of SoRA's gates for one.
 
     Attributes:
         weight: Factor of the mean.
         role: Whose parameters; a role of the method's procedure.
     """
 
-    weight: float
-    role: str
+    weight: float = 1e-3
+    role: str = "gate"
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -3,5 +3,6 @@
 from rankwright.procedures.bilevel import Bilevel
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.perturbation import Perturbation
+from rankwright.procedures.sparsify import Sparsify
 
-__all__ = ["Bilevel", "Chain", "Perturbation"]
+__all__ = ["Bilevel", "Chain", "Perturbation", "Sparsify"]

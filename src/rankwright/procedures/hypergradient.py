@@ -237,7 +237,7 @@ class Hypergradient:
                 if terms
                 else self._zeros()
             )
-        self.run.passes += 1
+        self.run.count_pass()
         return self.run.average(_widened(mixed))
 
     def _zeros(self) -> list[Tensor]:

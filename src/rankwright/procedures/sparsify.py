@@ -18,12 +18,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, check_field
-from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
+from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.proximal import THRESHOLDS, Threshold
 from rankwright.core.run import Run, adapted_layers
-from rankwright.layers.gated import gated_factors, prune
+from rankwright.layers.gated import GatedLoRA, gated_factors, prune
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ XiSchedule = Literal["linear", "log_linear", "exp_linear"]
 ROLE = "gate"
 
 
+@part("sparsify")
 @dataclass(frozen=True, kw_only=True)
 class Sparsify(Procedure):
     """Thresholds on the gates, in stages, and pruning.
@@ -94,6 +96,10 @@ class Sparsify(Procedure):
         """One xi a stage."""
         last = self.xi if self.xi_last is None else self.xi_last
         return xi_values(self.xi, last, self.stages, self.xi_schedule)
+
+    def layer(self) -> Layer:
+        """Ranks with gates."""
+        return GatedLoRA()
 
     def start(self, run: Run) -> SparsifyState:
         """See `Procedure.start`.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method
-from rankwright.core.part import Procedure
+from rankwright.core.method import Method, Slots
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ def steps_within(method: Method, passes: float) -> int:
     Raises:
         MethodError: There is no such number.
     """
-    procedure = method.made_of().procedure
+    slots = method.made_of()
     for steps in range(int(passes), 0, -1):  # a step takes at least one pass
-        if _fits(procedure, steps, passes):
+        if _fits(slots, steps, passes):
             return steps
     raise MethodError(
         f"{passes:g} passes are not enough for {method.name}: a run needs at least one step in "
@@ -73,8 +72,8 @@ def steps_within(method: Method, passes: float) -> int:
     )
 
 
-def _fits(procedure: Procedure, steps: int, passes: float) -> bool:
+def _fits(slots: Slots, steps: int, passes: float) -> bool:
     try:
-        return procedure.passes(steps) <= passes
+        return slots.passes(steps) <= passes
     except MethodError:  # fewer steps than phases
         return False

@@ -83,7 +83,7 @@ class Plan:
                 label=label,
                 seed=seed,
                 steps=steps[task, label],
-                passes=float(spec.method.made_of().procedure.passes(steps[task, label])),
+                passes=float(spec.method.made_of().passes(steps[task, label])),
             )
             for seed in self.config.parsed_seeds
             for (task, label), spec in specs.items()
@@ -188,7 +188,7 @@ def measured_steps(method: Method) -> int:
     """
     for steps in MEASURED_STEPS:
         try:
-            method.made_of().procedure.passes(steps)
+            method.made_of().passes(steps)
         except MethodError as error:
             refused = error
         else:

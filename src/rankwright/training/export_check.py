@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from rankwright.core.forward import evaluating
 from rankwright.training.checkpoint import publish
 
 PROBE_TOKENS = 32
@@ -107,7 +108,7 @@ def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
     Returns:
         Float64, in the shape the model gives.
     """
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         output = model(**probe)
     if isinstance(output, Tensor):
         return output.double()
@@ -130,18 +131,6 @@ def _random_tokens(config: Any) -> dict[str, Tensor]:
     if getattr(config, "is_encoder_decoder", False):
         probe["decoder_input_ids"] = tokens.clone()
     return probe
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

@@ -44,15 +44,19 @@ class TrainerRun(Run):
         """See `Run.loss`; the scaling is `Trainer.training_step`'s."""
         trainer = self._trainer
         num_items, accumulation_steps = batch.scale
-        with trainer.compute_loss_context_manager():
+        with trainer.compute_loss_context_manager(), self.penalising(not batch.held_out):
             loss: Tensor = trainer.compute_loss(
                 self.model, dict(batch.inputs), num_items_in_batch=num_items
             )
-        scaled = trainer.loss_is_scaled_for_ga
-        if scaled is None:
-            by_items = trainer.model_accepts_loss_kwargs and num_items is not None
-            scaled = by_items or trainer.compute_loss_func is not None
-        return loss if scaled else loss / accumulation_steps
+        return loss if self.is_scaled(num_items) else loss / accumulation_steps
+
+    def is_scaled(self, num_items: Any) -> bool:
+        """Whether the Trainer's loss of a micro-batch is its part of the step's loss already."""
+        trainer = self._trainer
+        if trainer.loss_is_scaled_for_ga is not None:
+            return bool(trainer.loss_is_scaled_for_ga)
+        by_items = trainer.model_accepts_loss_kwargs and num_items is not None
+        return by_items or trainer.compute_loss_func is not None
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """What the trainer's arguments say."""
@@ -85,7 +89,7 @@ class TrainerRun(Run):
         batches = [self._collate(dataset, taken[start : start + size]) for start in starts]
         num_items = self._trainer._get_num_items_in_batch(batches, args.device)
         return [
-            MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, parts))
+            MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, parts), True)
             for batch in batches
         ]
 

@@ -194,12 +194,36 @@ class MethodMixin(_Base):
         inputs = self._prepare_inputs(inputs)
         self._check_normalisation(inputs, num_items_in_batch)
         self.run.record(inputs, num_items_in_batch)
-        loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
+        self._penalty: Tensor | float = 0.0
+        with self.run.penalising():
+            loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
         if not torch.isfinite(loss):
             raise TrainingError(self._not_finite("the loss", float(loss)))
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
-        return loss
+        return loss - self._penalty  # the log has it apart
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """As the Trainer's, and what penalties add for the outputs of a training batch."""
+        compute = super().compute_loss
+        given, penalty = self.run.with_penalty(
+            lambda: compute(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            ),
+            inputs.get("labels"),
+        )
+        if penalty is None:
+            return given
+        self._penalty = penalty.detach() / self.current_gradient_accumulation_steps
+        if self.run.is_scaled(num_items_in_batch):
+            penalty = penalty / self.current_gradient_accumulation_steps
+        return (given[0] + penalty, *given[1:]) if return_outputs else given + penalty
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return super()._clip_grad_norm(model) if self._clips else None
@@ -415,8 +439,14 @@ def _named(value: Any) -> str:
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
-    """Refuse, before any time is spent, what optimizer and procedure cannot run under."""
-    optimizer = method.made_of().optimizer
+    """Refuse, before any time is spent, what optimizer, penalty and procedure cannot run under."""
+    optimizer, penalty = method.made_of().optimizer, method.made_of().penalty
+    divided = args.deepspeed or args.fsdp or args.n_gpu > 1
+    if penalty is not None and penalty.reads_outputs() and divided:
+        raise MethodError(
+            f"a penalty of {method.label} calls the model beside the Trainer, which deepspeed, "
+            "fsdp and DataParallel divide; use one process or DistributedDataParallel"
+        )
     if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
         raise MethodError(
             f"the optimizer of {method.label} needs whole factors, which deepspeed and fsdp shard; "
