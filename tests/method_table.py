@@ -142,6 +142,13 @@ TABLE["lora_pro"] = Row(
     wrong={"x_mode": "symmetry"},
 )
 
+TABLE["lora_rite"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "escape": True},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"skip": -1.0},
+)
+
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""
 

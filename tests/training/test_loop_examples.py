@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 EXPECTED = {
     "pytorch_loop": ("DORA", ["search", "retrain"]),
     "accelerate_loop": ("LORA", ["round 1/3", "round 2/3", "round 3/3"]),
+    "optimizer": ("LORA", ["loss"]),
     "trainer": ("DORA", ["Cost(trainable_parameters="]),
     "sft": ("LORA", []),
 }

@@ -11,6 +11,7 @@ from rankwright.methods.lora import LoRA
 from rankwright.methods.lora_fa import LoRAFA
 from rankwright.methods.lora_plus import LoRAPlus
 from rankwright.methods.lora_pro import LoRAPro
+from rankwright.methods.lora_rite import LoRARITE
 from rankwright.methods.olora import OLoRA
 from rankwright.methods.pissa import PiSSA
 from rankwright.methods.rac_lora import RACLoRA
@@ -29,6 +30,7 @@ __all__ = [
     "LoRAFA",
     "LoRAPlus",
     "LoRAPro",
+    "LoRARITE",
     "OLoRA",
     "PiSSA",
     "RACLoRA",

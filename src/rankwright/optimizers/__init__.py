@@ -4,6 +4,7 @@ from rankwright.optimizers.base import PairBatch, PairOptimizer
 from rankwright.optimizers.lora_fa import LoraFa, project_gradients
 from rankwright.optimizers.lora_plus import LoraPlus
 from rankwright.optimizers.lora_pro import LoraPro, LoraProAdamW
+from rankwright.optimizers.lora_rite import LoraRite, LoraRiteOptimizer
 from rankwright.optimizers.pairs import Pair, named_pairs
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "LoraPlus",
     "LoraPro",
     "LoraProAdamW",
+    "LoraRite",
+    "LoraRiteOptimizer",
     "Pair",
     "PairBatch",
     "PairOptimizer",

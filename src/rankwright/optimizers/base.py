@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self, overload
 
 import torch
@@ -39,15 +40,41 @@ class PairBatch:
     pairs: Sequence[Pair]
     groups: tuple[Group, Group]
 
+    @cached_property
+    def As(self) -> list[nn.Parameter]:  # noqa: N802
+        """The n parameters A."""
+        return [pair.A for pair in self.pairs]
+
+    @cached_property
+    def Bs(self) -> list[nn.Parameter]:  # noqa: N802
+        """The n parameters B."""
+        return [pair.B for pair in self.pairs]
+
+    @property
+    def features(self) -> tuple[int, int]:
+        """The lengths (in, out)."""
+        return self.As[0].numel() // len(self.As[0]), len(self.Bs[0])
+
+    @cached_property
+    def views(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Every A (r, in) and every B (out, r), to be written in place."""
+        As = [pair.view_A(pair.A) for pair in self.pairs]
+        return As, [pair.view_B(pair.B) for pair in self.pairs]
+
+    @cached_property
+    def gradient_views(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Every dL/dA (r, in) and every dL/dB (out, r)."""
+        dAs = [pair.view_A(pair.A.grad) for pair in self.pairs if pair.A.grad is not None]
+        return dAs, [pair.view_B(pair.B.grad) for pair in self.pairs if pair.B.grad is not None]
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (n, r, in) and B (n, out, r), float32 at least; do not write to them."""
-        As = [pair.view_A(pair.A) for pair in self.pairs]
-        return stacked(As), stacked([pair.view_B(pair.B) for pair in self.pairs])
+        As, Bs = self.views
+        return stacked(As), stacked(Bs)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """dL/dA (n, r, in) and dL/dB (n, out, r), float32 at least; do not write to them."""
-        dAs = [pair.view_A(pair.A.grad) for pair in self.pairs if pair.A.grad is not None]
-        dBs = [pair.view_B(pair.B.grad) for pair in self.pairs if pair.B.grad is not None]
+        dAs, dBs = self.gradient_views
         return stacked(dAs), stacked(dBs)
 
     def scaling(self) -> Tensor:
@@ -62,9 +89,7 @@ class PairBatch:
             dA: (n, r, in).
             dB: (n, out, r).
         """
-        As = [pair.view_A(pair.A) for pair in self.pairs]
-        Bs = [pair.view_B(pair.B) for pair in self.pairs]
-        for factors, group, change in zip((As, Bs), self.groups, (dA, dB), strict=True):
+        for factors, group, change in zip(self.views, self.groups, (dA, dB), strict=True):
             lr, decay = group["lr"], group["weight_decay"]
             if decay:
                 torch._foreach_mul_(factors, 1 - lr * decay)
@@ -204,7 +229,10 @@ class PairOptimizer(torch.optim.Optimizer, ABC):
 
     def keep(self, parameters: Sequence[nn.Parameter], key: str, values: Tensor) -> None:
         """Write a stack (n, ...) back to the state of its parameters."""
-        torch._foreach_copy_([self.state[p][key] for p in parameters], list(values.unbind()))
+        if len(parameters) == 1:
+            self.state[parameters[0]][key] = values[0]
+        else:
+            torch._foreach_copy_([self.state[p][key] for p in parameters], list(values.unbind()))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but every tensor keeps its dtype.
