@@ -188,7 +188,7 @@ def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
         jobs: Processes at a time.
         evaluations: Evaluations of a run.
     """
-    table = Table(box=rich.box.SIMPLE_HEAD)
+    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     total = 0.0
     for column in ("task", "method"):
         table.add_column(column)

@@ -69,7 +69,9 @@ def methods_table() -> Table:
 def print_method(cls: type[Method]) -> None:
     """Print equations, reference, cost, and every field with its default."""
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip())
-    print(f"\nreference: {cls.reference}\ncost: {cls.cost}\n\n--method {cls.name}")
+    print(f"\nreference: {cls.reference}\ncost: {cls.cost}")
+    tuned = "; ".join(f"{name} ({choice})" for name, choice in cls.space.items())
+    print(f"tuned by compare --tune: {tuned}\n\n--method {cls.name}")
     inherited = {field.name for field in dataclasses.fields(Method)}
     meanings = _meanings(cls)
     own = Table(title="its own options", box=rich.box.SIMPLE_HEAD, title_justify="left")
