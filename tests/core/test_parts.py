@@ -35,6 +35,7 @@ def test_every_named_part_is_found_in_its_slot_and_says_what_it_does() -> None:
             assert issubclass(cls, base)
             assert slot_of(cls) == slot
             assert get_part(slot, name) is cls
+            assert cls() == cls(), "its name alone is enough: every field has a default"
             assert re.match(r"\S.*\.$", summary(cls)), f"{cls}: the first line is its summary"
 
 

@@ -413,11 +413,26 @@ def test_going_back_to_an_earlier_state():
 def test_it_needs_stacked_layers():
     class Plain(Chained):
         def slots(self):
+            return Slots()
+
+    fields = {"chain": Chain(), "target_modules": r".*\.?\d+", "r": 1}
+    with pytest.raises(MethodError, match="takes Slots"):
+        Loop(Plain(**fields).apply(toy()), Chained(**fields), total_steps=2, loss=mean_square)
+
+
+def test_it_brings_the_stacked_layers_along():
+    class Bare(Chained):
+        def slots(self):
             return Slots(procedure=self.chain)
 
-    method = Plain(chain=Chain(), target_modules=r".*\.?\d+", r=1)
-    with pytest.raises(MethodError, match="takes Slots"):
-        Loop(method.apply(toy()), method, total_steps=2, loss=mean_square)
+    fields = {"chain": Chain(rounds=2), "target_modules": r".*\.?\d+", "r": 1}
+    runs = []
+    for method in (Bare(**fields), Chained(**fields)):
+        run = Loop(method.apply(toy()), method, total_steps=4, loss=mean_square)
+        for step in range(4):
+            run.train_step(batch(step))
+        runs.append(run)
+    assert torch.equal(*map(output, runs))
 
 
 def test_it_needs_boosters_that_start_at_zero():

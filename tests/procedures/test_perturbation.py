@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import batch, causal_rows, same_bits, tiny_llama
 from rankwright.core.errors import MethodError, TrainingError
-from rankwright.core.loop import Loop
+from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
+from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.run import Run
 from rankwright.inits import Pissa
 from rankwright.layers import Dora
 from rankwright.layers.noise import Noise
 from rankwright.layers.stacked import StackedLoRA
-from rankwright.methods import FlatLoRA
+from rankwright.methods import BiDoRA, FlatLoRA, LoRA
 from rankwright.procedures.perturbation import Perturbation, ramp
 
 STEPS = 4
@@ -265,3 +268,74 @@ def test_without_its_events_the_run_ends_with_an_error() -> None:
 def test_a_wrong_rho_is_named(rho: float) -> None:
     with pytest.raises(MethodError, match=r"Perturbation\.rho = .*: expected a finite number"):
         Perturbation(rho=rho)
+
+
+# Around other procedures -------------------------------------------------------------------------
+
+
+def bilevel(mode: str, rho: float) -> Loop:
+    """Noise around BiDoRA, one step before an upper step is due; noise is at its full strength."""
+    method = BiDoRA(
+        r=2,
+        target_modules=["q_proj", "v_proj"],
+        hypergradient=mode,
+        retrain=False,
+        gram_weight=0.0,
+        fd_radius=1e-3,
+    ).with_parts(procedure=Perturbation(rho=rho))
+    model = method.apply(tiny_llama().double(), seed=3)
+    run = Loop(
+        model,
+        method,
+        total_steps=8,
+        lr=1e-2,
+        seed=5,
+        optimizer=partial(torch.optim.SGD, momentum=0.9),
+        held_out=lambda k: data(100 + k),
+        schedule=constant_schedule,
+    )
+    for step in range(6):
+        run.train_step(*halves(step))
+    return run
+
+
+def implicit_part(mode: str, rho: float = 1.0) -> float:
+    """The term that evaluates the training batch again, relative to the one that does not."""
+    return bilevel(mode, rho).metrics["implicit_to_direct"]
+
+
+def test_a_hypergradient_sees_the_noise_of_the_step() -> None:
+    """All modes differentiate one and the same noisy loss; a clean one would give another term."""
+    exact, central, forward = (implicit_part(m) for m in ("exact", "fd_central", "fd_forward"))
+    assert central == pytest.approx(exact, rel=1e-3)
+    assert forward == pytest.approx(exact, rel=1e-2)
+    assert implicit_part("exact", rho=0.0) != pytest.approx(exact, rel=1e-1)
+
+
+@pytest.mark.parametrize("per_micro_batch", [False, True])
+def test_a_training_batch_is_evaluated_again_under_its_own_noise(per_micro_batch: bool) -> None:
+    seen: dict[str, list[Tensor]] = {"first": [], "again": [], "other": []}
+
+    class Again(ProcedureState):
+        needs = frozenset({"after_backward"})
+
+        def after_backward(self) -> None:
+            names = list(self.run.trainable().values())
+            seen["first"] = [p.grad.clone() for p in names if p.grad is not None]
+            seen["again"] = self.run.gradients(names, self.run.micro_batches)
+            seen["other"] = self.run.gradients(names, [replace(b) for b in self.run.micro_batches])
+
+    @dataclass(frozen=True)
+    class Evaluates(Procedure):
+        def start(self, run: Run) -> ProcedureState:
+            return Again(run)
+
+    noise = Perturbation(rho=0.5, per_micro_batch=per_micro_batch)
+    for order in ([noise, Evaluates()], [Evaluates(), noise]):
+        run = loop(LoRA(**TARGETS).with_parts(procedure=order))
+        for step in range(2):
+            run.train_step(*halves(step))
+        assert len(seen["first"]) == len(seen["again"]) > 0
+        for first, again in zip(seen["first"], seen["again"], strict=True):
+            torch.testing.assert_close(again, first, rtol=0, atol=1e-15)
+        assert any(not torch.equal(a, b) for a, b in zip(seen["first"], seen["other"], strict=True))

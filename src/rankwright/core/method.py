@@ -128,7 +128,7 @@ class Method(ABC):
         Raises:
             MethodError: The parts do not go together.
         """
-        return self.plugged.into(self.slots(), self.name)
+        return self.plugged.into(self.slots(), self)
 
     @property
     def label(self) -> str:

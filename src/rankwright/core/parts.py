@@ -24,7 +24,7 @@ from rankwright.core.together import Together
 
 if TYPE_CHECKING:
     from rankwright.core.forward import Forward
-    from rankwright.core.method import Slots
+    from rankwright.core.method import Method, Slots
     from rankwright.core.run import Run
 
 
@@ -85,12 +85,12 @@ class Parts:
             )
         return next(iter(before + more), None)
 
-    def into(self, slots: Slots, method: str) -> Slots:
+    def into(self, slots: Slots, method: Method) -> Slots:
         """A method's slots with these parts in them.
 
         Args:
             slots: What the method fills by itself.
-            method: Its name, for messages.
+            method: The method, for messages.
 
         Raises:
             MethodError: Two parts would answer one question, or need different layers.
@@ -103,25 +103,26 @@ class Parts:
         )
         return dataclasses.replace(filled, layer=_layer_for(filled, method))
 
-    def _one(self, slot: str, slots: Slots, method: str) -> Any:
+    def _one(self, slot: str, slots: Slots, method: Method) -> Any:
         own, plugged = getattr(slots, slot), getattr(self, slot)
         if plugged is None:
             return own
         if own is not None and type(own) is not Layer:
             raise MethodError(
-                f"{method} fills the slot {slot} with {part_name(own)}, so {part_name(plugged)} "
-                "has no place there; plug it onto a method that leaves the slot open, such as lora"
+                f"{method.name} fills the slot {slot} with {part_name(own)}, so "
+                f"{part_name(plugged)} has no place there; plug it onto a method that leaves the "
+                "slot open, such as lora"
             )
         return plugged
 
-    def _several(self, slot: str, own: Part | None, method: str) -> tuple[Any, ...]:
+    def _several(self, slot: str, own: Part | None, method: Method) -> tuple[Any, ...]:
         alone = own is None or type(own) is Procedure
         parts = (*getattr(self, slot), *(() if alone else _members(own)))
         for number, part in enumerate(parts):
             if type(part) in map(type, parts[:number]):
                 raise MethodError(
-                    f"{slot}: {part_name(part)} is there twice; {method} may have it already: set "
-                    "its fields instead"
+                    f"{slot}: {part_name(part)} is there twice; {method.name} may have it already: "
+                    "set its fields instead"
                 )
         return parts
 
@@ -208,7 +209,7 @@ def _together(procedures: tuple[Procedure, ...]) -> Procedure:
     return procedures[0] if procedures else Procedure()
 
 
-def _layer_for(slots: Slots, method: str) -> Layer:
+def _layer_for(slots: Slots, method: Method) -> Layer:
     """The layer that all parts can work on."""
     layer = slots.layer
     for part in _with_needs(slots):
@@ -217,7 +218,7 @@ def _layer_for(slots: Slots, method: str) -> Layer:
             continue
         if type(layer) is not Layer:
             raise MethodError(
-                f"{part_name(part)} works on the layer {part_name(needed)}, and {method} has "
+                f"{part_name(part)} works on the layer {part_name(needed)}, and {method.name} has "
                 f"{part_name(layer)}; plug it onto a method with PEFT's plain layer, such as lora"
             )
         layer = needed

@@ -144,12 +144,12 @@ class Run(ABC):
         totals: list[Tensor] | None = None
         losses: list[Tensor] = []
         for batch in batches:
-            with self.replay(batch):
+            with self.replay(batch):  # around the backward too, which may compute forward again
                 loss = self.loss(batch)
+                grads = torch.autograd.grad(
+                    loss, parameters, create_graph=create_graph, materialize_grads=True
+                )
             losses.append(loss.detach())
-            grads = torch.autograd.grad(
-                loss, parameters, create_graph=create_graph, materialize_grads=True
-            )
             totals = (
                 list(grads)
                 if totals is None

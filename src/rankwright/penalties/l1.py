@@ -27,7 +27,8 @@ class L1(Penalty):
 
     Attributes:
         weight: Factor of the mean.
-        role: Whose parameters; a role of the method's procedure.
+        role: Whose parameters: "lower" for the factors and all else that has no role of its own,
+            or a role of the method's procedure.
     """
 
     weight: float = 1e-3

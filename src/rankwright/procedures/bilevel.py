@@ -48,7 +48,7 @@ class Bilevel(Procedure):
 
     Attributes:
         upper: Regular expression, searched for in parameter names; what it matches is upper, every
-            other trainable parameter is lower.
+            other trainable parameter is lower. By default DoRA's magnitudes.
         hypergradient: How the upper gradient is computed: "fd_forward" (3 passes an upper step, the
             lower one included), "fd_central" (4), "exact" (autograd twice), "first_order" (2) or
             "betty" (4; the published code's rule).
@@ -66,7 +66,7 @@ class Bilevel(Procedure):
         retrain_lr_ratio: Learning rate of the retraining, relative to that of the search.
     """
 
-    upper: str
+    upper: str = "lora_magnitude_vector"
     hypergradient: Mode = "fd_forward"
     val_fraction: float = 0.2
     unroll_steps: int = 1

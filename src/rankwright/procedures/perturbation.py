@@ -5,12 +5,15 @@ r"""Training at weights that random noise has moved: Flat-LoRA's expected loss.
 One optimizer step sees one eps a module (arXiv 2409.14396), drawn from (seed, step, module name)
 by :mod:`rankwright.layers.noise`, so that a recomputed forward, another process and a resumed run
 see the same. `f = (1 - cos(pi step / total_steps)) / 2` rises from 0 to 1 over the optimizer steps.
-Between `after_backward` and the next `before_step` the model has no trace of it.
+Between `after_backward` and the next `before_step` the model has no trace of it, but where a
+training batch of the step is evaluated again: that sees its own sample once more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +26,7 @@ from rankwright.core.decomposition import base_rows
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.method import check_field
 from rankwright.core.part import Procedure, ProcedureState
-from rankwright.core.run import Run
+from rankwright.core.run import MicroBatch, Run
 from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
 
 
@@ -70,6 +73,7 @@ class PerturbationState(ProcedureState):
         super().__init__(run)
         self.perturbation = perturbation
         self._base_norm_sq: dict[str, Tensor] = {}
+        self._std: dict[str, Tensor] = {}  # of this step's noise, (out,) a module
         self._handles: list[RemovableHandle] = []
         for name, layer in run.layers.items():
             check_noise(name, layer)
@@ -82,27 +86,52 @@ class PerturbationState(ProcedureState):
     def before_step(self) -> None:
         """Put this step's noise on every layer."""
         self._take_away()  # of a step that failed
-        strength = self.perturbation.rho * ramp(self.run.step, self.run.total_steps)
-        self.run.metrics["noise"] = strength
+        run, strength = self.run, self.perturbation.rho * ramp(self.run.step, self.run.total_steps)
+        run.metrics["noise"] = strength
+        self._std = {}
         if strength:
-            for name in self.run.layers:
-                self._perturb(name, strength)
+            self._std = {
+                name: row_std(layer, run.adapter_name, strength, self._base_norm_sq[name])
+                for name, layer in run.layers.items()
+            }
+        self._put_on(self._now)
 
     def after_backward(self) -> None:
         """Take the noise away."""
         self._take_away()
 
-    def _perturb(self, name: str, strength: float) -> None:
-        layer, adapter = self.run.layers[name], self.run.adapter_name
-        std = row_std(layer, adapter, strength, self._base_norm_sq[name])
-        self._handles.append(add_noise(layer, adapter, partial(self._noise, name, std)))
+    @contextlib.contextmanager
+    def replaying(self, batch: MicroBatch) -> Iterator[None]:
+        """The noise of its own forward for a training batch of the step, none for another."""
+        there = bool(self._handles)
+        self._take_away()
+        numbers = (i for i, own in enumerate(self.run.micro_batches, start=1) if own is batch)
+        number = next(numbers, None)
+        if number is not None:
+            self._put_on(lambda: number)
+        try:
+            yield
+        finally:
+            self._take_away()
+            if there:
+                self._put_on(self._now)
 
-    def _noise(self, name: str, std: Tensor) -> Noise:
-        return Noise(self._seed(name), std, self.run.layers[name].in_features)
+    def _now(self) -> int:
+        """Number of the micro-batch that the step's own forward computes."""
+        return len(self.run.micro_batches)
 
-    def _seed(self, name: str) -> int:
+    def _put_on(self, micro: Callable[[], int]) -> None:
+        """Noise on every layer; `micro` gives the number of the micro-batch, from 1."""
+        for name, std in self._std.items():
+            noise = partial(self._noise, name, std, micro)
+            self._handles.append(add_noise(self.run.layers[name], self.run.adapter_name, noise))
+
+    def _noise(self, name: str, std: Tensor, micro: Callable[[], int]) -> Noise:
+        seed = self._seed(name, micro() if self.perturbation.per_micro_batch else 0)
+        return Noise(seed, std, self.run.layers[name].in_features)
+
+    def _seed(self, name: str, micro: int) -> int:
         """Seed of the present step's noise on a module, a pure function of where we are."""
-        micro = len(self.run.micro_batches) if self.perturbation.per_micro_batch else 0
         alone = not (dist.is_available() and dist.is_initialized())
         process = 0 if alone or self.perturbation.same_on_all_processes else dist.get_rank()
         return self.run.generator("noise", self.run.step, micro, process, name).initial_seed()
