@@ -22,7 +22,7 @@ class Recorder(Loop):
     def fire(self, event: str) -> None:
         if event == "after_step":
             self.seen = {}
-            for name, stack in self.procedure.stacks.items():
+            for name, stack in self.procedure.boosters.stacks.items():
                 number = name.split(".layers.")[1]
                 for factor, live in (("A", stack.A.live), ("B", stack.B.live)):
                     self.seen[f"{factor}.{number}"] = live.detach().clone()
@@ -86,7 +86,7 @@ def follow(
         if done + 1 == steps // rounds:
             _compare(run, weights, {i: g[f"merged{link}.W.{i}"] for i in range(layers)})
     run.finish()
-    for i, stack in enumerate(run.procedure.stacks.values()):
+    for i, stack in enumerate(run.procedure.boosters.stacks.values()):
         close(stack.A.weight.detach(), g[f"concat.A.{i}"])
         close(stack.B.weight.detach(), g[f"concat.B.{i}"])
     return run

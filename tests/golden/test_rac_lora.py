@@ -89,7 +89,7 @@ def test_an_exact_step_is_the_projected_gradient_step(alpha: float) -> None:
         side = "B" if left else "A"
         W, S, G = g[f"W{t}"], g[f"S{t}"], g[f"G{t}"]
         run, (before,) = projected_descent(W, side, [S], alpha, float(gamma), loss)
-        (stack,) = run.procedure.stacks.values()
+        (stack,) = run.procedure.boosters.stacks.values()
         close(before, g["f"][t])
         free = stack.A.history if left else stack.B.history
         close(free * stack.scaling / 2, g[f"factor{t}"])  # the file has s = 2

@@ -23,7 +23,7 @@ class Recorder(Loop):
 
     def fire(self, event: str) -> None:
         if event == "after_step":
-            live = {n.split(".layers.")[1]: s for n, s in self.procedure.stacks.items()}
+            live = {n.split(".layers.")[1]: s for n, s in self.procedure.boosters.stacks.items()}
             self.seen = {
                 key: value.detach().clone()
                 for number, stack in live.items()
@@ -104,7 +104,7 @@ def test_trajectory(
                 close(merged, g[f"merged{round_}.W.{i}"])
     run.finish()
     close(model(g["x"][-1]).detach(), g["final_pred_last_batch"])
-    for i, stack in enumerate(run.procedure.stacks.values()):
+    for i, stack in enumerate(run.procedure.boosters.stacks.values()):
         if f"concat.A.{i}" in g:
             close(stack.A.weight.detach(), g[f"concat.A.{i}"])
             close(stack.B.weight.detach(), g[f"concat.B.{i}"])

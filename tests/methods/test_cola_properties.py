@@ -96,7 +96,7 @@ def test_a_link_starts_along_the_full_gradient():
     run = Loop(model, method, total_steps=6, lr=1e-2, loss=mean_square)
     for _ in range(2):
         run.train_step((x, y))
-    (stack,) = run.procedure.stacks.values()
+    (stack,) = run.procedure.boosters.stacks.values()
     dense = (W + stack.layer.get_delta_weight("default")).detach().requires_grad_()
     (G,) = torch.autograd.grad(nn.functional.mse_loss(x @ dense.T, y), dense)
     mean_square(model, (x, y)).backward()
@@ -113,7 +113,7 @@ def test_moments_after_a_knot(reset_head):
     assert len(head) == 2
     train(run, range(3))
     assert [p in run.optimizer.state for p in head] == [not reset_head] * 2
-    live = [p for s in run.procedure.stacks.values() for p in s.parameters]
+    live = [p for s in run.procedure.boosters.stacks.values() for p in s.parameters]
     assert not any(p in run.optimizer.state for p in live)
     run.train_step(batches(run.model.get_base_model())[3])
     assert all(run.optimizer.state[p]["step"] == 1 for p in live)
@@ -126,8 +126,8 @@ def test_a_link_that_did_not_learn_is_dropped():
 
     run = train(loop(COLA(lr_policy="global", **RANKS), double_llama, schedule=second_rests))
     run.finish()
-    assert {stack.A.finished for stack in run.procedure.stacks.values()} == {5}
-    assert run.procedure.kept[next(iter(run.layers))] == [0, 2]
+    assert {stack.A.finished for stack in run.procedure.boosters.stacks.values()} == {5}
+    assert run.procedure.boosters.kept[next(iter(run.layers))] == [0, 2]
 
 
 # The sum -----------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Sum(Loop):
 
     def fire(self, event):
         if event == "after_step" and self.step % 3 == 2:
-            for name, stack in self.procedure.stacks.items():
+            for name, stack in self.procedure.boosters.stacks.items():
                 product = stack.B.active.detach() @ stack.A.active.detach()
                 self.total[name] = self.total.get(name, 0.0) + 4.0 * product
         super().fire(event)

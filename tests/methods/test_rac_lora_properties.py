@@ -148,7 +148,7 @@ def test_exact_steps_go_down_as_far_as_promised(side, alpha, kind):
     for t in range(6):
         G = gradient(f, W)
         (name,) = run.layers
-        H = projection(run.procedure.frozen_factor(name, t).double(), side)
+        H = projection(run.procedure.boosters.frozen_factor(name, t).double(), side)
         step = G @ H if side == "A" else H @ G
         run.train_step(None)
         torch.testing.assert_close(weight(run, W0), W - gamma * step, rtol=1e-9, atol=1e-12)
@@ -180,7 +180,7 @@ def test_a_plain_step_is_a_sketched_gradient_step():
     chain = Chain(rounds=1, frozen="A")
     run, W, f, _ = quadratic(chain, alpha=6.0)
     (name,) = run.layers
-    A = run.procedure.frozen_factor(name, 0).double()
+    A = run.procedure.boosters.frozen_factor(name, 0).double()
     run.train_step(None)
     expected = W - 0.1 * 3.0**2 * gradient(f, W) @ A.T @ A
     torch.testing.assert_close(weight(run, W), expected, rtol=1e-9, atol=1e-12)
@@ -208,14 +208,16 @@ def test_the_free_factors_loss_is_smooth():
 def test_the_frozen_factor_does_not_move(side, build):
     run = loop(RACLoRA(r=2, rounds=3, frozen=side), build)
     held = [p for group in run.optimizer.param_groups for p in group["params"]]
-    factors = {n: getattr(s, side).live for n, s in run.procedure.stacks.items()}
+    factors = {n: getattr(s, side).live for n, s in run.procedure.boosters.stacks.items()}
     assert not any(p is q for p in held for q in factors.values())
     for step, data in enumerate(batches(run.model.get_base_model())):
         run.train_step(data)
         if step % 3 == 2:
             continue  # the next link has begun
         for name, factor in factors.items():
-            assert torch.equal(factor.detach(), run.procedure.frozen_factor(name, step // 3))
+            assert torch.equal(
+                factor.detach(), run.procedure.boosters.frozen_factor(name, step // 3)
+            )
             assert factor.grad is None
             assert not factor.requires_grad
             assert factor not in run.optimizer.state
@@ -233,7 +235,7 @@ def test_one_link_is_lora_with_a_frozen_factor(side):
     for name, layer in adapted_layers(model).items():
         A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         frozen, free = (A, B) if side == "A" else (B, A)
-        frozen.data.copy_(run.procedure.frozen_factor(name, 0))
+        frozen.data.copy_(run.procedure.boosters.frozen_factor(name, 0))
         frozen.requires_grad_(False)
         free.data.zero_()
     plain = Loop(
@@ -256,9 +258,9 @@ def test_any_chain_can_freeze_a_factor():
     run = train(loop(method, tiny_llama, steps=8), range(8))
     run.finish()
     assert run.metrics["lambda_min"] == pytest.approx(1 / 48 / 3)  # the widest layer, 1 of 3
-    name = next(name for name, kept in run.procedure.kept.items() if kept)
-    (round_, *_), stack = run.procedure.kept[name], run.procedure.stacks[name]
-    assert torch.equal(stack.A.history[:1], run.procedure.frozen_factor(name, round_))
+    name = next(name for name, kept in run.procedure.boosters.kept.items() if kept)
+    (round_, *_), stack = run.procedure.boosters.kept[name], run.procedure.boosters.stacks[name]
+    assert torch.equal(stack.A.history[:1], run.procedure.boosters.frozen_factor(name, round_))
 
 
 # Memory ------------------------------------------------------------------------------------------
@@ -421,4 +423,4 @@ def test_a_wrong_field_is_refused_at_once(field):
 def test_both_factors_are_the_business_of_another_method():
     run = loop(XGBLoRA(), tiny_llama)
     with pytest.raises(MethodError, match="frozen = None"):
-        run.procedure.frozen_factor(next(iter(run.layers)), 0)
+        run.procedure.boosters.frozen_factor(next(iter(run.layers)), 0)

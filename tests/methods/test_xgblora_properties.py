@@ -142,7 +142,7 @@ def test_the_head_keeps_its_moments():
     for step, data in enumerate(batches(run.model.get_base_model()), start=1):
         run.train_step(data)
         assert all(run.optimizer.state[p]["step"] == step for p in head)
-    live = [p for s in run.procedure.stacks.values() for p in s.parameters]
+    live = [p for s in run.procedure.boosters.stacks.values() for p in s.parameters]
     assert not any(p in run.optimizer.state for p in live)
 
 
@@ -155,7 +155,10 @@ def test_rank_is_the_number_of_rounds_that_chose_the_module():
         for name in run.layers:
             chosen[name] += any(name.startswith(f"{g}.") for g in selected or []) if step else 0
     # the first selection is drawn inside the first step
-    first = {name: stack.A.finished - chosen[name] for name, stack in run.procedure.stacks.items()}
+    first = {
+        name: stack.A.finished - chosen[name]
+        for name, stack in run.procedure.boosters.stacks.items()
+    }
     assert sorted(set(first.values())) == [0, 1]
     assert sum(first.values()) == len(run.layers) / 3
 
@@ -186,7 +189,7 @@ def test_one_step_rounds_are_gradient_descent_on_average():
     )
     for _ in range(rounds):
         run.train_step(None)
-    (stack,) = run.procedure.stacks.values()
+    (stack,) = run.procedure.boosters.stacks.values()
     A, B = stack.A.history, stack.B.history
     steps = 2.0 * torch.einsum("ot,ti->toi", B, A)
     G = 2 * (X @ W.T - Y).T @ X / Y.numel()

@@ -46,7 +46,7 @@ def output(run, step=99):
 
 
 def finished(run):
-    return [stack.A.finished for stack in run.procedure.stacks.values()]
+    return [stack.A.finished for stack in run.procedure.boosters.stacks.values()]
 
 
 # Rounds --------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ def test_ranks_of_every_round():
     assert ranks == [3, 4, 4, 6, 6, 6]
     run.finish()
     assert finished(run) == [6, 6, 6]
-    assert {stack.scaling for stack in run.procedure.stacks.values()} == {2 / 3}
-    assert all(rounds == [0, 1, 2] for rounds in run.procedure.kept.values())
+    assert {stack.scaling for stack in run.procedure.boosters.stacks.values()} == {2 / 3}
+    assert all(rounds == [0, 1, 2] for rounds in run.procedure.boosters.kept.values())
 
 
 def test_ranks_that_do_not_fit():
@@ -146,7 +146,9 @@ def test_wrong_fields_are_refused(fields, message):
 def test_the_last_booster_is_absorbed_too():
     run = train(Chain(steps_per_round=3), 7)
     assert finished(run) == [3, 3, 3]
-    assert not any(p.requires_grad for s in run.procedure.stacks.values() for p in s.parameters)
+    assert not any(
+        p.requires_grad for s in run.procedure.boosters.stacks.values() for p in s.parameters
+    )
     assert run.model.peft_config["default"].r == 3
 
 
@@ -163,11 +165,13 @@ def test_unselected_layers_stay_as_they_are():
     run = loop(Chain(rounds=6, layers_per_round=1, selection="round_robin"), 12)
     for step in range(12):
         before = [
-            s.layer.get_delta_weight("default").detach() for s in run.procedure.stacks.values()
+            s.layer.get_delta_weight("default").detach()
+            for s in run.procedure.boosters.stacks.values()
         ]
         run.train_step(batch(step))
         after = [
-            s.layer.get_delta_weight("default").detach() for s in run.procedure.stacks.values()
+            s.layer.get_delta_weight("default").detach()
+            for s in run.procedure.boosters.stacks.values()
         ]
         moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         assert sum(moved) == 1
@@ -251,7 +255,7 @@ def test_a_round_without_learning_changes_nothing():
 @pytest.mark.parametrize("reset", [True, False])
 def test_moments_are_forgotten_with_the_booster(reset):
     run = loop(Chain(rounds=2, reset_optimizer=reset), 4)
-    live = [p for stack in run.procedure.stacks.values() for p in stack.parameters]
+    live = [p for stack in run.procedure.boosters.stacks.values() for p in stack.parameters]
     for step in range(2):
         run.train_step(batch(step))
     assert [p in run.optimizer.state for p in live] == [not reset] * 6
@@ -263,10 +267,10 @@ def test_moments_are_forgotten_with_the_booster(reset):
 def test_the_first_adam_step_of_a_round(learning_rate):
     run = loop(Chain(rounds=3), 6, lr=learning_rate, optimizer=torch.optim.AdamW)
     for step in range(5):
-        A = [s.A.live.detach().clone() for s in run.procedure.stacks.values()]
+        A = [s.A.live.detach().clone() for s in run.procedure.boosters.stacks.values()]
         run.train_step(batch(step))
         if step % 2 == 0:
-            for before, stack in zip(A, run.procedure.stacks.values(), strict=True):
+            for before, stack in zip(A, run.procedure.boosters.stacks.values(), strict=True):
                 assert torch.equal(stack.A.live, before)
                 moved = stack.B.live.detach().abs()
                 torch.testing.assert_close(
@@ -276,10 +280,10 @@ def test_the_first_adam_step_of_a_round(learning_rate):
 
 def test_parameters_stay_the_same_objects():
     run = loop(Chain(rounds=3), 6)
-    live = [p for stack in run.procedure.stacks.values() for p in stack.parameters]
+    live = [p for stack in run.procedure.boosters.stacks.values() for p in stack.parameters]
     for step in range(6):
         run.train_step(batch(step))
-    after = [p for stack in run.procedure.stacks.values() for p in stack.parameters]
+    after = [p for stack in run.procedure.boosters.stacks.values() for p in stack.parameters]
     assert all(a is b for a, b in zip(live, after, strict=True))
 
 
@@ -297,7 +301,7 @@ def test_a_booster_can_start_at_the_gradients_singular_vector():
     def basis(run, round_, name, layer):
         if not run.micro_batches:
             return None
-        B = run.procedure.stacks[name].B.live  # dL/dB = s G A^T; a few rows of A sketch G
+        B = run.procedure.boosters.stacks[name].B.live  # dL/dB = s G A^T; a few rows of A sketch G
         (gradient,) = run.gradients([B], run.micro_batches)
         assert gradient.shape == B.shape
         return torch.ones(1, layer.in_features), torch.zeros_like(B)
@@ -353,7 +357,7 @@ def test_folding_bounds_the_products_and_ends_with_the_run():
     products, copies = [], []
     for step in range(6):
         run.train_step(batch(step))
-        stack = next(iter(run.procedure.stacks.values()))
+        stack = next(iter(run.procedure.boosters.stacks.values()))
         products.append(stack.A.finished - stack.A.folded)
         copies.append(isinstance(stack.layer.base_layer, WorkingCopy))
     assert products == [1, 2, 0, 1, 2, 0]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from rankwright.core.forward import Forward
+    from rankwright.core.method import Slots
     from rankwright.core.run import MicroBatch, Run
 
 Multiplier = Callable[[int], float]
@@ -37,6 +38,17 @@ class Part:
     def layer(self) -> Layer | None:
         """The layer it works on, brought along where a method has the plain one; None: any."""
         return None
+
+    def check(self, slots: Slots) -> None:
+        """Refuse what it cannot work beside.
+
+        Args:
+            slots: All slots of the method, filled.
+
+        Raises:
+            MethodError: There is such a part.
+        """
+        del slots
 
 
 @dataclass(frozen=True)

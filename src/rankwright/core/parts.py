@@ -93,7 +93,8 @@ class Parts:
             method: The method, for messages.
 
         Raises:
-            MethodError: Two parts would answer one question, or need different layers.
+            MethodError: Two parts would answer one question or need different layers, or one of
+                them refuses the others.
         """
         filled = dataclasses.replace(
             slots,
@@ -101,7 +102,10 @@ class Parts:
             penalty=_summed(self._several("penalty", slots.penalty, method)),
             procedure=_together(self._several("procedure", slots.procedure, method)),
         )
-        return dataclasses.replace(filled, layer=_layer_for(filled, method))
+        filled = dataclasses.replace(filled, layer=_layer_for(filled, method))
+        for part in _parts_in(filled):
+            part.check(filled)
+        return filled
 
     def _one(self, slot: str, slots: Slots, method: Method) -> Any:
         own, plugged = getattr(slots, slot), getattr(self, slot)
@@ -212,7 +216,7 @@ def _together(procedures: tuple[Procedure, ...]) -> Procedure:
 def _layer_for(slots: Slots, method: Method) -> Layer:
     """The layer that all parts can work on."""
     layer = slots.layer
-    for part in _with_needs(slots):
+    for part in _parts_in(slots):
         needed = part.layer()
         if needed is None or type(needed) is type(layer):
             continue
@@ -225,7 +229,7 @@ def _layer_for(slots: Slots, method: Method) -> Layer:
     return layer
 
 
-def _with_needs(slots: Slots) -> Iterator[Part]:
+def _parts_in(slots: Slots) -> Iterator[Part]:
     for part in (slots.init, slots.optimizer, slots.penalty, slots.procedure):
         if part is not None:
             yield from _members(part)

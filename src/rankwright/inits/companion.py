@@ -25,45 +25,16 @@ from typing import TYPE_CHECKING
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rankwright.core.decomposition import base_rows
 from rankwright.core.effective import check_linear
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Init
 from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import Stack, StackedFactor, stacks, write_ranks
+from rankwright.layers.stacked import StackedFactor, stacks, write_ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-class PairedFactor(StackedFactor):
-    """A stack whose finished and live part are multiplied apart.
-
-    Equal parts then cancel to the last bit: a fresh adapter is the base, not the base to rounding.
-    DistributedDataParallel broadcasts the finished part with the other buffers, so that it stays
-    the companion of the live one where processes factorise differently.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The factor's product.
-
-        Args:
-            x: (..., in) for A, (..., R + r) for B.
-
-        Returns:
-            (..., R + r) for A, (..., out) for B; R counts the boosters that are not folded.
-        """
-        computed = self.finished - self.folded
-        if not (self.selected and computed):
-            return super().forward(x)
-        history = self.history.narrow(self.axis, self.folded, computed)
-        if self.axis == 0:
-            return torch.cat((F.linear(x, history), F.linear(self.dropout(x), self.active)), dim=-1)
-        # contiguous: a product may round differently where its input is not aligned the same way
-        parts = [part.contiguous() for part in torch.split(x, [computed, self.width], dim=-1)]
-        return F.linear(parts[0], history) + F.linear(parts[1], self.active)
 
 
 @dataclass(frozen=True)
@@ -104,7 +75,8 @@ class Companion(Init):
         for stack in found.values():
             W = base_rows(stack.layer)
             A, B = self.factors(W.to(compute_dtype(W)), len(stack.A.live), stack.scaling)
-            _start(stack, A, B)
+            stack.start(A, B)
+            stack.pair()  # of the values that the live pair has now
         write_ranks(model, adapter_name, found)
 
 
@@ -116,13 +88,6 @@ def _make_room(layers: Mapping[str, LoraLayer], adapter_name: str) -> None:
     for name, layer in layers.items():
         check_linear(name, layer, adapter_name, "a start is made from the weights")
         A, B = layer.lora_A, layer.lora_B
-        A[adapter_name] = PairedFactor(A[adapter_name], 0, layer.lora_dropout[adapter_name])
-        B[adapter_name] = PairedFactor(B[adapter_name], 1)
+        A[adapter_name] = StackedFactor(A[adapter_name], 0, layer.lora_dropout[adapter_name])
+        B[adapter_name] = StackedFactor(B[adapter_name], 1)
         layer.lora_dropout[adapter_name] = nn.Identity()
-
-
-def _start(stack: Stack, A: Tensor, B: Tensor) -> None:
-    """Put the live pair at (A, B), and the companion, made of the values it has then, beside it."""
-    stack.start(A, B)
-    stack.A.history = stack.A.live.detach().clone()
-    stack.B.history = -stack.B.live.detach()

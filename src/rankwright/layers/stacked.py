@@ -51,6 +51,10 @@ class StackedFactor(nn.Module):
             the booster where that differs from round to round. The others are not computed.
         history: The finished part, (R, in) or (out, R).
         selected: Whether the live part belongs to the stack.
+        paired: Whether the finished part is the live one's companion, which takes away what the
+            live one started at (:mod:`rankwright.inits.companion`). The two are multiplied apart,
+            so that equal parts cancel to the last bit; where the live part is not selected, they
+            are saved and not computed.
         apart: Whether the finished part computes in a product of its own while training, so that
             nothing of it is kept for the backward pass.
         folded: How many finished boosters the base layer's working copy already holds; `forward`
@@ -72,6 +76,7 @@ class StackedFactor(nn.Module):
         self.width = self.live.shape[axis]
         self.dropout = dropout or nn.Identity()
         self.selected = True
+        self.paired = False
         self.apart = False
         self.folded = 0
         empty = linear.weight.detach().narrow(axis, 0, 0).clone()
@@ -91,7 +96,12 @@ class StackedFactor(nn.Module):
     @property
     def rank(self) -> int:
         """Rank of the stack."""
-        return self.finished + self.width if self.selected else self.finished or self.width
+        return self.finished + self.width if self._both else self.finished or self.width
+
+    @property
+    def _both(self) -> bool:
+        """Whether the stack has its live part beside the finished one."""
+        return self.selected or self.paired
 
     @property
     def weight(self) -> Tensor:
@@ -107,17 +117,22 @@ class StackedFactor(nn.Module):
         Returns:
             (..., R + r) for A, (..., out) for B; R counts the boosters that are not folded.
         """
+        if self.paired and not self.selected:
+            return F.linear(x, self.live.narrow(self.axis, 0, 0))  # of rank 0
         history = self.history.narrow(self.axis, self.folded, self.finished - self.folded)
         if history.numel() == 0:
             return F.linear(self.dropout(x), self.active)
-        two = self.apart or not isinstance(self.dropout, nn.Identity)
-        if not (self.selected and self.training and two):
+        apart = self.training and (self.apart or not isinstance(self.dropout, nn.Identity))
+        if not (self.selected and (self.paired or apart)):
             return F.linear(x, self._stack(history))
         if self.axis == 0:
             return torch.cat((F.linear(x, history), F.linear(self.dropout(x), self.active)), dim=-1)
-        old, new = torch.split(x, [history.shape[1], self.width], dim=-1)
-        # a copy, for a view would keep all of x until the backward pass
-        return F.linear(old, history) + F.linear(new.contiguous(), self.active)
+        # Copies: a view would keep all of x until the backward pass, and a product may round
+        # differently where its input is not aligned the same way.
+        old, new = (
+            part.contiguous() for part in torch.split(x, [history.shape[1], self.width], -1)
+        )
+        return F.linear(old, history) + F.linear(new, self.active)
 
     def extra_repr(self) -> str:
         """Shape of the stack."""
@@ -126,7 +141,7 @@ class StackedFactor(nn.Module):
     def _stack(self, history: Tensor) -> Tensor:
         if history.numel() == 0:
             return self.active
-        return torch.cat((history, self.active), dim=self.axis) if self.selected else history
+        return torch.cat((history, self.active), dim=self.axis) if self._both else history
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -222,6 +237,11 @@ class Stack:
         return self.A.rank
 
     @property
+    def paired(self) -> bool:
+        """Whether the live pair stands beside its companion."""
+        return self.A.paired
+
+    @property
     def scaling(self) -> float:
         """The factor s of the whole stack."""
         return float(self.layer.scaling[self.adapter])
@@ -265,14 +285,26 @@ class Stack:
                 factor.active.copy_(value)
 
     @torch.no_grad()
+    def pair(self) -> None:
+        """Make the finished part the live pair's companion: together they are zero."""
+        self.A.history = self.A.active.detach().clone()
+        self.B.history = -self.B.active.detach()
+        self.A.paired = self.B.paired = True
+
+    @torch.no_grad()
     def absorb(self, shrinkage: float) -> bool:
         """Put the live pair on the finished stack, B times `shrinkage`, and set B to zero.
+
+        A companion is multiplied as well, so that it is the change that is shrunk.
 
         Returns:
             Whether it is there. A pair with a factor that is still zero adds nothing: dropped.
         """
         A, B = self.A.active.detach(), self.B.active.detach()
         learned = bool(A.any() and B.any())
+        if self.paired and shrinkage != 1:
+            self.B.history = shrinkage * self.B.history
+        self.A.paired = self.B.paired = False
         if learned:
             self.A.history = torch.cat((self.A.history, A))
             B = B if shrinkage == 1 else shrinkage * B
@@ -281,9 +313,15 @@ class Stack:
         return learned
 
     @torch.no_grad()
-    def resize(self, finished: int) -> None:
-        """Make room for `finished` boosters whose values are loaded next; nothing is folded."""
+    def resize(self, finished: int, paired: bool = False) -> None:
+        """Make room for a finished part whose values are loaded next; nothing is folded.
+
+        Args:
+            finished: Its rank.
+            paired: Whether it is a companion.
+        """
         self.unfold()
+        self.A.paired = self.B.paired = paired
         self.A.history = self.A.live.new_zeros(finished, self.A.live.shape[1])
         self.B.history = self.B.live.new_zeros(self.B.live.shape[0], finished)
 

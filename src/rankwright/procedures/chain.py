@@ -14,42 +14,29 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, count, pairwise, takewhile
-from typing import Any, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
-
-from rankwright.core.catalogue import part
+from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, check_field
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
-from rankwright.layers.stacked import Side, Stack, StackedLoRA, stacks, write_ranks
-from rankwright.procedures.frozen import (
-    DRAWS,
-    SIDES,
-    FrozenDraw,
-    draw_frozen,
-    projected_gradient,
-)
+from rankwright.layers.stacked import Side, StackedLoRA
+from rankwright.procedures.boosters import Basis, Boosters
+from rankwright.procedures.frozen import DRAWS, SIDES, FrozenDraw
+from rankwright.procedures.rounds import LrPolicy, equal_lengths, pieces, round_schedule
 from rankwright.procedures.selection import POLICIES, Policy, groups, number_of_groups
+
+if TYPE_CHECKING:
+    from rankwright.core.method import Slots
 
 logger = logging.getLogger(__name__)
 
-LEAST_STEPS = 20  # of a round, where the number of rounds is left to us
-
 Rows = Callable[[Run, int], Sequence[int]]
 """(run, round) -> the training rows the round draws from."""
-
-Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor | None, Tensor | None] | None]
-"""(run, round, module name, layer) -> first A (r, in) and B (out, r) of a booster, where None is
-zero; None: ours."""
 
 
 @part("chain")
@@ -101,7 +88,7 @@ class Chain(Procedure):
     shrinkage: float = 1.0
     reset_optimizer: bool = True
     reset_head: bool = False
-    lr_policy: Literal["global", "restart", "rewarm"] = "global"
+    lr_policy: LrPolicy = "global"
     rewarm_steps: int = 0
     mode: Literal["history", "fold", "recompress"] = "history"
     rank_cap: int = 64
@@ -129,7 +116,7 @@ class Chain(Procedure):
         share = self.layers_per_round
         valid_share = share is None or (0 < share <= 1 if isinstance(share, float) else share >= 1)
         policy = callable(self.selection) or self.selection in POLICIES
-        policies = ("global", "restart", "rewarm")
+        policies = get_args(LrPolicy)
         rewarm = self.rewarm_steps >= (1 if self.lr_policy == "rewarm" else 0)
         ways = ("rounds", "steps_per_round", "epochs_per_round")
         given = [name for name in ways if getattr(self, name) is not None]
@@ -172,12 +159,21 @@ class Chain(Procedure):
             self._equal_lengths(total_steps)
         return float(total_steps)
 
+    def check(self, slots: Slots) -> None:
+        """See `Part.check`: two parts cannot both say where a booster starts."""
+        given = [name for name in ("frozen", "round_basis") if getattr(self, name) is not None]
+        if slots.init is not None and given:
+            raise MethodError(
+                f"chain with {given[0]} writes the first factors of every round, and the init "
+                f"{part_name(slots.init)} those of the first; leave one of them out"
+            )
+
     def start(self, run: Run) -> ChainState:
         """See `Procedure.start`.
 
         Raises:
-            MethodError: A layer is not a stack, starts at B != 0, or cannot be folded; a rank is
-                larger than r; or nobody knows the length of an epoch.
+            MethodError: A layer is not a stack, starts at B != 0 without a companion, or cannot be
+                folded; a rank is larger than r; or nobody knows the length of an epoch.
         """
         return ChainState(run, self)
 
@@ -193,9 +189,9 @@ class Chain(Procedure):
                 shorter than a step.
         """
         if self.epochs_per_round is not None:
-            lengths = _pieces(total_steps, self._steps_of(steps_per_epoch))
+            lengths = pieces(total_steps, self._steps_of(steps_per_epoch))
         elif self.steps_per_round is not None:
-            lengths = _pieces(total_steps, self.steps_per_round)
+            lengths = pieces(total_steps, self.steps_per_round)
         else:
             lengths = self._equal_lengths(total_steps)
         if self.ranks is not None and len(self.ranks) != len(lengths):
@@ -204,6 +200,10 @@ class Chain(Procedure):
                 f"steps make {len(lengths)} rounds; give one rank a round"
             )
         return lengths
+
+    def _equal_lengths(self, total_steps: int) -> list[int]:
+        number = self.rounds or (None if self.ranks is None else len(self.ranks))
+        return equal_lengths(total_steps, number, self.default_rounds)
 
     def _steps_of(self, steps_per_epoch: int) -> float:
         steps = (self.epochs_per_round or 0) * steps_per_epoch
@@ -214,41 +214,32 @@ class Chain(Procedure):
             )
         return steps
 
-    def _equal_lengths(self, total_steps: int) -> list[int]:
-        some = min(self.default_rounds, max(1, total_steps // LEAST_STEPS))
-        number = self.rounds or (some if self.ranks is None else len(self.ranks))
-        if number > total_steps:
-            raise MethodError(
-                f"rounds = {number}, but the run has {total_steps} optimizer steps; train longer "
-                "or choose fewer rounds"
-            )
-        short, longer = divmod(total_steps, number)
-        return [short + (place < longer) for place in range(number)]
-
 
 class ChainState(ProcedureState):
-    """A chain at work; `round` counts from 0 and ends at the number of rounds."""
+    """A chain at work.
+
+    Attributes:
+        round: Number of the round in hand, from 0; in the end the number of rounds.
+        selected: Layers that it trains; None before the first step, when nothing is drawn.
+        boosters: What is trained, and what is finished.
+    """
 
     def __init__(self, run: Run, chain: Chain) -> None:
         super().__init__(run)
         self.chain = chain
         self.needs = frozenset({"after_step"} | ({"after_backward"} if chain.projected else set()))
-        self.stacks = stacks(run.layers, run.adapter_name)
-        self.groups = groups(self.stacks)
+        self.boosters = Boosters(run, chain)
+        self.groups = groups(self.boosters.stacks)
         self.per_round = number_of_groups(chain.layers_per_round, len(self.groups))
         self.round = 0
-        self.selected: list[str] | None = None  # before the first step nothing is drawn
-        self.discarded = 0.0
+        self.selected: list[str] | None = None
         self.restricts_rows = chain.round_rows is not None
         # a frozen factor may have been trainable when the model was wrapped
         self.changing_parameters = self.per_round < len(self.groups) or chain.frozen is not None
-        self.kept: dict[str, list[int]] = {name: [] for name in self.stacks}
-        self._folded: dict[str, int] = {}  # to fold again after a resume
         self._ends: list[int] = []
-        self._check_layers()
-        self._check_ranks()
-        self._select()
-        self._train_selected()  # now: the optimizer takes what requires a gradient
+        self._check_epochs()
+        self._choose()
+        self.boosters.train_chosen()  # now: the optimizer takes what requires a gradient
 
     # What the engine asks ----------------------------------------------------------------------
 
@@ -263,22 +254,9 @@ class ChainState(ProcedureState):
 
     def schedule(self, role: str, shape: Shape, total_steps: int) -> Multiplier:
         """The user's schedule under `lr_policy`."""
-        whole = super().schedule(role, shape, total_steps)
-        if self.chain.lr_policy == "global":
-            return whole
+        del role
         lengths = self._lengths(total_steps)
-        ends = list(accumulate(lengths))
-        restarted = {length: shape(length) for length in set(lengths)}
-
-        def multiplier(step: int) -> float:
-            number = min(bisect_right(ends, step), len(ends) - 1)
-            done = step - ends[number] + lengths[number]
-            if self.chain.lr_policy == "restart":
-                return restarted[lengths[number]](done)
-            warm = min(1.0, (done + 1) / self.chain.rewarm_steps) if number else 1.0
-            return whole(step) * warm
-
-        return multiplier
+        return round_schedule(self.chain.lr_policy, shape, lengths, self.chain.rewarm_steps)
 
     # Events ------------------------------------------------------------------------------------
 
@@ -289,16 +267,15 @@ class ChainState(ProcedureState):
             self._warn_of_low_rank()
             self._open()
             return
-        for name, finished in self._folded.items():
-            self.stacks[name].fold(finished)
-        self._train_selected()
+        self.boosters.fold_again()
+        self.boosters.train_chosen()
         self._measure()
 
     def after_backward(self) -> None:
         """Turn the free factor's gradient into the exact step, if `projected`."""
         if self.chain.projected:
             for name in self._in_training():
-                self._project(self.stacks[name])
+                self.boosters.project(name)
 
     def after_step(self) -> None:
         """Close the round after its last step, and open the next."""
@@ -309,58 +286,50 @@ class ChainState(ProcedureState):
 
     def end(self) -> None:
         """Drop the working copies: what is evaluated from here on is what is saved."""
-        for stack in self.stacks.values():
-            stack.unfold()
+        self.boosters.unfold()
 
     # State -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Round, selection and ranks; the values are in the adapter's own weights."""
+        """Round, selection and structure; the values are in the adapter's own weights."""
         return {
             "round": self.round,
             "selected": self.selected,
-            "finished": {name: stack.A.finished for name, stack in self.stacks.items()},
-            "folded": {n: stack.A.folded for n, stack in self.stacks.items() if stack.A.folded},
-            "kept": self.kept,
-            "discarded": self.discarded,
+            "boosters": self.boosters.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the structure that the adapter's weights are loaded into next."""
         self.round = state["round"]
         self.selected = state["selected"]
-        self.discarded = state["discarded"]
-        self.kept = {name: list(rounds) for name, rounds in state["kept"].items()}
-        self._folded = dict(state["folded"])
-        for name, stack in self.stacks.items():
-            stack.resize(state["finished"][name])
-        self._select()
+        self.boosters.load_state_dict(state["boosters"])
+        self._choose()
 
     # Rounds ------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         over = self.round == len(self._ends)
         self.selected = [] if over else self._draw_selection()
-        self._select()
-        self._train_selected()
+        self._choose()
+        self.boosters.train_chosen()
         for name in self._in_training():
-            self._start_booster(name)
+            self.boosters.start(name, self.round)
         self._measure()
 
     def _close(self) -> None:
         for name in self._in_training():
-            stack = self.stacks[name]
-            if stack.absorb(self.chain.shrinkage):
-                self.kept[name].append(self.round)
-            self._limit_rank(name, stack)
+            self.boosters.finish(name, self.round)
             if self.chain.reset_optimizer:
-                self.run.reset_optimizer(stack.parameters)
+                self.run.reset_optimizer(self.boosters.stacks[name].parameters)
         if self.chain.reset_head:
-            self.run.reset_optimizer(self._outside())
+            self.run.reset_optimizer(self.boosters.outside())
 
     def _in_training(self) -> list[str]:
         chosen = self.groups if self.selected is None else self.selected
         return [name for group in chosen for name in self.groups[group]]
+
+    def _choose(self) -> None:
+        self.boosters.choose(self._in_training(), self.round)
 
     def _draw_selection(self) -> list[str]:
         names = list(self.groups)
@@ -374,88 +343,21 @@ class ChainState(ProcedureState):
             )
         return chosen
 
-    def _start_booster(self, name: str) -> None:
-        stack = self.stacks[name]
-        hook = self.chain.round_basis
-        given = hook(self.run, self.round, name, stack.layer) if hook else None
-        if given is not None:
-            stack.start(*given)
-        elif self.chain.frozen is not None:
-            factor = self.frozen_factor(name, self.round)
-            stack.start(*((factor, None) if self.chain.frozen == "A" else (None, factor)))
-        elif self.round > 0:  # the first round keeps PEFT's draw: one round is LoRA, bit for bit
-            stack.start(fresh_A(self.run.generator("booster", self.round, name), stack.A.active))
-
-    def frozen_factor(self, name: str, round_: int) -> Tensor:
-        """What a round draws for a module: A (r, in) or B (out, r), float32, on the CPU."""
-        stack, side = self.stacks[name], self.chain.frozen
-        if side is None:
-            raise MethodError("frozen = None: both factors are trained; set frozen to A or B")
-        return draw_frozen(
-            self.run.seed,
-            round_,
-            name,
-            side=side,
-            draw=self.chain.frozen_draw,
-            rank=self.rank_in(stack, round_),
-            features=stack.features(side),
-        )
-
-    def rank_in(self, stack: Stack, round_: int) -> int:
-        """Rank of a round's booster of one module."""
-        own, ranks = stack.A.live.shape[0], self.chain.ranks
-        return own if ranks is None else min(own, ranks[min(round_, len(ranks) - 1)])
-
-    def _project(self, stack: Stack) -> None:
-        side = self.chain.frozen
-        free, frozen = (stack.B, stack.A) if side == "A" else (stack.A, stack.B)
-        if side is not None and free.live.grad is not None:
-            gradient = free.live.grad.narrow(free.axis, 0, free.width)
-            factor = frozen.active.detach()
-            gradient.copy_(projected_gradient(gradient, factor, side, stack.scaling))
-
-    def _outside(self) -> list[nn.Parameter]:
-        """Trained parameters that are no booster's."""
-        boosters = {id(p) for stack in self.stacks.values() for p in stack.parameters}
-        return [p for p in self.run.trainable().values() if id(p) not in boosters]
-
     def _lengths(self, total_steps: int) -> list[int]:
         epochs = self.chain.epochs_per_round is not None
         return self.chain.lengths(total_steps, (self.run.steps_per_epoch() or 0) if epochs else 0)
 
-    def _limit_rank(self, name: str, stack: Stack) -> None:
-        cap, finished = self.chain.rank_cap, stack.A.finished
-        if self.chain.mode == "fold" and finished - stack.A.folded > cap:
-            stack.fold(finished)
-        largest = min(cap, stack.layer.in_features, stack.layer.out_features)
-        if self.chain.mode == "recompress" and finished > largest:
-            energy = stack.recompress(largest)
-            self.discarded += energy
-            logger.info("round %d, %s: discarded energy %.3e", self.round + 1, name, energy)
-
-    def _select(self) -> None:
-        chosen = set(self._in_training())
-        for name, stack in self.stacks.items():
-            stack.select(name in chosen)
-            stack.narrow(self.rank_in(stack, self.round))
-        write_ranks(self.run.model, self.run.adapter_name, self.stacks)
-
-    def _train_selected(self) -> None:
-        for stack in self.stacks.values():
-            stack.train_live(stack.A.selected, self.chain.frozen)
+    # Looking -----------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        ranks = [stack.A.finished for stack in self.stacks.values()]
-        stored = (
-            s.rank * (s.layer.in_features + s.layer.out_features) for s in self.stacks.values()
-        )
-        self.run.metrics["round"] = min(self.round + 1, len(self._ends))
-        self.run.metrics["mean_rank"] = sum(ranks) / len(ranks)
-        self.run.metrics["stored_parameters"] = sum(stored)
+        metrics, boosters = self.run.metrics, self.boosters
+        metrics["round"] = min(self.round + 1, len(self._ends))
+        metrics["mean_rank"] = boosters.mean_rank()
+        metrics["stored_parameters"] = boosters.stored_parameters()
         if self.chain.mode == "recompress":
-            self.run.metrics["discarded_energy"] = self.discarded
+            metrics["discarded_energy"] = boosters.discarded
         if self.chain.frozen is not None:
-            self.run.metrics["lambda_min"] = self.lambda_min(self.chain.frozen)
+            metrics["lambda_min"] = self.lambda_min(self.chain.frozen)
 
     def lambda_min(self, side: Side) -> float:
         """Smallest eigenvalue of the expected projection of this round, over all modules.
@@ -463,31 +365,9 @@ class ChainState(ProcedureState):
         That is r / in with A frozen and r / out with B, times the share of rounds that choose a
         module.
         """
-        share = self.per_round / len(self.groups)
-        return share * min(s.A.width / s.features(side) for s in self.stacks.values())
+        return self.per_round / len(self.groups) * self.boosters.smallest_share(side)
 
-    # Checks ------------------------------------------------------------------------------------
-
-    def _check_layers(self) -> None:
-        for name, stack in self.stacks.items():
-            if stack.B.live.any():
-                raise MethodError(
-                    f"{name} starts at B != 0, and a chain adds boosters that start at B = 0; use "
-                    "the default init"
-                )
-            if self.chain.mode == "fold" and not stack.can_fold():
-                raise MethodError(
-                    f"mode='fold' needs base weights in full precision, and {name} is a quantised "
-                    f"{type(stack.layer.get_base_layer()).__name__}; use mode='history'"
-                )
-
-    def _check_ranks(self) -> None:
-        largest = max(stack.A.live.shape[0] for stack in self.stacks.values())
-        if self.chain.ranks is not None and max(self.chain.ranks) > largest:
-            raise MethodError(
-                f"ranks = {list(self.chain.ranks)}: the largest is above r = {largest}; set r to "
-                "it, and lora_alpha to s r"
-            )
+    def _check_epochs(self) -> None:
         if self.chain.epochs_per_round is not None and self.run.steps_per_epoch() is None:
             raise MethodError(
                 f"epochs_per_round = {self.chain.epochs_per_round}, but the loop does not know how "
@@ -495,7 +375,7 @@ class ChainState(ProcedureState):
             )
 
     def _warn_of_low_rank(self) -> None:
-        r = max(stack.A.width for stack in self.stacks.values())
+        r = max(stack.A.width for stack in self.boosters.stacks.values())
         expected = r * len(self._ends) * self.per_round / len(self.groups)
         if expected < self.chain.least_rank:
             logger.warning(
@@ -503,18 +383,3 @@ class ChainState(ProcedureState):
                 "of %d layers; train longer, or raise rounds, r or layers_per_round",
                 *(expected, len(self._ends), r, self.per_round, len(self.groups)),
             )
-
-
-def _pieces(total: int, length: float) -> list[int]:
-    """`total` cut after every `length`, to the nearest integer; the last piece may be shorter."""
-    ends = takewhile(lambda end: end < total, (int(length * t + 0.5) for t in count(1)))
-    return [end - start for start, end in pairwise([0, *ends, total])]
-
-
-def fresh_A(generator: torch.Generator, like: Tensor) -> Tensor:  # noqa: N802
-    """A of a new booster, Kaiming-uniform as PEFT's: U(-1/sqrt(in), 1/sqrt(in)), (r, in).
-
-    Drawn on the CPU in float32, so that it is the same on every device.
-    """
-    bound = 1 / math.sqrt(like.shape[1])
-    return torch.empty(like.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)

@@ -46,8 +46,8 @@ def save_seeded(run: Run, folder: str | os.PathLike[str]) -> list[str]:
     Raises:
         MethodError: No factor is frozen.
     """
-    state = run.procedure
-    if not isinstance(state, ChainState) or state.chain.frozen is None:
+    state = next((m for m in run.procedure.members() if isinstance(m, ChainState)), None)
+    if state is None or state.chain.frozen is None:
         raise MethodError(
             f"{run.method.label} trains both factors, so a seed gives none of them; use "
             "save_pretrained, or a chain with frozen='A' or 'B'"
@@ -55,7 +55,9 @@ def save_seeded(run: Run, folder: str | os.PathLike[str]) -> list[str]:
     path = Path(folder)
     run.model.save_pretrained(str(path), selected_adapters=[run.adapter_name])
     tensors = load_file(path / PLAIN)
-    recipes = {f"{n}.lora_{state.chain.frozen}.weight": _recipe(state, n) for n in state.stacks}
+    recipes = {
+        f"{n}.lora_{state.chain.frozen}.weight": _recipe(state, n) for n in state.boosters.stacks
+    }
     drawn = {key: _draw(recipe) for key, recipe in recipes.items()}
     exact = [key for key in recipes if torch.equal(drawn[key].to(tensors[key].dtype), tensors[key])]
     for key in exact:
@@ -94,15 +96,15 @@ def expand_seeded(folder: str | os.PathLike[str]) -> None:
 
 def _recipe(state: ChainState, name: str) -> dict[str, Any]:
     """How the frozen factor of a module's whole stack is drawn, as JSON values."""
-    stack, side = state.stacks[name], state.chain.frozen
-    rounds = [*state.kept[name], *([state.round] if stack.A.selected else [])]
+    stack, side = state.boosters.stacks[name], state.chain.frozen
+    rounds = [*state.boosters.kept[name], *([state.round] if stack.A.selected else [])]
     return {
         "seed": state.run.seed,
         "module": name,
         "side": side,
         "draw": state.chain.frozen_draw,
         "features": stack.features(side) if side else 0,
-        "rounds": [[t, state.rank_in(stack, t)] for t in rounds],
+        "rounds": [[t, state.boosters.rank_in(stack, t)] for t in rounds],
     }
 
 
