@@ -274,7 +274,7 @@ class ScalarBilevel(Method):
 
     def slots(self) -> Slots:
         procedure = Bilevel(r"\.m$", hypergradient=self.mode, retrain=False)
-        return Slots(layer=Dora(), procedure=procedure)
+        return Slots(layer=Dora("full"), procedure=procedure)
 
 
 @pytest.mark.parametrize(

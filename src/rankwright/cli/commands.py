@@ -16,6 +16,7 @@ from rankwright.cli.demo import demo
 from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.options import UsageError, parse_train
 from rankwright.cli.plot import plot
+from rankwright.cli.probing import probe_parts
 from rankwright.cli.quiet import quiet
 from rankwright.cli.report import report
 from rankwright.cli.tables import (
@@ -199,11 +200,19 @@ def _parts(arguments: list[str]) -> int:
         description="What can be plugged onto a method, by slot: `rankwright train --method lora "
         "--init olora --procedure flat`.",
     )
-    parser.add_argument("show", nargs="?", choices=("show",), help="show one part in full")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="its name")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("show", "probe"),
+        help="show one part in full; or try every part on every method, and say what works",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of the part to show")
+    parser.add_argument("--output", metavar="FILE", help="write what was found to this file")
     parsed = parser.parse_args(arguments)
-    if parsed.show is None:
+    if parsed.what is None:
         Console().print(parts_table())
+    elif parsed.what == "probe":
+        probe_parts(parsed.output)
     elif parsed.name is None:
         parser.error("show: give the name of a part")
     else:

@@ -18,6 +18,9 @@ SLOTS: dict[str, type[Part]] = {
 }
 """The slots that take plugged parts, in the order in which a method is put together."""
 
+SINGLE = ("layer", "init", "optimizer")
+"""Slots that hold one part."""
+
 _PARTS: dict[str, dict[str, type[Part]]] = {slot: {} for slot in SLOTS}
 
 P = TypeVar("P", bound=type[Part])

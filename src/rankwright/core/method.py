@@ -6,6 +6,7 @@ import dataclasses
 import re
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -14,10 +15,10 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from rankwright.core.catalogue import part_name
+from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.part import Export, Init, Layer, OptimizerPart, Penalty, Procedure
-from rankwright.core.parts import Parts
+from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
+from rankwright.core.parts import Parts, members
 from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
@@ -57,6 +58,11 @@ class Slots:
         """Passes over a batch that `total_steps` steps take, at most; a forward is a third."""
         forwards = 0 if self.penalty is None else self.penalty.forwards()
         return self.procedure.passes(total_steps) * (1 + forwards * FORWARD)
+
+    def parts(self) -> Iterator[Part]:
+        """What the slots are filled with; parts that combine others give these."""
+        for slot in SLOTS:
+            yield from members(getattr(self, slot))
 
     def filled(self) -> list[str]:
         """Names of the slots that differ from plain LoRA."""

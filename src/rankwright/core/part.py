@@ -55,6 +55,11 @@ class Part:
 class Layer(Part):
     """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA."""
 
+    @property
+    def exact_gradient(self) -> bool:
+        """Whether autograd differentiates all that it computes, which finite differences see."""
+        return True
+
     def peft_options(self) -> dict[str, Any]:
         """Extra arguments of `peft.LoraConfig`."""
         return {}

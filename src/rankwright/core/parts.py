@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rankwright.core.catalogue import SLOTS, get_part, part_name
+from rankwright.core.catalogue import SINGLE, SLOTS, get_part, part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.together import Together
@@ -76,7 +76,7 @@ class Parts:
                     f"{slot} = {part!r}: expected a dataclass over {SLOTS[slot].__name__}; "
                     "`rankwright parts` lists those with a name"
                 )
-        if slot in ("penalty", "procedure"):
+        if slot not in SINGLE:
             return before + more
         if len(before + more) > 1:
             raise MethodError(
@@ -98,12 +98,12 @@ class Parts:
         """
         filled = dataclasses.replace(
             slots,
-            **{slot: self._one(slot, slots, method) for slot in ("layer", "init", "optimizer")},
+            **{slot: self._one(slot, slots, method) for slot in SINGLE},
             penalty=_summed(self._several("penalty", slots.penalty, method)),
             procedure=_together(self._several("procedure", slots.procedure, method)),
         )
         filled = dataclasses.replace(filled, layer=_layer_for(filled, method))
-        for part in _parts_in(filled):
+        for part in filled.parts():
             part.check(filled)
         return filled
 
@@ -120,8 +120,7 @@ class Parts:
         return plugged
 
     def _several(self, slot: str, own: Part | None, method: Method) -> tuple[Any, ...]:
-        alone = own is None or type(own) is Procedure
-        parts = (*getattr(self, slot), *(() if alone else _members(own)))
+        parts = (*getattr(self, slot), *members(own))
         for number, part in enumerate(parts):
             if type(part) in map(type, parts[:number]):
                 raise MethodError(
@@ -194,11 +193,13 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _members(part: Any) -> tuple[Any, ...]:
-    """The parts that one combines, or itself."""
+def members(part: Part | None) -> tuple[Any, ...]:
+    """The parts that one combines, or itself; none for an empty slot."""
     if isinstance(part, Sum):
         return part.penalties
-    return part.procedures if isinstance(part, Together) else (part,)
+    if isinstance(part, Together):
+        return part.procedures
+    return () if part is None or type(part) in (Layer, Procedure) else (part,)
 
 
 def _summed(penalties: tuple[Penalty, ...]) -> Penalty | None:
@@ -216,7 +217,7 @@ def _together(procedures: tuple[Procedure, ...]) -> Procedure:
 def _layer_for(slots: Slots, method: Method) -> Layer:
     """The layer that all parts can work on."""
     layer = slots.layer
-    for part in _parts_in(slots):
+    for part in slots.parts():
         needed = part.layer()
         if needed is None or type(needed) is type(layer):
             continue
@@ -227,9 +228,3 @@ def _layer_for(slots: Slots, method: Method) -> Layer:
             )
         layer = needed
     return layer
-
-
-def _parts_in(slots: Slots) -> Iterator[Part]:
-    for part in (slots.init, slots.optimizer, slots.penalty, slots.procedure):
-        if part is not None:
-            yield from _members(part)

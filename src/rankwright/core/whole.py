@@ -32,6 +32,11 @@ class Whole(Method):
             MethodError: A field of the low-rank methods is set.
         """
         super().__post_init__()
+        if any(self.plugged):
+            raise MethodError(
+                f"{self.name} has no low-rank factors, so a part has nothing to work on; plug it "
+                "onto a method such as lora"
+            )
         for field in dataclasses.fields(Whole):
             default = (
                 field.default

@@ -51,6 +51,11 @@ class Dora(Layer):
 
     norm_grad: NormGrad = "detached"
 
+    @property
+    def exact_gradient(self) -> bool:
+        """Not with a detached norm."""
+        return self.norm_grad == "full"
+
     def peft_options(self) -> dict[str, Any]:
         """PEFT builds and saves the adapter as DoRA."""
         return {"use_dora": True}

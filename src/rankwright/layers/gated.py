@@ -31,6 +31,8 @@ from rankwright.core.run import adapted_layers
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from rankwright.core.method import Slots
+
 GateInit = Literal["ones", "normal"]
 
 
@@ -108,6 +110,14 @@ class GatedLoRA(Layer):
     """
 
     gate_init: GateInit = "ones"
+
+    def check(self, slots: Slots) -> None:
+        """See `Part.check`: the adapter has A and g multiplied, so somebody has to keep them."""
+        if not any(isinstance(part.layer(), GatedLoRA) for part in slots.parts()):
+            raise MethodError(
+                "the layer gated has nobody to keep A and g apart in a checkpoint; plug in the "
+                "procedure sparsify, which brings it along"
+            )
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
         """Put a `GatedFactor` in the place of every A.

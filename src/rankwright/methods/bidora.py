@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots, check_field
 from rankwright.core.part import Export
 from rankwright.core.registry import register
@@ -34,7 +33,7 @@ from rankwright.penalties import Gram
 from rankwright.penalties.gram import GramForm
 from rankwright.procedures import Bilevel
 from rankwright.procedures.bilevel import RetrainFrom
-from rankwright.procedures.hypergradient import FINITE_DIFFERENCES, Mode
+from rankwright.procedures.hypergradient import Mode
 
 
 @register
@@ -109,19 +108,13 @@ class BiDoRA(Method):
             ("norm_grad", self.norm_grad in get_args(NormGrad), "full or detached"),
         ):
             check_field(self, name, holds, expected)
-        if self.norm_grad == "detached" and self.hypergradient in FINITE_DIFFERENCES:
-            raise MethodError(
-                f'norm_grad="detached" with hypergradient="{self.hypergradient}": a finite '
-                "difference moves the norm that the gradient takes for constant, and the two "
-                'disagree by some 24 %; use norm_grad="full", or "exact" or "first_order"'
-            )
-        self.slots()  # the parts check the fields that are theirs
+        self.made_of()  # the parts check the fields that are theirs
 
     def slots(self) -> Slots:
         """DoRA's layer with its full gradient, the Gram penalty, and bilevel training."""
         return Slots(
             layer=Dora(self.norm_grad),
             penalty=Gram(self.gram_weight, self.gram_form, self.gram_rows),
-            procedure=Bilevel.from_fields(self, upper="lora_magnitude_vector"),
+            procedure=Bilevel.from_fields(self),
             export=Export("DoRA adapter of rank r"),
         )

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, check_field
-from rankwright.core.part import Multiplier, Phase, Procedure, ProcedureState, Shape
+from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
+from rankwright.layers.dora import Dora
 from rankwright.procedures.hypergradient import (
     EXTRA_PASSES,
+    FINITE_DIFFERENCES,
     MODES,
     Estimate,
     Hypergradient,
@@ -36,8 +38,12 @@ from rankwright.procedures.hypergradient import (
     global_norm,
 )
 
+if TYPE_CHECKING:
+    from rankwright.core.method import Slots
+
 RetrainFrom = Literal["snapshot", "warm"]
 
+MAGNITUDES = "lora_magnitude_vector"
 METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 
 
@@ -66,7 +72,7 @@ class Bilevel(Procedure):
         retrain_lr_ratio: Learning rate of the retraining, relative to that of the search.
     """
 
-    upper: str = "lora_magnitude_vector"
+    upper: str = MAGNITUDES
     hypergradient: Mode = "fd_forward"
     val_fraction: float = 0.2
     unroll_steps: int = 1
@@ -81,11 +87,10 @@ class Bilevel(Procedure):
     retrain_lr_ratio: float = 1.0
 
     @classmethod
-    def from_fields(cls, method: Method, *, upper: str) -> Bilevel:
+    def from_fields(cls, method: Method) -> Bilevel:
         """A `Bilevel` that takes its fields from those of the same name in `method`."""
-        names = {field.name for field in dataclasses.fields(cls)} - {"upper"}
-        given = {name: getattr(method, name) for name in names if hasattr(method, name)}
-        return cls(upper=upper, **given)
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: getattr(method, name) for name in names if hasattr(method, name)})
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -135,6 +140,19 @@ class Bilevel(Procedure):
         """One a step, and those of the hypergradient in every upper step."""
         search, _ = self.phase_steps(total_steps)
         return total_steps + search // self.unroll_steps * EXTRA_PASSES[self.hypergradient]
+
+    def layer(self) -> Layer | None:
+        """DoRA with its full gradient, where `upper` names its magnitudes."""
+        return Dora("full") if self.upper == MAGNITUDES else None
+
+    def check(self, slots: Slots) -> None:
+        """See `Part.check`."""
+        if self.hypergradient in FINITE_DIFFERENCES and not slots.layer.exact_gradient:
+            raise MethodError(
+                f'norm_grad="detached" with hypergradient="{self.hypergradient}": a finite '
+                "difference moves the norm that the gradient takes for constant, and the two "
+                'disagree by some 24 %; use norm_grad="full", or "exact" or "first_order"'
+            )
 
     def start(self, run: Run) -> BilevelState:
         """The live procedure of one run.

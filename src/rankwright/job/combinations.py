@@ -1,0 +1,272 @@
+"""Which parts work on which methods: found out by trying, on a model of a few thousand weights.
+
+Every method is trained for a few steps with every part plugged in that has a name, and looked at:
+
+- a fresh adapter gives the base model's logits;
+- with the adapter disabled the model is the base model, bit for bit, after training too;
+- plain PEFT loads what is saved, and gives the trained model's logits;
+- a run that goes on from the middle ends at the bits of one that was never stopped.
+
+A pair that is refused is refused before training, with the reason. `docs/combinations.md` is what
+`rankwright parts probe` found.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rankwright.core.catalogue import SINGLE, SLOTS, part_name, parts
+from rankwright.core.errors import MethodError
+from rankwright.core.loop import Loop
+from rankwright.core.method import Method
+from rankwright.core.parts import members
+from rankwright.core.registry import available
+
+STEPS = 4
+TOLERANCE = 1e-5  # between logits, float32: a stack's products round otherwise when PEFT adds them
+SMALL = {"r": 2, "rounds": 2, "target_modules": ["q_proj", "down_proj"]}
+"""Fields that make a method or a part fit the model and the steps, where it takes them."""
+
+T = TypeVar("T")
+
+
+class BrokenError(Exception):
+    """A combination that was not refused and does not do what every method promises."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method, a part, and what came of it.
+
+    Attributes:
+        method: Name of the method.
+        slot: Slot of the part.
+        part: Name of the part.
+        verdict: "yes", "no", "its own" or "taken"; see the head of the page.
+        reason: Why not, where it is "no".
+    """
+
+    method: str
+    slot: str
+    part: str
+    verdict: str
+    reason: str = ""
+
+
+def probe_all() -> list[Pair]:
+    """Try every registered method with every named part.
+
+    Raises:
+        BrokenError: A pair is neither refused nor does it work.
+    """
+    return [pair for name in available() for pair in probe_method(name)]
+
+
+def probe_method(name: str) -> list[Pair]:
+    """Try a registered method with every named part.
+
+    Raises:
+        BrokenError: A pair is neither refused nor does it work.
+    """
+    method = small(available()[name])
+    return [_pair(method, slot, part) for slot in SLOTS for part in parts(slot)]
+
+
+def _pair(method: Method, slot: str, name: str) -> Pair:
+    own = [part_name(part) for part in members(getattr(method.slots(), slot))]
+    if name in own:
+        return Pair(method.name, slot, name, "its own")
+    if own and slot in SINGLE:
+        return Pair(method.name, slot, name, "taken")
+    try:
+        probe(method.with_parts(**{slot: small(parts(slot)[name])}))
+    except MethodError as error:
+        reason = re.sub(r"base_model\.[\w.]*\.(\w+)", r"\1", str(error))  # modules by their end
+        return Pair(method.name, slot, name, "no", reason)
+    return Pair(method.name, slot, name, "yes")
+
+
+def probe(method: Method) -> None:
+    """Train a method for a few steps and look at what it promises.
+
+    Raises:
+        MethodError: It is refused.
+        BrokenError: It breaks a promise, or fails in another way.
+    """
+    try:
+        _look(method)
+    except (MethodError, BrokenError):
+        raise
+    except Exception as error:
+        raise BrokenError(f"{method.label}: {type(error).__name__}: {error}") from error
+
+
+def small(cls: type[T]) -> T:
+    """A method or part with its defaults, but small."""
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**{name: value for name, value in SMALL.items() if name in names})
+    except MethodError:  # full fine-tuning, say, has no rank
+        return cls()
+
+
+def document(pairs: list[Pair]) -> str:
+    """What was found as a Markdown page."""
+    reasons = list(dict.fromkeys(pair.reason for pair in pairs if pair.reason))
+    tables = [
+        "\n".join(_table(slot, [pair for pair in pairs if pair.slot == slot], reasons))
+        for slot in dict.fromkeys(pair.slot for pair in pairs)
+    ]
+    notes = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))
+    return "\n\n".join([_HEAD, *tables, f"## Why not\n\n{notes}"]) + "\n"
+
+
+def read(page: str) -> list[Pair]:
+    """What a page of `document` says, in no particular order."""
+    reasons = dict(re.findall(r"^(\d+)\. (.+)$", page, flags=re.MULTILINE))
+    found = []
+    for slot, table in re.findall(r"^## (\w+)\n\n((?:\|.*\n)+)", page, flags=re.MULTILINE):
+        (_, *names), _, *rows = (
+            [c.strip() for c in r.split("|")[1:-1]] for r in table.splitlines()
+        )
+        for method, *cells in rows:
+            for name, cell in zip(names, cells, strict=True):
+                verdict, _, number = cell.rstrip(")").partition(" (")
+                found.append(Pair(method, slot, name, verdict, reasons.get(number, "")))
+    return found
+
+
+def _table(slot: str, pairs: list[Pair], reasons: list[str]) -> Iterator[str]:
+    columns = list(dict.fromkeys(pair.part for pair in pairs))
+    cells = {(pair.method, pair.part): _cell(pair, reasons) for pair in pairs}
+    yield f"## {slot}\n"
+    yield f"| method | {' | '.join(columns)} |"
+    yield f"| --- |{' --- |' * len(columns)}"
+    for method in dict.fromkeys(pair.method for pair in pairs):
+        yield f"| {method} | {' | '.join(cells[method, part] for part in columns)} |"
+
+
+def _cell(pair: Pair, reasons: list[str]) -> str:
+    number = f" ({reasons.index(pair.reason) + 1})" if pair.reason else ""
+    return pair.verdict + number
+
+
+# One combination ---------------------------------------------------------------------------------
+
+
+def _look(method: Method) -> None:
+    run = _run(method)
+    _same(_logits(run.model), _base_logits(), "a fresh adapter is not the base model")
+    before = _trained(run)
+    other = _run(method)
+    middle = None
+    for step in range(STEPS):
+        if step == STEPS // 2:
+            middle = copy.deepcopy(run.state_dict())
+        run.train_step(_batch(step))
+    run.finish()
+    if _bits(before, _trained(run)):
+        raise BrokenError(f"{method.label}: nothing was trained")
+    with run.model.disable_adapter():
+        if not torch.equal(_logits(run.model), _base_logits()):
+            raise BrokenError(f"{method.label}: with the adapter disabled it is not the base model")
+    with tempfile.TemporaryDirectory() as folder:
+        run.model.save_pretrained(folder)
+        loaded = PeftModel.from_pretrained(_base(), folder)
+    _same(_logits(loaded), _logits(run.model), "plain PEFT loads another model")
+    assert middle is not None
+    other.load_state_dict(middle)
+    for step in range(STEPS // 2, STEPS):
+        other.train_step(_batch(step))
+    other.finish()
+    if not _bits(_trained(run), _trained(other)):
+        raise BrokenError(f"{method.label}: a resumed run ends at other numbers")
+
+
+def _run(method: Method) -> Loop:
+    model = method.apply(_base())
+    return Loop(
+        model, method, total_steps=STEPS, lr=1e-2, held_out=lambda k: _batch(100 + k), seed=1
+    )
+
+
+def _same(found: Tensor, expected: Tensor, otherwise: str) -> None:
+    distance = float((found - expected).abs().max())
+    if not distance <= TOLERANCE:
+        raise BrokenError(f"{otherwise}: logits differ by {distance:.1e}")
+
+
+def _trained(run: Loop) -> dict[str, Tensor]:
+    state = get_peft_model_state_dict(run.model, save_embedding_layers=False)
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+@lru_cache
+def _template() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config)
+
+
+@lru_cache
+def _base_logits() -> Tensor:
+    return _logits(_base())
+
+
+def _base() -> LlamaForCausalLM:
+    return copy.deepcopy(_template()).eval()
+
+
+def _batch(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 32, (2, 8), generator=generator)
+    return {"input_ids": tokens, "labels": tokens}
+
+
+@torch.no_grad()
+def _logits(model: nn.Module) -> Tensor:
+    training = model.training
+    found: Tensor = model.eval()(input_ids=_batch(99)["input_ids"]).logits
+    model.train(training)
+    return found
+
+
+_HEAD = """\
+# Combinations
+
+Which part can be plugged onto which method: `LoRA().with_parts(init=Olora())` in Python,
+`--method lora --init olora` on the command line. [Combining parts](guides/combining.md) says how
+they are put together.
+
+Found by trying: `rankwright parts probe --output docs/combinations.md`. Every method is trained for
+a few steps on a tiny model with every named part, both with their defaults.
+
+- yes: a fresh adapter is the base model, and so is the disabled one after training; plain PEFT
+  loads what is saved and gives the same logits; a resumed run ends at the same bits.
+- its own: the method has that part already, and its fields are the method's.
+- taken: the method fills the slot with another part. Start from one that leaves it open.
+- no: refused before training, for the reason with that number below."""

@@ -1,0 +1,116 @@
+"""docs/combinations.md is what probing finds, and probing finds what is broken."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from method_table import METHODS
+from rankwright.core.catalogue import SLOTS, parts
+from rankwright.core.errors import MethodError
+from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.run import Run
+from rankwright.job.combinations import (
+    BrokenError,
+    Pair,
+    document,
+    probe,
+    probe_method,
+    read,
+    small,
+)
+from rankwright.methods import LoRA, OLoRA
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "combinations.md").read_text("utf-8")
+
+
+def test_the_page_has_every_method_and_every_named_part() -> None:
+    named = {(slot, name) for slot in SLOTS for name in parts(slot)}
+    found = {(pair.method, pair.slot, pair.part) for pair in read(PAGE)}
+    assert found == {(method, *part) for method in METHODS for part in named}, "probe again"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_page_says_what_probing_finds(method: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = probe_method(method)
+    said = {(pair.slot, pair.part): pair for pair in read(PAGE) if pair.method == method}
+    for pair in found:
+        assert said[pair.slot, pair.part] == pair, "rankwright parts probe --output docs/combi..."
+
+
+def test_a_page_is_read_as_it_was_written() -> None:
+    pairs = [
+        Pair("a", "init", "x", "yes"),
+        Pair("a", "init", "y", "no", "too large; use (3)"),
+        Pair("b", "init", "x", "its own"),
+        Pair("b", "init", "y", "taken"),
+        Pair("a", "penalty", "z", "no", "another reason"),
+        Pair("b", "penalty", "z", "no", "too large; use (3)"),
+    ]
+    assert read(document(pairs)) == pairs
+    assert read(PAGE) == read(document(read(PAGE)))
+
+
+# What probing would not let pass ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rogue(Procedure):
+    """Breaks a promise."""
+
+    promise: str = "none"
+
+    def start(self, run: Run) -> ProcedureState:
+        return RogueState(run, self.promise)
+
+
+class RogueState(ProcedureState):
+    def __init__(self, run: Run, promise: str) -> None:
+        super().__init__(run)
+        self.promise, self.count = promise, 0
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.count += 1
+        factors = list(self.run.trainable().values())
+        if self.promise == "base":
+            next(iter(self.run.layers.values())).get_base_layer().weight.add_(0.1)
+        if self.promise == "saved":
+            layer = next(iter(self.run.layers.values()))
+            layer.register_forward_hook(lambda _m, _i, y: y + 0.1)
+        if self.promise == "resume":
+            factors[-1].add_(0.1 * self.count)
+        if self.promise == "error":
+            raise RuntimeError("oh")
+
+
+@pytest.mark.parametrize(
+    ("promise", "message"),
+    [
+        ("base", "with the adapter disabled it is not the base"),
+        ("saved", "with the adapter disabled it is not the base|plain PEFT loads another"),
+        ("resume", "a resumed run ends at other numbers"),
+        ("error", "RuntimeError: oh"),
+    ],
+)
+def test_a_broken_promise_is_seen(promise: str, message: str) -> None:
+    probe(small(LoRA).with_parts(procedure=Rogue()))
+    with pytest.raises(BrokenError, match=message):
+        probe(small(LoRA).with_parts(procedure=Rogue(promise)))
+
+
+def test_a_refusal_is_passed_on() -> None:
+    @dataclass(frozen=True)
+    class Refuses(Rogue):
+        def start(self, run: Run) -> Any:
+            raise MethodError("not here")
+
+    with pytest.raises(MethodError, match="not here"):
+        probe(small(OLoRA).with_parts(procedure=Refuses()))
