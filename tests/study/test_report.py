@@ -195,6 +195,8 @@ def test_the_card_of_the_best_method(small: StudyFolder) -> None:
     assert "AutoModelForSequenceClassification" in text
     assert f"| **{best.label}** |" in text
     assert str(small.path) not in text
+    assert "| seed | 0 |" in text
+    assert "| learning_rate | 0.0005 |" in text
 
 
 def test_a_card_is_asked_for_by_task_method_and_seed(

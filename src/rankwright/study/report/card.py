@@ -21,8 +21,11 @@ KINDS = {
     "causal_lm": ("text-generation", "AutoModelForCausalLM"),
     "multiple_choice": ("multiple-choice", "AutoModelForMultipleChoice"),
 }
-# Options that may be places on the machine that trained.
-PLACES = ("model", "task", "data", "validation_data", "test_data", "held_out_data", "output")
+# Options that may be places on the machine that trained, or that have a line of their own.
+HIDDEN = (
+    "model", "task", "data", "validation_data", "test_data", "held_out_data", "output", "seed",
+    "steps",
+)  # fmt: skip
 
 
 def model_card(
@@ -47,14 +50,14 @@ def model_card(
     of_task = _chosen_task(figures, task)
     of_method = _chosen_method(of_task, method)
     run = _chosen_run(of_method, seed)
-    options = {name: value for name, value in run.options.items() if name not in PLACES}
+    settings = {**run.hyperparameters, **run.options}
     template = environment(autoescape=False).get_template("card.md.j2")
     body = template.render(
         study=figures.study,
         task=of_task,
         method=of_method,
         run=run,
-        settings=run.hyperparameters | options,
+        settings={k: v for k, v in settings.items() if k not in HIDDEN and v not in (None, {})},
         base=_model_name(run.model),
         auto_class=KINDS[run.kind][1],
         words=words,

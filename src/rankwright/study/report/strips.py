@@ -58,7 +58,7 @@ def value_strips(task: TaskFigures) -> dict[str, Strip]:
 def forest(task: TaskFigures) -> tuple[dict[str, Strip], list[tuple[float, str]]]:
     """Differences to the baseline by method, and the ticks of their common scale."""
     found = {m.label: m.verdict for m in task.methods if m.verdict is not None}
-    axis = _forest_axis([verdict.difference for verdict in found.values()])
+    axis = _forest_axis([v.difference for v in found.values()], least=1 / task.unit.scale)
     strips = {
         label: Strip(
             axis.at(verdict.difference.over_seeds.mean),
@@ -79,11 +79,15 @@ def look(finding: Finding) -> str:
     return finding.split()[0] + (" part" if finding.endswith("on these rows") else "")
 
 
-def _forest_axis(differences: Sequence[Difference]) -> Axis:
-    """As far to the left of 0 as to the right; an interval far wider than the others is cut."""
+def _forest_axis(differences: Sequence[Difference], least: float) -> Axis:
+    """As far to the left of 0 as to the right; an interval far wider than the others is cut.
+
+    Where nothing differs, it reaches as far as `least`.
+    """
     intervals = [i for d in differences for i in (d.over_seeds, d.over_rows) if i is not None]
     intervals = [interval for interval in intervals if math.isfinite(interval.half_width)]
     most = 3 * middle(sorted(i.half_width for i in intervals)) if intervals else 0.0
     reaches = [abs(i.mean) + min(i.half_width, most) for i in intervals]
     reach = max(reaches + [abs(value) for d in differences for value in d.of_seeds], default=0.0)
+    reach = reach or least
     return Axis.over([-reach, reach], 0, 100, room=0.08)
