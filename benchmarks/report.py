@@ -101,7 +101,7 @@ def _layer_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     head = ["", *_time_heads(floor), "saved / floor", "saved (MiB)", "peak (MiB)"]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _method_table(rows: Sequence[Row]) -> str:
@@ -116,7 +116,7 @@ def _method_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return _table(["", *_time_heads(dora), "in DoRA steps", "passes"], lines)
+    return table(["", *_time_heads(dora), "in DoRA steps", "passes"], lines)
 
 
 def _time_heads(row: Row) -> list[str]:
@@ -135,7 +135,8 @@ def _times(row: Row) -> list[str]:
     ]
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown of a table."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 

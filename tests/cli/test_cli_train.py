@@ -28,6 +28,7 @@ def test_a_run_folder_and_the_table(train: Train, capsys: pytest.CaptureFixture[
     assert {path.name for path in run.iterdir()} == {
         "run.yaml",
         "result.json",
+        "history.json",
         "adapter",
         "checkpoints",
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from rankwright.job.combinations import document, probe_all
@@ -18,9 +20,21 @@ def probe_parts(output: str | None) -> None:
     Raises:
         BrokenError: A pair is neither refused nor does it work.
     """
-    logging.getLogger("rankwright").setLevel(logging.ERROR)  # advice for runs of a sensible length
-    page = document(probe_all())
+    with _without_advice():
+        page = document(probe_all())
     if output is None:
         print(page, end="")
     else:
         write_atomically(Path(output), page)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hide what is said of runs that are shorter than is sensible."""
+    logger = logging.getLogger("rankwright")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -9,6 +9,9 @@ from typing import Literal
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots
 
+ROUNDING = 1e-9
+"""Thirds of a pass add up to whole ones only nearly."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -74,6 +77,6 @@ def steps_within(method: Method, passes: float) -> int:
 
 def _fits(slots: Slots, steps: int, passes: float) -> bool:
     try:
-        return slots.passes(steps) <= passes
+        return slots.passes(steps) <= passes * (1 + ROUNDING)
     except MethodError:  # fewer steps than phases
         return False

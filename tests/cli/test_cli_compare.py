@@ -1,0 +1,147 @@
+"""`rankwright compare` from its arguments to what it prints and leaves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rankwright.cli import compare as command
+from rankwright.cli import main
+from rankwright.cli.compare import parse_compare
+from rankwright.cli.live import StudyTable
+from rankwright.cli.options import UsageError
+from rankwright.study.plan import plan
+from rankwright.study.processes import StoppedError
+from rankwright.study.protocol import REQUEST, Progress, Request
+from rankwright.study.records import StudyFolder
+from studies import InProcess
+
+
+@pytest.fixture
+def arguments(bert_folder: Path, rows_file: Path, tmp_path: Path) -> list[str]:
+    return [
+        "compare", "--methods", "lora,full", "--model", str(bert_folder), "--data", str(rows_file),
+        "--text-column", "sentence", "--label-column=topic", "--validation-share", "0.3",
+        "--batch-size", "4", "--seeds", "2", "--budget", "4-passes",
+        "--output", str(tmp_path / "study"),
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Processes", lambda jobs, watch: InProcess(watch))
+
+
+def test_a_study_ends_with_verdicts_and_a_report(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert re.search(r"train: full − lora = .*", said.out)
+    assert "2/2" in said.out
+    assert "4/4 train--full--1: accuracy" in said.err
+    study = StudyFolder(tmp_path / "study")
+    assert len(study.records()) == 4
+    assert study.study.command.startswith("rankwright compare --methods lora,full --model ")
+    page = (study.path / "report.html").read_text("utf-8")
+    assert "lora" in page
+    assert (study.path / "report.md").exists()
+
+
+def test_a_dry_run_shows_the_plan(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--dry-run", "--tune", "3"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"lora +2 +4 +4 ", said)
+    assert re.search(r"about \d+ s with 1 at a time, \d+ s of tuning before", said)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_run_that_fails_is_said_last(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = [*arguments, "--methods", "full", "--learning-rate", "1e30", "--max-grad-norm", "0"]
+    assert main(wild) == 1
+    said = capsys.readouterr().err
+    assert "full on train, seed 1: " in said
+    assert said.rstrip().endswith("the same command tries them again")
+
+
+def test_a_study_that_is_stopped_says_how_to_go_on(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(config: object, command: str, processes: InProcess, observer: object) -> None:
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert processes.stopping
+        raise StoppedError
+
+    monkeypatch.setattr(command, "compare", stopped)
+    assert main(arguments) == 143
+    assert "stopped; the same command goes on where it was" in capsys.readouterr().err
+
+
+def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "methods:\n  - lora\n  - {method: bidora, label: b, unroll_steps: 4}\n"
+        "task: [stdlib-docs, {label: few, task: stdlib-docs, train_rows: 50}]\n"
+        "seeds: [3, 5]\nbatch-size: 8\nbudget: 10-passes\n",
+        encoding="utf-8",
+    )
+    config, dry = parse_compare(["--config", str(file), "--budget", "20-passes", "--bf16"])
+    assert not dry
+    assert [m.label for m in config.parsed_methods] == ["lora", "b"]
+    assert [t.label for t in config.parsed_tasks] == ["stdlib-docs", "few"]
+    assert config.parsed_seeds == (3, 5)
+    assert config.budget == "20-passes"
+    assert config.options == {"batch_size": 8, "bf16": True}
+
+
+def test_an_option_that_equals_its_default_was_given() -> None:
+    config, _ = parse_compare(["--methods", "lora", "--task", "rte", "--learning-rate", "5e-4"])
+    assert config.options == {"learning_rate": 5e-4}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--methods", "lora"], "give --methods, and --task or --data"),
+        (["--methods", "lora", "--task", "rte", "--bacth-size", "3"], "did you mean batch_size"),
+        (["--methods", "lora", "--task", "rte", "--steps", "3"], "there is no option steps"),
+        (["--methods", "lora", "--task", "rte", "--jobs", "x"], "jobs = x: expected int"),
+    ],
+)
+def test_usage_errors(given: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_compare(given)
+
+
+def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
+    config, _ = parse_compare(arguments[1:])
+    planned = plan(config, "c")
+    runs = planned.runs({("train", m.label): m for m in config.parsed_methods})
+    object.__setattr__(planned.record, "runs", runs)
+    planned.record.save(planned.folder.description)
+    console = Console(record=True, width=100, force_terminal=True, file=(tmp_path / "t").open("w"))
+    table = StudyTable(console, jobs=2)
+    table.planned(planned)
+    folder = tmp_path / "run"
+    Request(
+        purpose="trial", study="s", task="train", label="lora", reported_split="validation",
+        data_sha256={}, held_text=None, keep_adapter=True,
+    ).save(folder / REQUEST)  # fmt: skip
+    table.watch(folder, Progress(step=3, steps=4, phase="search", seconds=61.0, loss=0.25))
+    console.print(table._draw())
+    text = console.export_text()
+    assert "trial of train lora: search, step 3/4, loss 0.2500, 61 s" in text
+    assert "0 of 4 runs finished" in text
+    table.watch(folder, None)
+    console.print(table._draw())
+    assert "trial of" not in console.export_text()

@@ -1,0 +1,128 @@
+"""Budgets: as many steps as fit, for every method; what is asked for, read as it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from method_table import METHODS, method_named
+from rankwright.core.errors import MethodError
+from rankwright.study.budget import Budget, steps_within
+from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
+
+
+@pytest.mark.parametrize("passes", [24, 100.5, 2000])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_most_steps_that_fit(name: str, passes: float) -> None:
+    method = method_named(name)
+    steps = steps_within(method, passes)
+    assert method.made_of().passes(steps) <= passes + 1e-6 < method.made_of().passes(steps + 1) + 1
+    assert steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "passes", "steps"),
+    [
+        ({"search_fraction": 0.5}, 2000, 1000),  # half of the steps take three passes
+        ({"search_fraction": 0.5, "hypergradient": "first_order"}, 2000, 1333),
+        ({"search_fraction": 0.5, "unroll_steps": 4}, 2000, 1600),
+        ({"retrain": False}, 2000, 666),
+    ],
+)
+def test_bidora_pays_for_its_passes(fields: dict[str, Any], passes: float, steps: int) -> None:
+    assert steps_within(method_named("bidora", **fields), passes) == steps
+
+
+def test_a_budget_that_is_too_small() -> None:
+    with pytest.raises(MethodError, match="3 passes are not enough for xgblora"):
+        steps_within(method_named("xgblora", rounds=4), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("2000-passes", 2000, "passes"),
+        ("90 seconds", 90, "seconds"),
+        ("1.5-seconds", 1.5, "seconds"),
+    ],
+)
+def test_a_budget_is_read(text: str, amount: float, unit: str) -> None:
+    budget = Budget.parse(text)
+    assert (budget.amount, budget.unit) == (amount, unit)
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize("text", ["2000", "0-passes", "-3-passes", "2000-steps", "passes"])
+def test_no_budget(text: str) -> None:
+    with pytest.raises(MethodError, match="expected such as 2000-passes or 90-seconds"):
+        Budget.parse(text)
+
+
+def test_seconds_are_turned_into_steps_by_what_was_measured() -> None:
+    budget, method = Budget.parse("60-seconds"), method_named("bidora")
+    assert budget.steps(method, seconds_per_pass=0.1) == steps_within(method, 600)
+    with pytest.raises(MethodError, match="needs the measured time of a pass"):
+        budget.steps(method)
+
+
+def config(**values: Any) -> StudyConfig:
+    return StudyConfig(**{"methods": "lora", "task": "stdlib-docs", **values})
+
+
+def test_rates_that_are_not_given_are_the_middle_of_what_is_declared() -> None:
+    study = config(methods="lora,full", options={"head_learning_rate": 0.5})
+    task, (lora, full) = study.parsed_tasks[0], study.parsed_methods
+    assert study.train_config(task, lora).learning_rate == 1e-3
+    assert study.train_config(task, full).learning_rate == 1e-4
+    assert study.train_config(task, full).head_learning_rate == 0.5
+    fixed = MethodSpec.parse({"method": "full", "learning_rate": 2e-5})
+    assert study.train_config(task, fixed).learning_rate == 2e-5
+    assert "learning_rate" not in fixed.space
+
+
+def test_parts_are_plugged_and_labels_are_free() -> None:
+    spec = MethodSpec.parse({"method": "lora", "label": "qr", "init": "olora", "r": 2})
+    assert (spec.label, spec.method.label) == ("qr", "lora+olora")
+    assert "r" not in spec.space
+    tuned = spec.with_values({"learning_rate": 1e-2, "lora_alpha": 4.0})
+    assert (tuned.method.lora_alpha, tuned.options) == (4.0, {"learning_rate": 1e-2})
+    assert tuned.method.label == "lora+olora"
+
+
+def test_tasks_have_short_names() -> None:
+    assert TaskSpec.parse("examples/tasks/rte.yaml").label == "rte"
+    assert TaskSpec.parse("glue/rte").label == "glue/rte"
+    assert TaskSpec.parse({"task": "rte", "label": "small", "train_rows": 9}).label == "small"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": "lora,lora"}, "'lora' stands there more than once; give each its own `label`"),
+        ({"methods": "lorra"}, "unknown method 'lorra'"),
+        ({"methods": [{"r": 3}]}, "expected a name, or a mapping with `method`"),
+        ({"methods": [{"method": "lora", "rank": 3}]}, "rank.*its fields are r, lora_alpha"),
+        ({"methods": [{"method": "lora", "space": {"r": 3}}]}, "expected a list of values, or low"),
+        ({"methods": [{"method": "lora", "init": "nope"}]}, "nope"),
+        ({"methods": []}, "expected names, comma separated or in a list"),
+        ({"task": [{"task": "rte", "seed": 3}]}, "expected a name, or a mapping with `task`"),
+        ({"seeds": [1, 1]}, "a list of different whole numbers"),
+        ({"seeds": 0}, "a number of at least 1"),
+        ({"budget": "9"}, "expected such as 2000-passes"),
+        ({"baseline": "dora"}, "baseline = 'dora': expected one of lora"),
+        ({"tune": -1}, "tune = -1: expected at least 0"),
+        ({"jobs": 0}, "jobs = 0: expected at least 1"),
+        ({"tuning_share": 1.0}, "a share between 0 and 1"),
+        ({"options": {"steps": 3}}, "steps: a study decides this for every run"),
+    ],
+)
+def test_a_study_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        config(**values)
+
+
+def test_an_option_that_no_run_has() -> None:
+    study = config(options={"colour": 3})
+    with pytest.raises(MethodError, match="colour: a run has no such option"):
+        study.train_config(study.parsed_tasks[0], study.parsed_methods[0])
