@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -40,9 +41,8 @@ def test_a_study_ends_with_verdicts_and_a_report(
 ) -> None:
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert re.search(r"train: full − lora = .*", said.out)
-    assert "2/2" in said.out
-    assert "4/4 train--full--1: accuracy" in said.err
+    assert re.search(r"data: full − lora = .*", said.out)
+    assert "4/4 data--full--1: accuracy" in said.err
     study = StudyFolder(tmp_path / "study")
     assert len(study.records()) == 4
     assert study.study.command.startswith("rankwright compare --methods lora,full --model ")
@@ -67,7 +67,7 @@ def test_a_run_that_fails_is_said_last(
     wild = [*arguments, "--methods", "full", "--learning-rate", "1e30", "--max-grad-norm", "0"]
     assert main(wild) == 1
     said = capsys.readouterr().err
-    assert "full on train, seed 1: " in said
+    assert "full on data, seed 1: " in said
     assert said.rstrip().endswith("the same command tries them again")
 
 
@@ -129,7 +129,7 @@ def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     runs = planned.runs({("train", m.label): m for m in config.parsed_methods})
     object.__setattr__(planned.record, "runs", runs)
     planned.record.save(planned.folder.description)
-    console = Console(record=True, width=100, force_terminal=True, file=(tmp_path / "t").open("w"))
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
     table = StudyTable(console, jobs=2)
     table.planned(planned)
     folder = tmp_path / "run"

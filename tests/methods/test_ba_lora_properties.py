@@ -12,7 +12,7 @@ import torch
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.forward import watching
 from rankwright.core.loop import Loop
-from rankwright.inits.companion import PairedFactor
+from rankwright.layers.stacked import StackedFactor
 from rankwright.methods import BALoRA, DoRA, PiSSA
 from rankwright.penalties import Outputs
 from rankwright.penalties.outputs import consistency
@@ -55,7 +55,7 @@ def test_the_teacher_is_the_pretrained_model(kind: str) -> None:
 
     fresh = method.apply(BUILDS[kind]())
     for module in fresh.modules():
-        if isinstance(module, PairedFactor):
+        if isinstance(module, StackedFactor):
             module.live.data.zero_()  # W - s B_0 A_0 is left
     with torch.no_grad():
         residual = fresh.train()(**inputs).logits.flatten(0, -2)
