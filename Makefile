@@ -42,7 +42,7 @@ demo: .venv
 	@$(OFFLINE) OMP_NUM_THREADS=$(DEMO_THREADS) .venv/bin/rankwright demo
 
 test: .venv
-	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS)
+	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 check: .venv
 	.venv/bin/ruff format --check $(SOURCES)

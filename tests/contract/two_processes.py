@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from method_table import BATCH, BUILDS, METHODS, method_named
 from models import rows_for, same_bits
+from quick import make_quick
 from trainers import adapter, build_trainer
 
 torch.set_num_threads(1)
@@ -67,6 +69,7 @@ def resumed(name: str, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """All of it."""
+    make_quick(pytest.MonkeyPatch())
     for name in METHODS:
         for kind in BUILDS:
             numbers(name, kind, folder)
