@@ -112,6 +112,7 @@ def test_an_option_that_equals_its_default_was_given() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ([], "give --methods, and --task or --data"),
         (["--methods", "lora"], "give --methods, and --task or --data"),
         (["--methods", "lora", "--task", "rte", "--bacth-size", "3"], "did you mean batch_size"),
         (["--methods", "lora", "--task", "rte", "--steps", "3"], "there is no option steps"),

@@ -55,7 +55,7 @@ def test_a_budget_is_read(text: str, amount: float, unit: str) -> None:
 
 @pytest.mark.parametrize("text", ["2000", "0-passes", "-3-passes", "2000-steps", "passes"])
 def test_no_budget(text: str) -> None:
-    with pytest.raises(MethodError, match="expected such as 2000-passes or 90-seconds"):
+    with pytest.raises(MethodError, match="expected passes or seconds, such as 2000-passes"):
         Budget.parse(text)
 
 
@@ -102,14 +102,23 @@ def test_tasks_have_short_names() -> None:
         ({"methods": "lora,lora"}, "'lora' stands there more than once; give each its own `label`"),
         ({"methods": "lorra"}, "unknown method 'lorra'"),
         ({"methods": [{"r": 3}]}, "expected a name, or a mapping with `method`"),
-        ({"methods": [{"method": "lora", "rank": 3}]}, "rank.*its fields are r, lora_alpha"),
+        (
+            {"methods": [{"method": "lora", "rank": 3}]},
+            r"lora: rank: expected one of its fields \(.*lora_alpha",
+        ),
         ({"methods": [{"method": "lora", "space": {"r": 3}}]}, "expected a list of values, or low"),
+        ({"methods": [{"method": "lora", "space": {"rr": [3]}}]}, "lora: rr: expected one of its"),
+        (
+            {"methods": [{"method": "lora", "space": {"r": {"low": 3, "high": 1}}}]},
+            "space: r = .*<",
+        ),
         ({"methods": [{"method": "lora", "init": "nope"}]}, "nope"),
         ({"methods": []}, "expected names, comma separated or in a list"),
         ({"task": [{"task": "rte", "seed": 3}]}, "expected a name, or a mapping with `task`"),
-        ({"seeds": [1, 1]}, "a list of different whole numbers"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": "1,x"}, "different whole numbers such as 0,1,5"),
         ({"seeds": 0}, "a number of at least 1"),
-        ({"budget": "9"}, "expected such as 2000-passes"),
+        ({"budget": "9"}, "expected passes or seconds, such as"),
         ({"baseline": "dora"}, "baseline = 'dora': expected one of lora"),
         ({"tune": -1}, "tune = -1: expected at least 0"),
         ({"jobs": 0}, "jobs = 0: expected at least 1"),
@@ -120,6 +129,11 @@ def test_tasks_have_short_names() -> None:
 def test_a_study_that_cannot_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         config(**values)
+
+
+def test_seeds_are_a_number_or_themselves() -> None:
+    assert config(seeds=2).parsed_seeds == (0, 1)
+    assert config(seeds="3,0").parsed_seeds == config(seeds=[3, 0]).parsed_seeds == (3, 0)
 
 
 def test_an_option_that_no_run_has() -> None:

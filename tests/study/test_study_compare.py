@@ -14,7 +14,7 @@ from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
-from rankwright.tasks import METRICS
+from rankwright.tasks import METRICS, TaskError
 from studies import Heard, InProcess, carried_out
 
 Study = Callable[..., StudyConfig]
@@ -126,6 +126,22 @@ def test_data_that_has_changed_is_noticed(
         file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
     with pytest.raises(MethodError, match="task data: data_sha256"):
         carried_out(config_of(options={"data": str(data)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"max_length": 4096}}, "max_length=4096: the tokenizer's model takes at most"),
+        ({"model": "no/where"}, "no/where"),
+    ],
+)
+def test_what_every_run_would_fail_with_is_said_once(
+    config_of: Study, changes: Any, message: str
+) -> None:
+    processes = InProcess()
+    with pytest.raises((MethodError, TaskError), match=message):
+        compare(config_of(**changes), "c", processes, Heard())
+    assert processes.done == []
 
 
 def test_a_run_that_fails_does_not_stop_the_others(config_of: Study) -> None:

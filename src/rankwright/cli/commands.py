@@ -51,6 +51,9 @@ def run(command: str, arguments: list[str]) -> int:
     except (MethodError, TaskError, TrainingError, ExportError) as error:
         say(f"rankwright {command}: {error}")
         return 1
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        say(f"rankwright {command}: {error}")
+        return 1
     except KeyboardInterrupt:
         say(f"rankwright {command}: interrupted")
         return SIGINT_EXIT

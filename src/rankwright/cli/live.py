@@ -17,6 +17,7 @@ from rankwright.study.compare import Observer
 from rankwright.study.plan import Plan
 from rankwright.study.protocol import REQUEST, Progress, Request
 from rankwright.study.records import PlannedRun, RunRecord, StudyFolder, StudyRecord
+from rankwright.study.report import words
 
 REFRESH_PER_SECOND = 2.0
 
@@ -61,15 +62,13 @@ class StudyTable(Observer):
             self._plan = plan
             folder = StudyFolder(plan.folder.path)
             self._records = {record.name: record for record in folder.records()}
-        if not self._console.is_terminal:
-            done, all_runs = len(self._records), len(plan.record.runs)
-            self._console.print(f"{all_runs} runs, {done} of them finished", highlight=False)
+        if plan.record.runs:
+            self._print(f"{len(plan.record.runs)} runs, {len(self._records)} of them finished")
 
     def says(self, text: str) -> None:
         """Show a line."""
         self._note = text
-        if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+        self._print(text)
 
     def finished(self, run: PlannedRun) -> None:
         """Take over a record."""
@@ -79,19 +78,16 @@ class StudyTable(Observer):
             self._records[run.name] = record
             count, left = len(self._records), self._left()
         self._note = ""
-        if not self._console.is_terminal:
-            self._console.print(
-                f"{count}/{len(self._plan.record.runs)} {run.name}: {record.metric} "
-                f"{record.value:.4f}, {_clock(record.cost.total_seconds)}{left}",
-                highlight=False,
-            )
+        self._print(
+            f"{count}/{len(self._plan.record.runs)} {run.name}: {record.metric} "
+            f"{record.value:.4f}, {_clock(record.cost.total_seconds)}{left}"
+        )
 
     def failed(self, run: PlannedRun, error: str) -> None:
         """Count it; what went wrong is said at the end."""
         with self._lock:
             self._failed.add(run.name)
-        if not self._console.is_terminal:
-            self._console.print(f"{run.name} failed: {error}", highlight=False, markup=False)
+        self._print(f"{run.name} failed: {error}")
 
     def watch(self, folder: Path, progress: Progress | None) -> None:
         """Progress of a process; None at its end."""
@@ -107,6 +103,11 @@ class StudyTable(Observer):
         """The finished runs by task and method."""
         assert self._plan is not None
         return self._methods(self._plan)
+
+    def _print(self, line: str) -> None:
+        """A line, as long as it is, where no table is drawn."""
+        if not self._console.is_terminal:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     # What is shown --------------------------------------------------------------------------------
 
@@ -191,9 +192,9 @@ def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
     table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     total = 0.0
     for column in ("task", "method"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("runs", "steps", "passes", "trainable", "a pass", "a run", "memory"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for measured in record.measurements:
         runs = [r for r in record.runs if (r.task, r.label) == (measured.task, measured.label)]
         training = measured.seconds_per_pass * runs[0].passes
@@ -205,10 +206,10 @@ def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
             str(len(runs)),
             f"{runs[0].steps:,}",
             f"{runs[0].passes:,g}",
-            f"{measured.trainable_parameters:,}",
-            f"{measured.seconds_per_pass:.3f} s",
+            words.count(measured.trainable_parameters),
+            words.seconds(measured.seconds_per_pass),
             _clock(seconds),
-            f"{measured.peak_memory_bytes / 2**20:,.0f} MiB",
+            words.memory(measured.peak_memory_bytes),
         )
     tuning = total / len(record.seeds) * record.trials
     also = f", {_clock(tuning / jobs)} of tuning before" if record.trials else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 import typing
@@ -192,12 +193,11 @@ def as_arguments(config: dict[str, Any]) -> list[str]:
 
 def with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
     """`--bf16` alone as `--bf16=true`."""
-    following = [*arguments[1:], "--"]
     return [
         f"{argument}=true"
         if types.get(argument[2:]) is bool and argument != "--resume" and after.startswith("--")
         else argument
-        for argument, after in zip(arguments, following, strict=True)
+        for argument, after in itertools.pairwise([*arguments, "--"])
     ]
 
 

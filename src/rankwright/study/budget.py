@@ -34,7 +34,9 @@ class Budget:
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)[- ]?(passes|seconds)", text.strip())
         if match is None or float(match[1]) <= 0:
-            raise MethodError(f"budget = {text!r}: expected such as 2000-passes or 90-seconds")
+            raise MethodError(
+                f"budget = {text!r}: expected passes or seconds, such as 2000-passes or 90-seconds"
+            )
         return cls(float(match[1]), "passes" if match[2] == "passes" else "seconds")
 
     def __str__(self) -> str:

@@ -159,7 +159,9 @@ def _specs(study: Plan, processes: Processes, observer: Observer) -> Specs:
             record = TuningRecord.load(file)
         else:
             observer.says(f"tuning {label} on {task}: {study.config.tune} trials")
-            record = Search(study, task, specs[task, label], storage, processes).run()
+            record = Search(
+                study, task, specs[task, label], storage, processes, observer.says
+            ).run()
         specs[task, label] = specs[task, label].with_values(record.best)
     return specs
 

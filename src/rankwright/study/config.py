@@ -35,7 +35,7 @@ class StudyConfig:
         task: Names of tasks, comma separated, or in YAML a list of names and of mappings with
             `label` and options of the run, such as {label: rte-500, task: rte, train_rows: 500}.
         model: Folder or hub name of a pretrained model, or "minilm".
-        seeds: How many seeds, from 0 on, or in YAML a list of them.
+        seeds: How many seeds, from 0 on, or the seeds themselves: 0,1,5 or in YAML a list.
         budget: What every run may cost: "2000-passes" forward and backward through the model, or
             "90-seconds" of training. A method that takes three passes a step gets fewer steps.
         tune: Trials of every method on every task before its runs; 0 for none.
@@ -99,12 +99,14 @@ class StudyConfig:
     def parsed_seeds(self) -> tuple[int, ...]:
         """The seeds."""
         seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+        if isinstance(seeds, str):  # the command line's 0,1,2
+            seeds = [int(seed) if seed.isdecimal() else seed for seed in seeds.split(",")]
         whole = isinstance(seeds, Sequence) and all(isinstance(s, int) and s >= 0 for s in seeds)
         check_field(
             self,
             "seeds",
             whole and len(seeds) > 0 and len(set(seeds)) == len(seeds),
-            "a number of at least 1, or a list of different whole numbers",
+            "a number of at least 1, or different whole numbers such as 0,1,5",
         )
         return tuple(seeds)
 
@@ -177,11 +179,15 @@ class MethodSpec:
         parts = {slot: _parts(values.pop(slot)) for slot in SLOTS if slot in values}
         space = {**get(name).space, **own_space}
         fixed = {*values, *options} - {*own_space}
-        try:
-            method = build_method({"name": name, **values}, parts)
-        except TypeError as error:
-            known = ", ".join(field.name for field in dataclasses.fields(get(name)))
-            raise MethodError(f"methods: {label}: {error}; its fields are {known}") from error
+        fields = {field.name for field in dataclasses.fields(get(name))} - {"plugged"}
+        for given_name in (*values, *own_space):
+            if given_name not in {*fields, *OF_A_METHOD}:
+                raise MethodError(
+                    f"methods: {label}: {given_name}: expected one of its fields "
+                    f"({', '.join(sorted(fields))}), or an option that may differ between methods "
+                    f"({', '.join(OF_A_METHOD)})"
+                )
+        method = build_method({"name": name, **values}, parts)
         return cls(label, method, options, {n: c for n, c in space.items() if n not in fixed})
 
     def with_values(self, values: Mapping[str, Any]) -> MethodSpec:
@@ -262,12 +268,16 @@ def _space(given: Any) -> dict[str, LogRange | OneOf]:
     """A search space as YAML has it."""
     space: dict[str, LogRange | OneOf] = {}
     for name, value in dict(given).items():
-        if isinstance(value, Mapping) and set(value) == {"low", "high"}:
-            space[name] = LogRange(float(value["low"]), float(value["high"]))
-        elif isinstance(value, list):
-            space[name] = OneOf(tuple(value))
-        else:
-            raise MethodError(
-                f"space: {name} = {value!r}: expected a list of values, or low and high"
-            )
+        try:
+            space[name] = _choice(value)
+        except (MethodError, TypeError, ValueError) as error:
+            raise MethodError(f"space: {name} = {value!r}: {error}") from error
     return space
+
+
+def _choice(value: Any) -> LogRange | OneOf:
+    if isinstance(value, Mapping) and set(value) == {"low", "high"}:
+        return LogRange(float(value["low"]), float(value["high"]))
+    if isinstance(value, list):
+        return OneOf(tuple(value))
+    raise MethodError("expected a list of values, or low and high")

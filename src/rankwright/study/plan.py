@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job import RunFolder, TrainConfig
-from rankwright.job.load import described, registered_name
+from rankwright.job.load import described, load_tokenizer, registered_name
 from rankwright.job.train import versions
 from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.observe import device_name
@@ -237,7 +237,7 @@ def _check_same(there: RunFolder, planned: RunFolder) -> None:
 
 def _task_record(config: StudyConfig, spec: TaskSpec) -> TaskRecord:
     task = config.train_config(spec, config.parsed_methods[0]).make_task()
-    splits = vars(task.load())
+    splits = vars(task.prepare(load_tokenizer(config.model)).rows)  # what is wrong is said once
     present = {name: rows for name, rows in splits.items() if rows is not None}
     reported: Literal["validation", "test"] = "test" if "test" in present else "validation"
     aside = f"{config.tuning_share:g} of train" if reported == "validation" else "validation"

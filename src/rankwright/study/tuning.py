@@ -56,6 +56,7 @@ class Search:
         spec: The method before tuning.
         storage: Where the trials are.
         processes: What carries them out.
+        says: Takes a line for the user at the end of every trial.
     """
 
     plan: Plan
@@ -63,6 +64,7 @@ class Search:
     spec: MethodSpec
     storage: RDBStorage
     processes: Processes
+    says: Callable[[str], None] = lambda _line: None
 
     @property
     def space(self) -> SearchSpace:
@@ -151,10 +153,16 @@ class Search:
         trial.set_user_attr("passes", outcome.passes)
         trial.set_user_attr("seconds", outcome.seconds)
         shutil.rmtree(folder)
+        metric = self.plan.task_record(self.task).metric
+        self._tell(trial, f": {metric} {outcome.value:.4f}")
         return outcome.value
+
+    def _tell(self, trial: optuna.Trial, what: str) -> None:
+        self.says(f"trial {trial.number} of {self.spec.label} on {self.task}{what}")
 
     def _failed(self, trial: optuna.Trial, message: str) -> TrialFailedError:
         trial.set_user_attr("error", message)
+        self._tell(trial, f" failed: {message}")
         return TrialFailedError(message)
 
     def _record(self, study: optuna.Study) -> TuningRecord:

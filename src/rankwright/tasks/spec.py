@@ -24,6 +24,8 @@ from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
 
 STDLIB_DOCS = "stdlib-docs"
+# Enough to tell most docstrings by, and few enough for a first try on a laptop.
+BUILT_IN_TOKENS = 32
 KINDS: dict[str, type[Task]] = {
     task.kind: task
     for task in (
@@ -75,7 +77,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
     """
     text = os.fspath(spec)
     if text == STDLIB_DOCS:
-        options = Options({"name": text, "label_column": "package"})
+        options = Options({"name": text, "label_column": "package", "max_length": BUILT_IN_TOKENS})
     elif text.startswith("glue/") or text in GLUE:
         options = Options(glue_options(text.removeprefix("glue/")))
     elif Path(text).suffix in {".yaml", ".yml"}:
