@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,9 @@ FACTORED = [name for name in METHODS if not issubclass(available()[name], Whole)
 """Those with low-rank factors."""
 
 BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama": tiny_llama}
+
+IN_TURN = list(zip(METHODS, itertools.cycle(BUILDS)))
+"""Every method on one of the models: for what is costly, and the engine's doing."""
 
 
 def method_named(name: str, **changes: Any) -> Method:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from method_table import BUILDS, METHODS, method_named
+from method_table import IN_TURN, method_named
 from trainers import adapter, build_trainer
 
 WORKER = Path(__file__).with_name("two_processes.py")
@@ -38,8 +38,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", BUILDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), IN_TURN)
 def test_two_processes_are_one(together: Path, name: str, kind: str, tmp_path: Path) -> None:
     alone = build_trainer(method_named(name), kind, tmp_path, double=True, dropout=False)
     alone.train()

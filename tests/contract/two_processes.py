@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from method_table import BATCH, BUILDS, METHODS, method_named
+from method_table import BATCH, BUILDS, IN_TURN, method_named
 from models import rows_for, same_bits
 from quick import make_quick
 from trainers import adapter, build_trainer
@@ -34,13 +34,13 @@ def numbers(name: str, kind: str, folder: Path) -> None:
         save_file(adapter(trainer.model), folder / f"{name}-{kind}.safetensors")
 
 
-def resumed(name: str, folder: Path) -> None:
+def resumed(name: str, kind: str, folder: Path) -> None:
     """Stop in the second epoch, go on, and end at the best checkpoint: with the same bits."""
 
     def trainer(**changes: Any) -> Any:
         return build_trainer(
             method_named(name),
-            "bert",
+            kind,
             folder / f"resumed-{name}",
             per_device_train_batch_size=BATCH // 2,
             eval_strategy="steps",
@@ -49,7 +49,7 @@ def resumed(name: str, folder: Path) -> None:
             save_steps=2,
             load_best_model_at_end=True,
             metric_for_best_model="loss",
-            options={"eval_dataset": rows_for(BUILDS["bert"](), 8, seed=3)},
+            options={"eval_dataset": rows_for(BUILDS[kind](), 8, seed=3)},
             **changes,
         )
 
@@ -70,10 +70,9 @@ def resumed(name: str, folder: Path) -> None:
 def main(folder: Path) -> None:
     """All of it."""
     make_quick(pytest.MonkeyPatch())
-    for name in METHODS:
-        for kind in BUILDS:
-            numbers(name, kind, folder)
-        resumed(name, folder)
+    for name, kind in IN_TURN:
+        numbers(name, kind, folder)
+        resumed(name, kind, folder)
     torch.distributed.destroy_process_group()
 
 

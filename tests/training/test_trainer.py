@@ -11,7 +11,7 @@ import transformers
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from method_table import BATCH, METHODS, ROWS, STEPS, TABLE, method_named
+from method_table import BATCH, IN_TURN, METHODS, ROWS, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import FORWARD
@@ -22,6 +22,9 @@ from rankwright.training.data import PhaseSampler
 from trainers import adapter, arguments, base_model, build_trainer, logits
 
 every_method = pytest.mark.parametrize("name", METHODS)
+in_turn = pytest.mark.parametrize(("name", "kind"), IN_TURN)
+of_every_sort = pytest.mark.parametrize("name", ["lora", "bidora", "xgblora", "sora"])
+"""Without phases, with two, with many, and with one whose end changes the ranks."""
 
 OF_BATCHES = "ba_lora"
 """Its penalty is of all rows of a batch together, not a sum over them."""
@@ -76,8 +79,7 @@ def test_bidora_that_leaves_the_magnitudes_alone_is_dora_with_fixed_ones(tmp_pat
 # Steps -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != OF_BATCHES])
+@pytest.mark.parametrize(("name", "kind"), [run for run in IN_TURN if run[0] != OF_BATCHES])
 def test_two_micro_batches_are_one_batch(name: str, kind: str, tmp_path: Path) -> None:
     """20 rows: the last step of each of the two epochs has one micro-batch only."""
     found = []
@@ -138,8 +140,7 @@ def test_bfloat16_autocast(name: str, tmp_path: Path) -> None:
     assert rounded.cost().passes == TABLE[name].passes
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-@every_method
+@in_turn
 def test_gradient_checkpointing_changes_no_number(name: str, kind: str, tmp_path: Path) -> None:
     plain = trained(method_named(name), kind, tmp_path, max_steps=4)
     recomputed = trained(
@@ -208,7 +209,7 @@ def test_the_best_model_is_there_at_the_end(name: str, tmp_path: Path) -> None:
     assert not torch.equal(logits(last, "bert"), logits(plain, "bert"))
 
 
-@every_method
+@of_every_sort
 def test_only_so_many_checkpoints_are_kept(name: str, tmp_path: Path) -> None:
     trainer = evaluated(name, tmp_path, save_total_limit=2)
     kept = {path.name for path in tmp_path.iterdir()}
@@ -216,7 +217,7 @@ def test_only_so_many_checkpoints_are_kept(name: str, tmp_path: Path) -> None:
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
 
 
-@every_method
+@of_every_sort
 def test_epochs_are_counted_as_steps_are(name: str, tmp_path: Path) -> None:
     by_steps = trained(method_named(name), "bert", tmp_path)
     by_epochs = trained(method_named(name), "bert", tmp_path, max_steps=-1, num_train_epochs=2)
@@ -227,7 +228,7 @@ def test_epochs_are_counted_as_steps_are(name: str, tmp_path: Path) -> None:
 # Resuming ----------------------------------------------------------------------------------------
 
 
-@every_method
+@of_every_sort
 def test_resume_takes_true_a_path_and_the_newest_whole_one(name: str, tmp_path: Path) -> None:
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
     expected = adapter(trained(method_named(name), "bert", tmp_path, **saving).model)
