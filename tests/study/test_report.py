@@ -15,7 +15,7 @@ import made_up
 import raw_files
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import StudyFigures, figures
-from rankwright.study.records import RunRecord, StudyFolder, StudyRecord
+from rankwright.study.records import RunRecord, StudyFolder, StudyRecord, TaskRecord
 from rankwright.study.report import html, markdown, model_card, write_card, write_html
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
@@ -110,6 +110,19 @@ def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -
         *(run.command for run in found.runs), "cpu, 2 threads", "loss is NaN",
     ):  # fmt: skip
         assert text in page.text
+    for task in found.tasks:
+        for method in task.methods:
+            rate = f"{method.runs[0].options['learning_rate']:.3g}"
+            assert re.search(rf"on {task.task.task}: .*learning_rate = {rate}", page.text)
+
+
+def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
+    task = {**dataclasses.asdict(small.study.tasks[0]), "options": {"train_rows": 9}}
+    record = dataclasses.replace(small.study, tasks=(TaskRecord(**task),))
+    record.save(small.description)
+    found = figures(StudyFolder(small.path))
+    for text in (html(found), markdown(found)):
+        assert f"{task['rows']['train']:,}, 9 of them used" in text
 
 
 def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyFigures) -> None:

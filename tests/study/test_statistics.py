@@ -189,6 +189,8 @@ def test_the_words_of_a_verdict() -> None:
         "bidora − dora = +0.8 ± 1.7: not distinguishable with 5 seeds; "
         f"{needed} seeds would be needed to see 0.8."
     )
+    none = verdicts({"a": Difference.of([0.01, -0.0101, 0.0])}, "b")["a"].words(POINTS)
+    assert none == "a − b = 0.0 ± 2.5: not distinguishable with 3 seeds."
     clear = Difference.of([-0.020, -0.021, -0.019])
     assert verdicts({"a": clear}, "b")["a"].words(POINTS) == (
         "a − b = −2.0 ± 0.2: worse, p < 0.001, 3 seeds."

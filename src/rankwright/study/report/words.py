@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
+from rankwright.study.records import TaskRecord
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.verdict import Finding, p_words
 
@@ -72,6 +73,8 @@ def half_width(e: Estimate) -> str:
 
 def parameter(value: object) -> str:
     """A hyperparameter: floats to three digits."""
+    if value is None:
+        return "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -93,8 +96,25 @@ def axis(name: str, unit: Unit, greater_is_better: bool) -> str:
 
 def rows(task: TaskFigures) -> str:
     """What is reported on: `277 validation rows`."""
-    split = task.task.reported_split
-    return f"{task.task.rows[split]:,} {split} rows"
+    split, limit = task.task.reported_split, task.task.options.get("eval_rows")
+    reported = min(task.task.rows[split], limit or task.task.rows[split])
+    return f"{reported:,} {split} rows"
+
+
+def rows_of(task: TaskRecord, split: str) -> str:
+    """How many rows a split has, and how many of them were used: `2,490, 500 of them used`."""
+    used = task.options.get("train_rows" if split == "train" else "eval_rows")
+    count = f"{task.rows[split]:,}"
+    return count if used is None or used >= task.rows[split] else f"{count}, {used:,} of them used"
+
+
+def settings(method: MethodFigures) -> str:
+    """What the runs of a method were made with, after tuning: fields that were set, and options."""
+    run, asked = method.runs[0], method.method.hyperparameters
+    tuned = {n: v for n, v in run.hyperparameters.items() if n in asked and v != asked[n]}
+    options = {name: value for name, value in run.options.items() if name != "task"}
+    both = {**tuned, **options}
+    return ", ".join(f"{name} = {parameter(value)}" for name, value in sorted(both.items()))
 
 
 def lede(figures: StudyFigures) -> str:
@@ -127,6 +147,8 @@ def in_short(task: TaskFigures, baseline: str) -> str:
     compared = [method for method in task.methods if method.verdict is not None]
     if not compared:
         return f"nothing is finished to compare with {baseline}."
+    if len(compared) == 1 and compared[0].verdict is not None:
+        return compared[0].verdict.words(task.unit)
     parts = []
     for finding, heading in HEADINGS.items():
         found = [m for m in compared if m.verdict and m.verdict.finding == finding]

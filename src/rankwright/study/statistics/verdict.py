@@ -133,6 +133,8 @@ class Verdict:
             return ""
         count = self.seeds_needed or f"more than {MOST_SEEDS}"
         seen = unit.number(abs(self.difference.over_seeds.mean))
+        if float(seen) == 0:  # nothing to be seen in the digits that are shown
+            return ""
         return f"; {count} seeds would be needed to see {seen}"
 
     def _other_rows(self, unit: Unit) -> str:
