@@ -225,7 +225,7 @@ class PairOptimizer(torch.optim.Optimizer, ABC):
             if key not in state or state[key].shape != shape:
                 state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
             found.append(state[key])
-        return found[0][None] if len(found) == 1 else torch.stack(found)
+        return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
 
     def keep(self, parameters: Sequence[nn.Parameter], key: str, values: Tensor) -> None:
         """Write a stack (n, ...) back to the state of its parameters."""
@@ -286,7 +286,7 @@ def stacked(matrices: Sequence[Tensor]) -> Tensor:
     """Matrices of one shape as (n, rows, columns), float32 at least; one alone may be a view."""
     dtype = compute_dtype(*matrices[:1])
     if len(matrices) == 1:
-        return matrices[0].to(dtype)[None]
+        return matrices[0].to(dtype).unsqueeze(0)
     return torch.stack(list(matrices)).to(dtype)
 
 

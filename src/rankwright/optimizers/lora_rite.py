@@ -174,7 +174,7 @@ class _Sides:
         self.optimizer, self.options, self.batches = optimizer, optimizer.options, batches
         self.parameters = [A for b in batches for A in b.As] + [B for b in batches for B in b.Bs]
         self.rank, self.dtype = batches[0].pairs[0].rank, compute_dtype(self.parameters[0])
-        self.t = torch.stack([self._count(parameter) for parameter in self.parameters])
+        self.t = self._count()
         self.S, H = map(_joined, zip(*map(_products, batches), strict=True))
         self.E = inverse_root(_swapped(self.S), self._rcond())
         self.length = self._column(lambda batch, side: batch.features[side])
@@ -255,14 +255,17 @@ class _Sides:
         b1, b2 = betas[..., :1], betas[..., 1:]
         return b1 * (1 - b1 ** (t - 1)) / (1 - b1**t), b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
 
-    def _count(self, parameter: nn.Parameter) -> Tensor:
-        """The number of this step, from 1; on the host, as AdamW's."""
-        state = self.optimizer.state[parameter]
-        if "overlap" in state and len(state["overlap"]) != self.rank:  # a round of another rank
-            state.clear()
-        t: Tensor = state.get("step", torch.tensor(0.0)) + 1
-        state["step"] = t
-        return t
+    def _count(self) -> Tensor:
+        """The number of this step for every side, from 1, (2 n,); on the host, as AdamW's."""
+        states = [self.optimizer.state[parameter] for parameter in self.parameters]
+        for state in states:
+            if "overlap" in state and len(state["overlap"]) != self.rank:  # a round of another rank
+                state.clear()
+            if not state:
+                state["step"] = torch.tensor(0.0)
+        steps: list[Tensor] = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        return torch.stack(steps)
 
     def _whole(self) -> bool:
         """Whether no gradient is left out, if that can be told without waiting for the device."""
@@ -298,16 +301,18 @@ class _Sides:
 
 
 def _products(batch: PairBatch) -> tuple[Sides, Sides]:
-    """A A^T and B^T B, and the same of the gradients; (n, r, r), float64."""
+    """A A^T and B^T B, and the same of the gradients; (n, r, r)."""
     (A, B), (dA, dB) = batch.factors(), batch.gradients()
-    S, H = (torch.bmm(A, A.mT), torch.bmm(B.mT, B)), (torch.bmm(dA, dA.mT), torch.bmm(dB.mT, dB))
-    return (S[0].double(), S[1].double()), (H[0].double(), H[1].double())
+    return (
+        (torch.bmm(A, A.mT), torch.bmm(B.mT, B)),
+        (torch.bmm(dA, dA.mT), torch.bmm(dB.mT, dB)),
+    )
 
 
 def _joined(sides: Iterable[Sides]) -> Tensor:
-    """The A sides of all batches, then the B sides; (2 n, ...)."""
+    """The A sides of all batches, then the B sides; (2 n, ...), float64."""
     As, Bs = zip(*sides, strict=True)
-    return torch.cat((*As, *Bs))
+    return torch.cat((*As, *Bs)).double()
 
 
 def _swapped(sides: Tensor) -> Tensor:

@@ -43,11 +43,13 @@ class Pair:
 
     def view_A(self, tensor: Tensor) -> Tensor:  # noqa: N802
         """A tensor like A as a matrix (r, in): A itself, or its gradient."""
-        return tensor.detach().flatten(1)[: self.rank]
+        matrix = _matrix(tensor)
+        return matrix if self.stack is None else matrix[: self.rank]
 
     def view_B(self, tensor: Tensor) -> Tensor:  # noqa: N802
         """A tensor like B as a matrix (out, r)."""
-        return tensor.detach().flatten(1)[:, : self.rank]
+        matrix = _matrix(tensor)
+        return matrix if self.stack is None else matrix[:, : self.rank]
 
     def __iter__(self) -> Iterator[nn.Parameter]:
         return iter((self.A, self.B))
@@ -82,6 +84,10 @@ def named_pairs(
         )
     _check_shared(pairs)
     return pairs
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.ndim == 2 else tensor.detach().flatten(1)
 
 
 def _pair(name: str, layer: LoraLayer, adapter: str) -> Pair:
