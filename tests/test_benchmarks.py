@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import optimizers
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
+from benchmarks.published_rite import PublishedRite
 from benchmarks.report import plot, tables
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full
@@ -74,6 +78,32 @@ def test_the_floor_gives_no_parameter_a_gradient() -> None:
 
 def test_peak_is_of_the_call() -> None:
     assert peak_bytes(lambda: torch.ones(40 << 20).sum()) < 400 << 20
+
+
+@pytest.mark.parametrize("builds", [optimizers.OPTIMIZERS, optimizers.FULL])
+def test_every_optimizer_takes_its_turn(monkeypatch: pytest.MonkeyPatch, builds: Any) -> None:
+    shape = optimizers.Shape("two small modules", [(32, 48), (48, 32)])
+    monkeypatch.setitem(optimizers.SHAPES, "few", shape)
+    found = optimizers.measure(shape, builds, rounds=1, meter=Meter())
+    kept = {row["name"]: row["state_bytes"] for row in found}
+    assert list(kept) == list(builds)
+    numbers = 2 * optimizers.R * (32 + 48)
+    assert kept[optimizers.FLOOR] == 4 * (2 * numbers + 4)  # two moments, and a step a factor
+    text = optimizers.tables({"few": found})
+    assert text.count("\n| ") == len(builds) + 2
+    assert "### two small modules, r = 16" in text
+
+
+def test_what_is_compared_with_moves_as_ours_does() -> None:
+    """Pair by pair with QR and batched are the same steps, but for the rounding of float32."""
+    shape = optimizers.Shape("two small modules", [(32, 48), (48, 32)])
+    ours, theirs = (optimizers.adapter(shape) for _ in range(2))
+    for optimizer in (optimizers.lora_rite()(ours), PublishedRite(theirs, optimizers.LR)):
+        optimizer.step()
+        optimizer.step()
+    for one, other in zip(ours.values(), theirs.values(), strict=True):
+        for factor, start in zip((*one, *other), (*other, *one), strict=True):
+            torch.testing.assert_close(factor, start, rtol=1e-4, atol=1e-7)
 
 
 def test_report_has_a_line_for_every_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,6 +244,12 @@ def test_a_chain_makes_it_forget_what_was_absorbed():
 
 
 # Engines -----------------------------------------------------------------------------------------
+
+
+def test_no_optimizer_knows_of_a_trainer():
+    files = list(Path(base.__file__).parent.glob("*.py"))
+    assert len(files) > 5
+    assert [f.name for f in files if "trainer" in f.read_text(encoding="utf-8").lower()] == []
 
 
 def test_a_scheduler_and_accelerate_take_it_for_any_other():

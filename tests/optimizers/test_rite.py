@@ -416,6 +416,22 @@ def test_resumed_at_any_step_is_never_stopped(parts, dtype):
         assert same_bits(trained(method, cut, dtype).model.state_dict(), whole), cut
 
 
+@pytest.mark.parametrize("options", [{}, {"escape": True, "cap": 0.3, "balance": True}], ids=str)
+def test_a_step_never_waits_for_the_device(options):
+    """Tensors on "meta" have no values, so reading one back to the host is an error."""
+    pairs = {}
+    for k, (length, out) in enumerate(SHAPES):
+        factors = torch.zeros(4, length, device="meta"), torch.zeros(out, 4, device="meta")
+        pairs[str(k)] = Pair(str(k), *map(nn.Parameter, factors), S)
+        for factor in pairs[str(k)]:
+            factor.grad = torch.zeros_like(factor)
+    optimizer = rite(pairs, **options)
+    optimizer.step()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="meta"):  # as this does
+        optimizer.skipped()
+
+
 def test_it_learns():
     method = LoRARITE(r=2)
     run = Loop(method.apply(tiny_bert()), method, total_steps=90, lr=2e-3)

@@ -27,7 +27,7 @@ XMode = Literal["sylvester", "symmetric", "zero"]
 
 
 class Grams(NamedTuple):
-    """The small products that X and both inverses come from; each `(..., r, r)`, float64.
+    """The small products that X and both inverses come from; each `(..., r, r)`.
 
     Attributes:
         SA: A A^T.
@@ -85,21 +85,21 @@ def adjusted_gradients(
 
 def grams(A: Tensor, B: Tensor, hB: Tensor) -> Grams:
     """First step of `adjusted_gradients`: products of long factors to small matrices."""
-    return Grams(*(S.double() for S in (A @ A.mT, B.mT @ B, B.mT @ hB)))
+    return Grams(A @ A.mT, B.mT @ B, B.mT @ hB)
 
 
 def coefficients(
     of: Grams, s: float | Tensor, *, x_mode: XMode, delta: float, relative_delta: bool
 ) -> Coefficients:
-    """Second step: all that is `r x r`, for pairs of any shapes and one rank at once."""
-    SA, SB = spectrum(of.SA), spectrum(of.SB)
+    """Second step: all that is `r x r`, for pairs of any shapes and one rank at once; float64."""
+    SA, SB, C = spectrum(of.SA), spectrum(of.SB), of.C.double()
     SA_inv, SB_inv = (
         ridged_inverse(S, _mean_diagonal(S) * delta if relative_delta else delta) for S in (SA, SB)
     )
     K, L = SB_inv / s**2, SA_inv / s**2
-    P = SB_inv @ of.C @ L  # P_B hB SA^-1 / s^2 = B P
+    P = SB_inv @ C @ L  # P_B hB SA^-1 / s^2 = B P
     if x_mode == "sylvester":
-        X = solve_sylvester(SB, SA, -K @ of.C)
+        X = solve_sylvester(SB, SA, -K @ C)
     else:
         X = -0.5 * P if x_mode == "symmetric" else torch.zeros_like(P)
     return Coefficients(K, X, L, P + X)

@@ -180,8 +180,8 @@ class LoraProAdamW(PairOptimizer):
                 delta=options.delta,
                 relative_delta=options.relative_delta,
             )
-            sizes = [len(small[i].SA) for i in alike]
-            parts = zip(*(torch.split(S, sizes) for S in found), strict=True)
+            sizes, dtype = [len(small[i].SA) for i in alike], small[alike[0]].SA.dtype
+            parts = zip(*(torch.split(S.to(dtype), sizes) for S in found), strict=True)
             for i, by in zip(alike, parts, strict=True):
                 adjusted[i] = combined(*sides[i], Coefficients(*by))
         return adjusted
@@ -290,8 +290,8 @@ def _like(factor: Tensor, direction: Tensor) -> Tensor:
 
 
 def _alike(small: list[Tensor]) -> list[list[int]]:
-    """Indices of the tensors that can be computed in one stack: of one rank, on one device."""
+    """Indices of the tensors that can be computed in one stack: of one rank, device and dtype."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, S in enumerate(small):
-        groups.setdefault((S.shape[-1], S.device), []).append(i)
+        groups.setdefault((S.shape[-1], S.device, S.dtype), []).append(i)
     return list(groups.values())

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankwright.core.catalogue import part
 from rankwright.core.linalg import compute_dtype
