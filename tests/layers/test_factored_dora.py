@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
+from rankwright.core import standing
+from rankwright.core.linalg import row_norm
 from rankwright.layers import (
-    FactoredDora,
     effective_weight,
     frozen_norms,
     reset_magnitudes,
@@ -445,21 +446,56 @@ def test_eval_norms_follow_the_factors() -> None:
             torch.testing.assert_close(model(x), expected, msg=change)
 
 
+def counted_norms(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Fills up with one entry for each row norm that is computed."""
+    calls: list[Any] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return row_norm(*args, **kwargs)
+
+    monkeypatch.setattr("rankwright.layers.dora.row_norm", counted)
+    return calls
+
+
 def test_eval_computes_the_norm_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = fresh(nn.Linear(7, 5))
-    calls = []
-    compute = FactoredDora._row_norm
-
-    def counted(*args: Any) -> Tensor:
-        calls.append(args)
-        return compute(*args)
-
-    monkeypatch.setattr(FactoredDora, "_row_norm", counted)
+    calls = counted_norms(monkeypatch)
     model.eval()
     with torch.no_grad():
         for _ in range(3):
             model(example("Linear"))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("norm_grad", ["detached", "full"])
+def test_training_computes_the_norm_once_while_parameters_stand_still(
+    norm_grad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, module = fresh(nn.Linear(7, 5), norm_grad=norm_grad)
+    move(module)
+    x, calls = example("Linear"), counted_norms(monkeypatch)
+
+    def gradients() -> list[Tensor]:
+        grads = torch.autograd.grad(model(x).square().sum(), parameters(module))
+        return list(grads)
+
+    alone = gradients()
+    gradients()
+    assert len(calls) == 2  # nobody said that parameters stand still
+    calls.clear()
+    with standing.still():
+        first, second = gradients(), gradients()
+        assert len(calls) == 1
+        with torch.no_grad():
+            parameters(module)[0].add_(1)  # a promise broken in the open
+        gradients()
+        assert len(calls) == 2
+    assert all(map(torch.equal, alone, first))
+    assert all(map(torch.equal, alone, second))
+    with standing.still():
+        gradients()
+    assert len(calls) == 3
 
 
 def test_training_after_inference_mode() -> None:

@@ -121,7 +121,7 @@ def test_the_scaling_of_every_layer_is_its_own() -> None:
 
 
 def test_no_input_of_a_layer_waits_for_the_gradient_of_a() -> None:
-    """What it saves: x (tokens, in) is kept for A's gradient, and x A^T (tokens, r) for B's."""
+    """What it saves: x (tokens, in) is kept for A's gradient, and A x^T (r, tokens) for B's."""
     kept = {}
     for method in (LoRA(r=3, target_modules=LINEAR), LoRAFA(r=3, target_modules=LINEAR)):
         model, shapes = method.apply(Tanh([torch.randn(10, 12)])), []
@@ -136,7 +136,7 @@ def test_no_input_of_a_layer_waits_for_the_gradient_of_a() -> None:
         kept[method.name] = shapes
     assert (7, 12) in kept["lora"]
     assert (7, 12) not in kept["lora_fa"]
-    assert (7, 3) in kept["lora_fa"]
+    assert (3, 7) in kept["lora_fa"]
 
 
 def stepped(build: Any) -> Tensor:

@@ -117,7 +117,9 @@ def base_rows(module: LoraLayer) -> Tensor:
     Returns:
         `(d_out, d_in)`, detached; a view of the stored weight unless that is quantised.
     """
-    weight: Tensor = dequantize_module_weight(module.get_base_layer())
+    base = module.get_base_layer()
+    packed = hasattr(base, "W_q") or type(base.weight) not in (Tensor, nn.Parameter)
+    weight: Tensor = dequantize_module_weight(base) if packed else base.weight
     return as_rows(module, weight.detach())
 
 

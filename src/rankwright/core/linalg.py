@@ -6,7 +6,7 @@ float64 in gives float64 out.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -74,6 +74,66 @@ def factored_row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, base_norm_sq: T
         rows = W[cancelled].to(dtype) + s * (B[cancelled] @ A)
         n_sq = n_sq.index_put((cancelled,), rows.square().sum(1))
     return _safe_sqrt(n_sq)
+
+
+class RowNorm(NamedTuple):
+    """Row norms of `V = W + s B A`, and what their gradient needs.
+
+    Attributes:
+        n: `(out_features,)`, float64 if any input was, else float32.
+        V_A: `A V^T` `(r, out_features)`, or None if it was not asked for.
+    """
+
+    n: Tensor
+    V_A: Tensor | None
+
+
+@torch.no_grad()
+def row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, *, for_gradient: bool = False) -> RowNorm:
+    """Row norms of `V = W + s B A`, from blocks of its rows that are dropped at once.
+
+    As many operations as `factored_row_norm`, without cancellation, and without waiting for a
+    device to say whether there was any.
+
+    Args:
+        W: Frozen weight `(out_features, in_features)`; half precision is cast block by block.
+        A: Factor `(r, in_features)`.
+        B: Factor `(out_features, r)`.
+        s: Scaling of the product.
+        for_gradient: Whether `attach_row_norm` will want `V_A`.
+
+    Returns:
+        See `RowNorm`; without a graph.
+    """
+    dtype = compute_dtype(W, A, B)
+    A, B = A.to(dtype), B.to(dtype)
+    norms, products, start = [], [], 0
+    for rows in torch.split(W, max(1, BLOCK_NUMBERS // max(1, W.shape[1]))):
+        V = torch.addmm(rows.to(dtype), B[start : start + len(rows)], A, alpha=s)
+        norms.append(torch.linalg.vector_norm(V, dim=1))
+        if for_gradient:
+            products.append(A @ V.T)
+        start += len(rows)
+    return RowNorm(torch.cat(norms), torch.cat(products, dim=1) if for_gradient else None)
+
+
+def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
+    r"""The row norms of `row_norm`, with a gradient to `A` and `B`.
+
+    With `q = dL/dn / n`, `dL/dB = s diag(q) V A^T` and `dL/dA = s (q B)^T V`: one product of the
+    size of `W A^T`. A second backward goes through `factored_row_norm`.
+
+    Args:
+        norm: `row_norm(W, A, B, s, for_gradient=True)`.
+        W: As it was.
+        A: As it was.
+        B: As it was.
+        s: As it was.
+
+    Returns:
+        `(out_features,)`; a zero row has gradient 0.
+    """
+    return cast(Tensor, _RowNorm.apply(norm.n, norm.V_A, W.detach(), A, B, s))  # type: ignore[no-untyped-call]
 
 
 def row_gram(W: Tensor) -> Tensor:
@@ -240,6 +300,37 @@ def _row_blocks(W: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
 def _matmul_rows(W: Tensor, A: Tensor) -> Tensor:
     """`W A^T` `(out, r)` in the dtype of `A`; a cast copy of `W` is never held."""
     return W @ A.T if W.dtype == A.dtype else _BlockMatmul.apply(W, A)  # type: ignore[no-untyped-call]
+
+
+class _RowNorm(Function):
+    """`(A, B) -> n`, computed already."""
+
+    @staticmethod
+    def forward(ctx: Any, n: Tensor, V_A: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Any:
+        ctx.s = s
+        ctx.save_for_backward(n, V_A, W, A, B)
+        return n.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        n, V_A, W, A, B = ctx.saved_tensors
+        s, needs = ctx.s, ctx.needs_input_grad[3:5]
+        if torch.is_grad_enabled():
+            wanted = [factor for factor, need in zip((A, B), needs, strict=True) if need]
+            with torch.enable_grad():
+                again = factored_row_norm(W, A, B, s, row_norm_sq(W))
+            found = iter(torch.autograd.grad(again, wanted, grad, create_graph=True))
+            return None, None, None, *(next(found) if need else None for need in needs), None
+        q = torch.where(n > 0, grad / torch.where(n > 0, n, 1.0), 0.0)
+        wide_A, wide_B = A.to(n.dtype), B.to(n.dtype)
+        dA = dB = None
+        if needs[0]:
+            qB = q[:, None] * wide_B
+            qBW = qB.T @ W if W.dtype == n.dtype else _BlockMatmulT.apply(W, qB)  # type: ignore[no-untyped-call]
+            dA = s * qBW + s * s * (qB.T @ wide_B) @ wide_A
+        if needs[1]:
+            dB = s * q[:, None] * V_A.T
+        return None, None, None, dA, dB, None
 
 
 class _BlockMatmul(Function):

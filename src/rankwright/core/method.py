@@ -17,6 +17,7 @@ from torch import nn
 
 from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
+from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
 from rankwright.core.run import FORWARD, adapted_layers
@@ -191,6 +192,7 @@ class Method(ABC):
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
+        fuse(peft_model)
         return peft_model
 
     def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:

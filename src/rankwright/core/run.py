@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.forward import Forward, watching
 from rankwright.core.part import Multiplier, Phase, Shape
@@ -144,7 +145,8 @@ class Run(ABC):
         totals: list[Tensor] | None = None
         losses: list[Tensor] = []
         for batch in batches:
-            with self.replay(batch):  # around the backward too, which may compute forward again
+            # around the backward too, which may compute forward again
+            with self.replay(batch), standing.still():
                 loss = self.loss(batch)
                 grads = torch.autograd.grad(
                     loss, parameters, create_graph=create_graph, materialize_grads=True
@@ -368,6 +370,7 @@ class Run(ABC):
     def fire(self, event: str) -> None:
         """Pass an event on to the procedure."""
         self._fired.add(event)
+        standing.end()
         if event == "before_step":
             self._noted = {}  # of batches evaluated again after the last step
         if event == "after_backward":
@@ -376,6 +379,8 @@ class Run(ABC):
             self.metrics |= {n: float(torch.stack(values).mean()) for n, values in noted.items()}
             self._add_penalty(self.metrics["penalty"] if "penalty" in noted else 0.0)
         getattr(self.procedure, event)()
+        if event == "before_step":
+            standing.begin()
 
     def begin(self, total_steps: int) -> None:
         """Start, or go on after `load_state_dict`."""

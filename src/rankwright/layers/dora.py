@@ -1,10 +1,11 @@
-"""DoRA on PEFT's own layers, with the row norm in its factored form.
+"""DoRA on PEFT's own layers, at the price of LoRA.
 
 `y = b + g * (x W^T + s (drop(x) A^T) B^T)`, `g = m / n`, `n = |W + s B A|` row by row: the layer of
 "DoRA: Weight-Decomposed Low-Rank Adaptation" (arXiv 2402.09353, eq. 5). What is saved is PEFT's
 standard DoRA adapter; only the computation is ours:
 
-- `n` comes from `factored_row_norm`: no `out x in` temporary, no identity matrix;
+- `n` comes from `row_norm`: no `out x in` temporary, no identity matrix, once a step;
+- over linear layers all of it is one autograd function (:mod:`rankwright.core.lowrank`);
 - `m` starts from the stored weight in float32 and `g - 1 = (m - n) / n` is formed in float32, so a
   fresh adapter is the base model bit for bit, in bfloat16 too;
 - a zero row of the weight gives a zero output, not NaN;
@@ -22,6 +23,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Embedding, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
+from rankwright.core import standing
 from rankwright.core.catalogue import part
 from rankwright.core.decomposition import (
     CONV_LAYERS,
@@ -34,10 +36,14 @@ from rankwright.core.decomposition import (
     tensor_version,
     weight_version,
 )
-from rankwright.core.linalg import factored_row_norm, row_norm_sq
+from rankwright.core.fused import fuse
+from rankwright.core.linalg import RowNorm, attach_row_norm, row_norm
+from rankwright.core.lowrank import nonzero
 from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]
+
+SILENT = 1e-3  # share of n below which (y - b) / m has lost three digits to the bias
 
 
 @part("dora")
@@ -68,10 +74,11 @@ class Dora(Layer):
 class FactoredDora(LoraVariant):
     """The computation of one DoRA adapter on one layer, called by PEFT's `LoraLayer`.
 
-    Two things are remembered between calls: the base row norms while the base weight is unchanged,
-    and in eval mode under `no_grad` the row norms while `A` and `B` are (a pass in training mode
-    or with gradients on drops these). A change is seen by `tensor_version`, so edit parameters
-    under `torch.no_grad()`; an edit in place through `.data` goes unseen and needs `forget()`.
+    Row norms are remembered while the parameters they follow from stand still: in training between
+    two optimizer steps of an engine (`core.standing`), in eval mode under `no_grad` as long as
+    `tensor_version` sees no change. So edit parameters of an evaluated model under
+    `torch.no_grad()`; an edit in place through `.data` goes unseen and needs `forget()`. A pass in
+    training mode or with gradients on forgets as well.
 
     Attributes:
         norm_grad: `"detached"` treats `n` as a constant (arXiv 2402.09353, section 4.3, and PEFT);
@@ -83,12 +90,12 @@ class FactoredDora(LoraVariant):
         self.norm_grad = norm_grad
         self.frozen_norm: Tensor | None = None
         self._unmerged: Tensor | None = None
+        self._has_silent_rows: bool | None = None
         self.forget()
 
     def forget(self) -> None:
         """Drop everything remembered about weights."""
-        self._base: tuple[object, Tensor] | None = None
-        self._eval: tuple[object, Tensor] | None = None
+        self._known: tuple[tuple[object, ...], RowNorm] | None = None
 
     def supports_lora_conversion(self) -> bool:
         """False: PEFT's `convert_to_lora` would silently drop the magnitude."""
@@ -106,14 +113,35 @@ class FactoredDora(LoraVariant):
         """
         if self.frozen_norm is not None:
             return self.frozen_norm
-        if module.training or torch.is_grad_enabled():
-            self._eval = None
-            return self._row_norm(module, adapter_name)
+        for_gradient = self.norm_grad == "full" and torch.is_grad_enabled()
         A, B, s = low_rank_factors(module, adapter_name)
-        key = (weight_version(module), tensor_version(A), tensor_version(B), s)
-        if self._eval is None or self._eval[0] != key or None in key:
-            self._eval = (key, self._row_norm(module, adapter_name))
-        return self._eval[1]
+        with torch.autocast(A.device.type, enabled=False):
+            norm = self._remembered(module, adapter_name, for_gradient)
+            return attach_row_norm(norm, base_rows(module), A, B, s) if for_gradient else norm.n
+
+    def magnitude_operands(
+        self, module: LoraLayer, adapter_name: str
+    ) -> tuple[Tensor, Tensor] | None:
+        """`m` and `n` for `core.fused`, each `(d_out,)`.
+
+        The gradient of `m` follows from the output there, and a row with `|m| <= 0.001 n` is too
+        silent to tell. On the CPU this is looked up at every call; on a device, which would have
+        to be waited for, at the first one: rows that are zero from the start on.
+
+        Args:
+            module: The layer.
+            adapter_name: Name of the adapter.
+
+        Returns:
+            None if there are such rows.
+        """
+        m, n = (
+            cast(Tensor, dora_magnitude(module, adapter_name)),
+            self.row_norm(module, adapter_name),
+        )
+        if self._has_silent_rows is None or m.device.type == "cpu":
+            self._has_silent_rows = bool((m.detach().abs() <= SILENT * n.detach()).any())
+        return None if self._has_silent_rows else (m, n)
 
     def forward(
         self,
@@ -137,7 +165,7 @@ class FactoredDora(LoraVariant):
         """
         n = self.row_norm(module, active_adapter)
         m = cast(Tensor, dora_magnitude(module, active_adapter))
-        gain_minus_one = _channels(module, (m - n) / _nonzero(n))
+        gain_minus_one = _channels(module, (m - n) / nonzero(n))
         lora = result + _low_rank_output(module, active_adapter, x)  # LoRA's own output
         bias = getattr(module.get_base_layer(), "bias", None)
         scaled = lora if bias is None else lora - _channels(module, bias)
@@ -159,12 +187,11 @@ class FactoredDora(LoraVariant):
         A, B, s = low_rank_factors(module, active_adapter)
         # forward takes n from the base weight, whatever else is merged by now
         with module._unmerged_base_weight(safe_merge=True) as base:
-            base = as_rows(module, base)
-            n = factored_row_norm(base, A, B, s, row_norm_sq(base))
+            n = row_norm(as_rows(module, base), A, B, s).n
         m = cast(Tensor, dora_magnitude(module, active_adapter))
         V = as_rows(module, orig_weight).to(n.dtype) + s * (B.to(n.dtype) @ A.to(n.dtype))
         self._unmerged = orig_weight.data
-        return as_weight(module, (m / _nonzero(n))[:, None] * V).to(orig_weight.dtype)
+        return as_weight(module, (m / nonzero(n))[:, None] * V).to(orig_weight.dtype)
 
     def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
         """Merge into the layer's weight without a check; see `merge_safe`.
@@ -198,18 +225,21 @@ class FactoredDora(LoraVariant):
         self.forget()
         return weight.to(orig_weight)
 
-    def _row_norm(self, module: LoraLayer, adapter_name: str) -> Tensor:
+    def _remembered(self, module: LoraLayer, adapter_name: str, for_gradient: bool) -> RowNorm:
+        if torch.compiler.is_compiling():  # which cannot ask for the version of a tensor
+            return self._compute(module, adapter_name, for_gradient)
         A, B, s = low_rank_factors(module, adapter_name)
-        differentiable = self.norm_grad == "full" and torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiable), torch.autocast(A.device.type, enabled=False):
-            W = base_rows(module)
-            return factored_row_norm(W, A, B, s, self._base_norm_sq(module, W))
+        evaluated = not (module.training or torch.is_grad_enabled())
+        period = "eval" if evaluated else standing.period()
+        versions = weight_version(module), tensor_version(A), tensor_version(B)
+        key = (period, for_gradient, s, *versions)
+        if self._known is None or self._known[0] != key or None in key:
+            self._known = (key, self._compute(module, adapter_name, for_gradient))
+        return self._known[1]
 
-    def _base_norm_sq(self, module: LoraLayer, W: Tensor) -> Tensor:
-        key = weight_version(module)
-        if self._base is None or self._base[0] != key or key is None:
-            self._base = (key, row_norm_sq(W))
-        return self._base[1]
+    def _compute(self, module: LoraLayer, adapter_name: str, for_gradient: bool) -> RowNorm:
+        A, B, s = low_rank_factors(module, adapter_name)
+        return row_norm(base_rows(module), A, B, s, for_gradient=for_gradient)
 
 
 def use_factored_dora(
@@ -248,6 +278,7 @@ def use_factored_dora(
             raise ValueError(f"adapters {module.merged_adapters} are merged: unmerge them first")
     for module in layers:
         module.lora_variant[adapter_name] = FactoredDora(norm_grad)
+    fuse(model)
     if init_magnitude:
         reset_magnitudes(model, adapter_name)
 
@@ -317,7 +348,3 @@ def _channels(module: LoraLayer, vector: Tensor) -> Tensor:
     if isinstance(module, CONV_LAYERS):
         return vector.view(-1, *(1,) * (module.get_base_layer().weight.dim() - 2))
     return vector
-
-
-def _nonzero(n: Tensor) -> Tensor:
-    return torch.where(n > 0, n, 1.0)  # a zero row stays zero whatever it is divided by

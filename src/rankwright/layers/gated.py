@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from rankwright.core.catalogue import part
 from rankwright.core.effective import check_linear
 from rankwright.core.errors import MethodError
+from rankwright.core.fused import Factors
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Layer
 from rankwright.core.ranks import drop_layers, write_ranks
@@ -63,6 +64,14 @@ class GatedFactor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of x (..., in) the product x (diag(g) A)^T, (..., r)."""
         return F.linear(x, self.weight)
+
+    def factors_with(self, B: nn.Linear) -> Factors:
+        """Both factors for `core.fused`.
+
+        Args:
+            B: The other factor of the same layer.
+        """
+        return Factors(self.weight, B.weight)
 
     def extra_repr(self) -> str:
         """How many gates are open."""

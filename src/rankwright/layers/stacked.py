@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rankwright.core import ranks
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
+from rankwright.core.fused import Factors
 from rankwright.core.linalg import compute_dtype, truncated_product
 from rankwright.core.part import Layer
 from rankwright.core.run import adapted_layers
@@ -104,6 +105,11 @@ class StackedFactor(nn.Module):
         return self.selected or self.paired
 
     @property
+    def _computes_history(self) -> bool:
+        """False for a companion whose live pair is left out: alone it would change the model."""
+        return self.selected or not self.paired
+
+    @property
     def weight(self) -> Tensor:
         """The whole stack, (R + r, in) or (out, R + r)."""
         return self._stack(self.history)
@@ -117,9 +123,9 @@ class StackedFactor(nn.Module):
         Returns:
             (..., R + r) for A, (..., out) for B; R counts the boosters that are not folded.
         """
-        if self.paired and not self.selected:
+        if not self._computes_history:
             return F.linear(x, self.live.narrow(self.axis, 0, 0))  # of rank 0
-        history = self.history.narrow(self.axis, self.folded, self.finished - self.folded)
+        history = self._unfolded()
         if history.numel() == 0:
             return F.linear(self.dropout(x), self.active)
         apart = self.training and (self.apart or not isinstance(self.dropout, nn.Identity))
@@ -134,9 +140,31 @@ class StackedFactor(nn.Module):
         )
         return F.linear(old, history) + F.linear(new, self.active)
 
+    def factors_with(self, B: StackedFactor) -> Factors:
+        """Both factors for `core.fused`; `self` is the factor A.
+
+        A layer with neither a finished nor a live booster has B = 0 and computes nothing, and so
+        does one whose companion takes away what is not there.
+
+        Args:
+            B: The other factor of the same layer.
+        """
+        frozen = self.finished > self.folded and self._computes_history
+        return Factors(
+            A=self.active if self.selected else None,
+            B=B.active if self.selected else None,
+            A0=self._unfolded() if frozen else None,
+            B0=B._unfolded() if frozen else None,
+            dropout=self.dropout,
+            mirrored=self.paired,
+        )
+
     def extra_repr(self) -> str:
         """Shape of the stack."""
         return f"rank={self.rank}, finished={self.finished}, selected={self.selected}"
+
+    def _unfolded(self) -> Tensor:
+        return self.history.narrow(self.axis, self.folded, self.finished - self.folded)
 
     def _stack(self, history: Tensor) -> Tensor:
         if history.numel() == 0:
@@ -200,6 +228,10 @@ class WorkingCopy(nn.Module):
         self._owner = (owner,)  # in a tuple, or the owner would become a child of its own child
         self._adapter = adapter
         self.register_buffer("working", weight, persistent=False)
+
+    def weight_in_use(self) -> Tensor:
+        """The weight under an active adapter; for `core.fused`."""
+        return self.working
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base layer's output, (..., out), under the weight that holds now."""

@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.fused import plain_layers
 from rankwright.core.run import MicroBatch, Run
 
 Mode = Literal["fd_forward", "fd_central", "exact", "first_order", "betty"]
@@ -223,8 +224,8 @@ class Hypergradient:
         return _widened(self.run.gradients(self.upper, self.run.micro_batches))
 
     def _autograd_product(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
-        """grad_m <grad_V L_tr(V0, m), w>; flash attention has no second derivative."""
-        with _restored(self.lower), sdpa_kernel(SDPBackend.MATH):
+        """grad_m <grad_V L_tr(V0, m), w>; only plain operations have a second derivative."""
+        with _restored(self.lower), sdpa_kernel(SDPBackend.MATH), plain_layers():
             _write(self.lower, step.before)
             grads = self.run.gradients(self.lower, self.run.micro_batches, create_graph=True)
             terms = [

@@ -1,0 +1,187 @@
+"""PEFT's LoRA layer over a linear layer, computed by `lowrank_linear` wherever that can be.
+
+`Method.apply` calls `fuse`. A layer steps back to PEFT's own forward, call by call, where something
+asks for it: an adapter that is merged or disabled, several at once, a quantised or sharded base, a
+trained weight or bias, hooks on the parts, a LoRA variant that has no operands for us,
+`torch.compile`, and `plain_layers()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+
+from rankwright.core.lowrank import Operands, Rule, lowrank_linear, new_seed
+
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
+_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
+
+_plain = 0  # how many `plain_layers()` we are in
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of a layer, as a module in the place of `lora_A` gives them.
+
+    Attributes:
+        A: Trained factor (r, in); None if only the frozen pair computes, or nothing does.
+        B: Trained factor (out, r).
+        A0: (R, in), or None.
+        B0: (out, R), or None.
+        dropout: On the input of the trained pair; None for the layer's own.
+        mirrored: See `Rule.mirrored`.
+    """
+
+    A: Tensor | None
+    B: Tensor | None
+    A0: Tensor | None = None
+    B0: Tensor | None = None
+    dropout: nn.Module | None = None
+    mirrored: bool = False
+
+
+class FusedLinear(Linear):
+    """PEFT's LoRA layer over a linear layer, with a forward of one autograd function.
+
+    What is no `nn.Linear` takes part if it has a method for it: `factors_with(lora_B) -> Factors`
+    in the place of `lora_A`, `weight_in_use() -> Tensor` in the place of the base layer, and a LoRA
+    variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """See PEFT's `Linear.forward`.
+
+        Args:
+            x: (..., in).
+            args: Of the base layer; PEFT's forward takes over if there are any.
+            kwargs: The same, and PEFT's own.
+
+        Returns:
+            (..., out).
+        """
+        if not (_plain or args or kwargs or torch.compiler.is_compiling()):
+            call = self._fused_call(x)
+            if call is not None:
+                return lowrank_linear(*call)
+        return cast(Tensor, super().forward(x, *args, **kwargs))
+
+    def _fused_call(self, x: Tensor) -> tuple[Operands, Rule] | None:
+        """The arguments of `lowrank_linear`; None where PEFT's forward has to do it."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        off = self.disable_adapters or self.merged
+        if off or len(names) != 1 or self.lora_bias[names[0]]:
+            return None
+        adapter = names[0]
+        base, factors = _frozen_weight(self.base_layer), self._factors(adapter)
+        if base is None or factors is None or not _fits(x, base[0], factors):
+            return None
+        m = n = None
+        if adapter in self.lora_variant:
+            operands_of = getattr(self.lora_variant[adapter], "magnitude_operands", None)
+            scales = operands_of(self, adapter) if operands_of else None
+            if scales is None:
+                return None
+            m, n = scales
+        p = _probability(factors.dropout)
+        operands = Operands(x, *base, factors.A, factors.B, factors.A0, factors.B0, m, n)
+        return operands, Rule(
+            s=float(self.scaling[adapter]),
+            transposed=self.fan_in_fan_out,
+            mirrored=factors.mirrored,
+            dropout=p,
+            seed=new_seed() if p else 0,
+            dtype=_autocast_dtype(x),
+        )
+
+    def _factors(self, adapter: str) -> Factors | None:
+        A, B, dropout = (d[adapter] for d in (self.lora_A, self.lora_B, self.lora_dropout))
+        if not all(_untouched(part) for part in (A, B, dropout)):
+            return None
+        if hasattr(A, "factors_with"):
+            found = cast(Factors, A.factors_with(B))
+            if type(dropout) is nn.Identity:
+                return found
+            return replace(found, dropout=dropout) if found.dropout is None else None
+        if type(A) is nn.Linear and type(B) is nn.Linear:
+            return Factors(A.weight, B.weight, dropout=dropout)
+        return None
+
+
+def fuse(model: nn.Module) -> None:
+    """Let every PEFT LoRA layer over a linear layer compute as `FusedLinear`.
+
+    The function, the parameters and their names stay the same.
+
+    Args:
+        model: A model with LoRA layers; changed in place.
+    """
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = FusedLinear
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Inside, every layer computes by PEFT's own forward, which can be differentiated twice."""
+    global _plain
+    _plain += 1
+    try:
+        yield
+    finally:
+        _plain -= 1
+
+
+def _frozen_weight(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of a linear layer that is as PyTorch or transformers made it, and frozen."""
+    weight_in_use: Any = getattr(base, "weight_in_use", None)
+    layer = cast(nn.Module, base.base_layer) if weight_in_use else base
+    kind = type(layer)
+    known = kind is nn.Linear or (kind.__module__, kind.__qualname__) == _CONV1D
+    if not (known and _untouched(base) and _untouched(layer)):
+        return None
+    W = cast(Tensor, weight_in_use() if weight_in_use else layer.weight)
+    bias = cast("Tensor | None", layer.bias)
+    tensors = [t for t in (W, bias) if t is not None]
+    plain = all(type(t) in _PLAIN_TENSORS and not t.requires_grad for t in tensors)
+    return (W, bias) if plain and len({t.dtype for t in tensors}) == 1 else None
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether calling the module is calling its class's forward, and nothing else."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return not any(hooks) and "forward" not in module.__dict__
+
+
+def _fits(x: Tensor, W: Tensor, factors: Factors) -> bool:
+    """Whether dtypes and devices are such as the base layer and PEFT accept."""
+    pair = (factors.A, factors.B, factors.A0, factors.B0)
+    tensors = [t for t in pair if t is not None]
+    dropout = factors.dropout is None or type(factors.dropout) in (nn.Identity, nn.Dropout)
+    same_place = all(t.device == x.device for t in (W, *tensors))
+    dense = all(isinstance(t, Tensor) and t.layout == torch.strided for t in tensors)
+    if _autocast_dtype(x) is not None:
+        right_dtype = torch.float64 not in (x.dtype, W.dtype)  # autocast leaves float64 alone
+    else:
+        right_dtype = x.dtype == W.dtype
+    return dropout and same_place and dense and right_dtype
+
+
+def _probability(dropout: nn.Module | None) -> float:
+    active = isinstance(dropout, nn.Dropout) and dropout.training
+    return float(cast(nn.Dropout, dropout).p) if active else 0.0
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

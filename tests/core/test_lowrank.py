@@ -1,0 +1,204 @@
+"""The fused adapted linear layer against the plain one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rankwright.core.lowrank import (
+    Operands,
+    Rule,
+    drop,
+    dropped_places,
+    keep_mask,
+    lowrank_linear,
+    new_seed,
+    plain_linear,
+)
+
+TRAINED, FROZEN = ("A", "B"), ("A0", "B0")
+PARTS = {
+    "lora": {*TRAINED},
+    "history": {*TRAINED, *FROZEN},
+    "history alone": {*FROZEN},
+    "nothing": set(),
+    "dora": {*TRAINED, "m", "n"},
+    "dora with history": {*TRAINED, *FROZEN, "m", "n"},
+}
+
+
+def operands(
+    parts: set[str], *, bias: bool = True, transposed: bool = False, dtype: Any = torch.float64
+) -> Operands:
+    """Random tensors; x, the trained pair, m and n require gradients."""
+    draw = torch.Generator().manual_seed(0)
+
+    def tensor(*shape: int, grad: bool = False) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=dtype).requires_grad_(grad)
+
+    made: dict[str, Tensor] = {
+        "x": tensor(2, 5, 7, grad=True),
+        "W": tensor(7, 6) if transposed else tensor(6, 7),
+        "A": tensor(3, 7, grad=True),
+        "B": tensor(6, 3, grad=True),
+        "A0": tensor(3, 7),
+        "B0": tensor(6, 3),
+        "m": tensor(6, grad=True),
+        "n": tensor(6).abs().requires_grad_(),
+    }
+    if bias:
+        made["bias"] = tensor(6)
+    wanted = {"x", "W", "bias", *parts}
+    return Operands(**{name: value for name, value in made.items() if name in wanted})
+
+
+def gradients(function: Any, o: Operands, rule: Rule) -> dict[str, Tensor]:
+    """Output and gradients by name, under a fixed cotangent."""
+    y = function(o, rule)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    names = [name for name, t in o._asdict().items() if t is not None and t.requires_grad]
+    found = torch.autograd.grad(y, [getattr(o, name) for name in names], cotangent)
+    return {"y": y.detach(), **dict(zip(names, found, strict=True))}
+
+
+CASES = [
+    (parts, bias, transposed, mirrored, dropout)
+    for parts, bias, transposed, mirrored, dropout in itertools.product(
+        PARTS, (True, False), (True, False), (True, False), (0.0, 0.3, 1.0)
+    )
+    if not (mirrored and "history" not in parts)
+]
+
+
+@pytest.mark.parametrize(("parts", "bias", "transposed", "mirrored", "dropout"), CASES)
+def test_it_is_the_plain_layer(
+    parts: str, bias: bool, transposed: bool, mirrored: bool, dropout: float
+) -> None:
+    rule = Rule(s=0.7, transposed=transposed, mirrored=mirrored, dropout=dropout, seed=5)
+    o = operands(PARTS[parts], bias=bias, transposed=transposed)
+    expected, found = (gradients(f, o, rule) for f in (plain_linear, lowrank_linear))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("parts", PARTS)
+def test_gradcheck(parts: str, mirrored: bool, dropout: float) -> None:
+    rule = Rule(s=0.7, mirrored=mirrored, dropout=dropout, seed=5)
+    o = operands(PARTS[parts])
+
+    def call(*tensors: Tensor) -> Tensor:
+        return lowrank_linear(Operands(*tensors), rule)
+
+    assert torch.autograd.gradcheck(call, tuple(o))
+    assert torch.autograd.gradgradcheck(call, tuple(o))
+
+
+@pytest.mark.parametrize("frozen", ["A", "B", "x", "n"])
+def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
+    o = operands(PARTS["dora with history"])
+    o = o._replace(**{frozen: getattr(o, frozen).detach()})
+    rule = Rule(s=0.7)
+    expected, found = (gradients(f, o, rule) for f in (plain_linear, lowrank_linear))
+    assert frozen not in found
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_a_A0_cannot_be_differentiated_twice() -> None:  # noqa: N802
+    o = operands(PARTS["lora"])
+    o = o._replace(A=o.A.detach())  # type: ignore[union-attr]
+    y = lowrank_linear(o, Rule(s=1.0))
+    with pytest.raises(RuntimeError, match=r"inside rankwright\.core\.fused\.plain_layers"):
+        torch.autograd.grad(y.sum(), [o.B], create_graph=True)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16], ids=str)
+def test_bfloat16(parts: str, adapter: torch.dtype) -> None:
+    """Within one rounding of the result; float32 factors are multiplied in float32."""
+    exact = operands(PARTS[parts])
+    half = {
+        name: t.detach().to(adapter if name not in ("x", "W", "bias") else torch.bfloat16)
+        for name, t in exact._asdict().items()
+        if t is not None
+    }
+    o = Operands(**{n: t.requires_grad_(n not in ("W", "bias", *FROZEN)) for n, t in half.items()})
+    wide = Operands(
+        **{n: t.detach().double().requires_grad_(t.requires_grad) for n, t in half.items()}
+    )
+    rule = Rule(s=0.7)
+    found, expected = gradients(lowrank_linear, o, rule), gradients(plain_linear, wide, rule)
+    assert found["y"].dtype == torch.bfloat16
+    for name in expected:
+        scale = float(expected[name].abs().max())
+        error = float((found[name].double() - expected[name]).abs().max())
+        assert error <= 0.03 * scale, name
+        if name != "y":
+            assert found[name].dtype == getattr(o, name).dtype
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_autocast(parts: str) -> None:
+    o = operands(PARTS[parts], dtype=torch.float32)
+    exact = gradients(plain_linear, o, Rule(s=0.7))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(lowrank_linear, o, Rule(s=0.7, dtype=torch.bfloat16))
+    assert found["y"].dtype == torch.bfloat16
+    for name in exact:
+        scale = float(exact[name].abs().max())
+        assert float((found[name] - exact[name]).abs().max()) <= 0.05 * scale, name
+
+
+def test_a_fresh_pair_changes_no_bit() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        o = operands({*TRAINED, *FROZEN}, dtype=dtype)
+        base = torch.nn.functional.linear(o.x, o.W, o.bias)
+        zero = torch.zeros_like(o.B)  # type: ignore[arg-type]
+        assert torch.equal(lowrank_linear(o._replace(B=zero, A0=None), Rule(s=2.0)), base)
+        mirror = o._replace(A0=o.A, B0=-o.B)  # type: ignore[operator]
+        assert torch.equal(lowrank_linear(mirror, Rule(s=2.0, mirrored=True)), base)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
+def test_every_entry_is_dropped_independently_with_probability_p(p: float) -> None:
+    n = 200_000
+    mask = keep_mask(torch.Size([n]), p, 3, torch.empty(0, dtype=torch.float64))
+    dropped = (mask == 0).double()
+    deviation = (p * (1 - p) / n) ** 0.5
+    assert abs(float(dropped.mean()) - p) < 4 * deviation
+    torch.testing.assert_close(mask[mask != 0], torch.full_like(mask[mask != 0], 1 / (1 - p)))
+    centred = dropped - p
+    for lag in (1, 2, 7, 64):
+        correlation = float((centred[lag:] * centred[:-lag]).mean()) / (p * (1 - p))
+        assert abs(correlation) < 5 / n**0.5, lag
+    for part in (dropped[: n // 10], dropped[-n // 10 :]):  # from the first entry to the last
+        assert abs(float(part.mean()) - p) < 4 * deviation * 10**0.5
+
+
+def test_the_mask_is_a_function_of_the_seed() -> None:
+    places = [dropped_places(1000, 0.1, seed, torch.device("cpu")) for seed in (1, 1, 2)]
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+    x = torch.randn(4, 5, 6)
+    state = torch.get_rng_state()
+    y = drop(x, 0.5, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(y, x * keep_mask(x.shape, 0.5, 1, x))
+
+
+def test_every_seed_is_drawn_from_the_global_state() -> None:
+    torch.manual_seed(0)
+    first = [new_seed(), new_seed()]
+    torch.manual_seed(0)
+    assert [new_seed(), new_seed()] == first
+    assert first[0] != first[1]
