@@ -1,6 +1,7 @@
 """Tokenised rows, metrics in a Trainer, and the same metrics without one, kind by kind."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,9 @@ def test_a_pair_keeps_its_order_and_the_longer_text_is_cut(write, minilm):
         "pad_token_id": 0,
     }
     assert prepared.rows.train[1]["b"] == "it pours"
+    (notice,) = prepared.notices
+    assert re.fullmatch(r"\d rows were cut to fit max_length=9 tokens", notice)
+    assert paired(rows, max_length=64).prepare(minilm).notices == ()
 
 
 PREDICTIONS = [

@@ -58,20 +58,29 @@ class TextTask(Task):
         """
         tokenizer, notices = with_padding(tokenizer)
         limit = token_limit(tokenizer, self.max_length)
+        cut = 0
 
         def encode(split: Sequence[Row]) -> Dataset:
+            nonlocal cut
             texts = [[rows.text(row, column) for row in split] for column in self.input_columns]
             targets = [target(row) for row in split]
-            encoded = tokenizer(*texts, truncation="longest_first", max_length=limit)
+            encoded = tokenizer(*texts, verbose=False)
+            too_long = sum(len(ids) > limit for ids in encoded["input_ids"])
+            if too_long:
+                cut += too_long
+                encoded = tokenizer(*texts, truncation="longest_first", max_length=limit)
             return Dataset.from_dict({**encoded, "labels": targets})
 
+        datasets = splits.map(encode)
+        if cut:
+            notices += (f"{cut} rows were cut to fit max_length={limit} tokens",)
         return {
             "task": self,
             "tokenizer": tokenizer,
             "rows": splits,
             "collator": DataCollatorWithPadding(tokenizer),
             "notices": notices,
-            **splits.map(encode),
+            **datasets,
         }
 
 
