@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import peft
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -118,3 +119,26 @@ def test_the_version_is_in_the_changelog() -> None:
     version = PROJECT["version"]
     assert importlib.metadata.version("rankwright") == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def lines_of_code(file: Path) -> int:
+    """Lines that are neither blank nor only a comment or a docstring."""
+    text = file.read_text("utf-8")
+    strings = (
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
+    documentation = {n for node in strings for n in range(node.lineno, node.end_lineno + 1)}
+    return sum(
+        bool(line.partition("#")[0].strip()) and number not in documentation
+        for number, line in enumerate(text.splitlines(), start=1)
+    )
+
+
+def test_five_methods_are_smaller_than_one_of_peft() -> None:
+    """A method is short because its parts are shared: five chains and starts against PEFT's DoRA."""
+    names = ("cola", "rac_lora", "olora", "pissa", "flat_lora")
+    ours = sum(lines_of_code(ROOT / f"src/rankwright/methods/{name}.py") for name in names)
+    theirs = lines_of_code(Path(peft.__file__).parent / "tuners/lora/dora.py")
+    assert 5 * 10 < ours < theirs
