@@ -137,7 +137,7 @@ def lines_of_code(file: Path) -> int:
 
 
 def test_five_methods_are_smaller_than_one_of_peft() -> None:
-    """A method is short because its parts are shared: five chains and starts against PEFT's DoRA."""
+    """Methods are short because they share their parts: five against PEFT's DoRA alone."""
     names = ("cola", "rac_lora", "olora", "pissa", "flat_lora")
     ours = sum(lines_of_code(ROOT / f"src/rankwright/methods/{name}.py") for name in names)
     theirs = lines_of_code(Path(peft.__file__).parent / "tuners/lora/dora.py")
