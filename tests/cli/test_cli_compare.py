@@ -124,6 +124,13 @@ def test_usage_errors(given: list[str], message: str) -> None:
         parse_compare(given)
 
 
+def test_flags_are_shown_as_in_the_guides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    assert {"--dry-run", "--tuning-share", "--head-learning-rate"} <= {
+        *re.findall(r"--[\w-]+", capsys.readouterr().out)
+    }
+
+
 def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     config, _ = parse_compare(arguments[1:])
     planned = plan(config, "c")

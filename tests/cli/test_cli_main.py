@@ -43,7 +43,7 @@ def test_help_of_train_has_the_options_of_the_method(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "--method.layers_per_round" in shown
     assert "--method NAME" in shown
-    assert "--text_column" in shown
+    assert "--text-column" in shown
 
 
 def test_help_and_version_do_not_wait_for_torch() -> None:

@@ -13,11 +13,11 @@ from types import FrameType
 from typing import Any
 
 import docstring_parser
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from rankwright.cli.live import StudyTable, plan_table
 from rankwright.cli.options import (
+    Parser,
     UsageError,
     as_arguments,
     check_names,
@@ -137,8 +137,8 @@ def _stop_on_signal(processes: Processes) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="rankwright compare",
         usage=USAGE,
         description="Train several methods on the same data with the same budget and seeds, and "

@@ -39,14 +39,15 @@ class UsageError(ValueError):
     """The command line, or the file behind --config, does not parse."""
 
 
-class _Parser(ArgumentParser):
-    """Shows `--method.name` as what a user types, and so for every slot."""
+class Parser(ArgumentParser):
+    """Shows `--method.name` and `--batch_size` as what a user types."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help, its flags as they are in the guides."""
         text = super().format_help(formatter)
         for name in NAMED:
             text = text.replace(f"--{name}.name NAME", f"--{name} NAME     ")
-        return text
+        return re.sub(r"--[a-z]+(_[a-z]+)+(?![\w.])", lambda flag: flag[0].replace("_", "-"), text)
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
@@ -106,7 +107,7 @@ def normalise(argument: str) -> str:
 
 
 def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="rankwright train",
         usage=_USAGE,
         description="Fine-tune a model with a method; leaves a folder with a plain PEFT adapter.",
