@@ -156,6 +156,14 @@ def test_a_trial_whose_machine_died_is_given_to_another(
     assert retried.params["learning_rate"] == orphan.params["learning_rate"]
 
 
+def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=5), "c")
+    pretended = Pretended(float, jobs=4)
+    record = search(planned, pretended).run()
+    assert len(record.trials) == 5
+    assert sorted(pretended.folders) == [f"data--lora--{number}" for number in range(5)]
+
+
 def test_machines_that_share_a_storage_divide_the_trials(
     config_of: ConfigOf, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ that out has cost what a trial costs. The first trial is the method as it would 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 import time
@@ -31,7 +32,7 @@ from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.study.config import RATES, MethodSpec
 from rankwright.study.plan import Plan
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
-from rankwright.study.protocol import OUTCOME, TrialOutcome
+from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
 from rankwright.study.records import TrialRecord, TuningRecord, run_name
 
 HEARTBEAT_SECONDS = 5
@@ -118,20 +119,25 @@ class Search:
         """One trial after the other until there are enough."""
         study = self._study()
         while True:
-            if self.processes.stopping:
-                raise StoppedError
-            optuna.storages.fail_stale_trials(study)
-            trials = study.get_trials(deepcopy=False)
-            at_work = sum(trial.state is TrialState.RUNNING for trial in trials)
-            counted = sum(map(_counts, trials))
-            if counted >= self.plan.config.tune:
-                return
-            if counted + at_work >= self.plan.config.tune:
-                time.sleep(WAIT_SECONDS)  # one of those at work may yet die
-                continue
-            study.optimize(self._objective, n_trials=1, catch=(TrialFailedError,))
+            with contextlib.ExitStack() as turn:
+                # SQLite locks no row: two could take the same trial, or one more than there are.
+                turn.enter_context(locked(self.plan.folder.path / "tuning"))
+                if self.processes.stopping:
+                    raise StoppedError
+                optuna.storages.fail_stale_trials(study)
+                trials = study.get_trials(deepcopy=False)
+                at_work = sum(trial.state is TrialState.RUNNING for trial in trials)
+                counted = sum(map(_counts, trials))
+                if counted >= self.plan.config.tune:
+                    return
+                if counted + at_work < self.plan.config.tune:
+                    objective = functools.partial(self._objective, begun=turn.close)
+                    study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+                    continue
+            time.sleep(WAIT_SECONDS)  # one of those at work may yet die
 
-    def _objective(self, trial: optuna.Trial) -> float:
+    def _objective(self, trial: optuna.Trial, begun: Callable[[], None]) -> float:
+        begun()
         values = {name: _suggest(trial, name, choice) for name, choice in self.space.items()}
         number = RetryHeartbeatStaleTrialCallback.retried_trial_number(_frozen(trial))
         name = run_name(self.task, self.spec.label, trial.number if number is None else number)
