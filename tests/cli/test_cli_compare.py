@@ -84,7 +84,11 @@ def test_a_study_that_is_stopped_says_how_to_go_on(
 
     monkeypatch.setattr(command, "compare", stopped)
     assert main(arguments) == 143
-    assert "stopped; the same command goes on where it was" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.splitlines()[-2:] == [
+        "stopping when every process has saved a checkpoint",
+        "stopped; the same command goes on where it was",
+    ]
 
 
 def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     console = Console(stderr=True)
     with StudyTable(console, config.jobs) as table:
         processes = Processes(config.jobs, table.watch)
-        with _stop_on_signal(processes) as signals:
+        with _stop_on_signal(processes, table.says) as signals:
             try:
                 if only_plan:
                     record = dry_run(config, command, processes, table)
@@ -119,13 +119,14 @@ def _report(folder: StudyFolder) -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(processes: Processes) -> Iterator[list[int]]:
+def _stop_on_signal(processes: Processes, says: Callable[[str], None]) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM let the processes save checkpoints; yields the signals that came."""
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
         came.append(number)
+        says("stopping when every process has saved a checkpoint")
         processes.stop()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
