@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import rankwright
 import rankwright.methods
+import rankwright.training
 from rankwright.core import registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +52,33 @@ def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
     names = [*PROJECT["dependencies"], *(name for extra in extras for name in extra)]
     return [Requirement(name) for name in names]
+
+
+def test_the_package_has_every_method_and_the_trainers() -> None:
+    trainers = ("Trainer", "with_method")
+    assert sorted(rankwright.__all__) == sorted([*rankwright.methods.__all__, *trainers])
+    for name in rankwright.__all__:
+        home = rankwright.training if name in trainers else rankwright.methods
+        assert getattr(rankwright, name) is getattr(home, name)
+    assert {*rankwright.__all__} <= {*dir(rankwright)}
+    with pytest.raises(AttributeError, match="no attribute 'LORA'"):
+        _ = rankwright.LORA  # type: ignore[attr-defined]
+
+
+def test_the_package_and_its_help_import_nothing_installed() -> None:
+    """Torch and transformers take seconds; a start without them takes the interpreter's time."""
+    program = """if True:
+        import sys
+        before = {*sys.modules}
+        import rankwright
+        from rankwright.cli import main
+        assert [main([word]) for word in ("--help", "--version", "nothing")] == [0, 0, 2]
+        new = {name.partition(".")[0] for name in {*sys.modules} - before}
+        print(sorted(new - {*sys.stdlib_module_names}))
+    """
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    assert printed.splitlines()[-1] == "['rankwright']"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

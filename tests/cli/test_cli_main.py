@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import subprocess
-import sys
 
 import pytest
 
@@ -44,14 +42,3 @@ def test_help_of_train_has_the_options_of_the_method(capsys: pytest.CaptureFixtu
     assert "--method.layers_per_round" in shown
     assert "--method NAME" in shown
     assert "--text-column" in shown
-
-
-def test_help_and_version_do_not_wait_for_torch() -> None:
-    script = (
-        "import sys\n"
-        "from rankwright.cli import main\n"
-        "codes = [main([word]) for word in ('--help', '--version', 'nothing')]\n"
-        "assert codes == [0, 0, 2], codes\n"
-        "assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

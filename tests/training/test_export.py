@@ -93,7 +93,8 @@ def test_a_lora_within_the_rank_is_written_bit_for_bit(rank: int | None, tmp_pat
     as_it_is = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert written.keys() == as_it_is.keys()
     assert all(torch.equal(written[key], as_it_is[key]) for key in written)
-    assert (report.rank, report.relative_error, report.logit_difference) == (4, 0.0, 0.0)
+    assert (report.rank, report.relative_error) == (4, 0.0)
+    assert report.logit_difference < 1e-6  # PEFT's forward adds in another order
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["lora", "dora", "rslora"])
