@@ -1,6 +1,8 @@
 """What must hold of XGBLoRA, on a tiny Llama and a tiny BERT."""
 
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.meters import saved_bytes
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
@@ -133,6 +136,21 @@ def test_a_round_trains_a_constant_number_of_parameters():
         over = run.step == STEPS
         assert sum(p.numel() for p in trained) == (0 if over else per_layer)
         assert set(run.optimizer.state) <= set(trained)
+
+
+def test_nothing_is_kept_below_the_lowest_chosen_layer():
+    """Every frozen layer above the chosen one costs the same bytes, every one below it none."""
+    kept, inputs = [], batch(rows_for(tiny_llama(), 2))
+    for chosen in range(3):
+        policy = partial(lambda chosen, draw, round_, groups, count: [groups[chosen]], chosen)
+        method = XGBLoRA(rounds=2, layers_per_round=1, modules_to_save=[])
+        chain = replace(method.slots().procedure, selection=policy)
+        method = LoRA(r=1).with_parts(procedure=chain)
+        run = Loop(method.apply(tiny_llama()), method, total_steps=6)
+        for _ in range(4):  # into the second round, where the layer has a history
+            run.train_step(inputs)
+        kept.append(saved_bytes(run.model, lambda run=run: run.model(**inputs).loss))
+    assert kept[0] - kept[1] == kept[1] - kept[2] > kept[2] / 10
 
 
 def test_the_head_keeps_its_moments():

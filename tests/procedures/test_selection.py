@@ -8,10 +8,12 @@ from rankwright.core.errors import MethodError
 from rankwright.core.run import Run
 from rankwright.procedures.selection import (
     POLICIES,
+    blocks,
     group_of,
     groups,
     number_of_groups,
     round_robin,
+    top_heavy,
     uniform,
 )
 
@@ -88,10 +90,42 @@ def test_every_layer_is_drawn_equally_often():
         assert abs(seen[name] - rounds * share) < 3 * deviation
 
 
+@pytest.mark.parametrize("policy", [round_robin, blocks])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_a_turn_leaves_no_layer_out(count):
+def test_a_turn_leaves_no_layer_out(count, policy):
     turn = -(-len(NAMES) // count)
     for first in range(0, 4 * turn, turn):
-        chosen = [round_robin(seeded(1), first + i, NAMES, count) for i in range(turn)]
+        chosen = [policy(seeded(1), first + i, NAMES, count) for i in range(turn)]
         assert {name for names in chosen for name in names} == set(NAMES)
         assert all(len(set(names)) == count for names in chosen)
+
+
+def test_a_block_is_of_neighbours_and_the_top_is_one():
+    found = {tuple(blocks(seeded(1), t, NAMES, 3)) for t in range(12)}
+    assert found == {(*NAMES[4:],), (*NAMES[1:4],), (*NAMES[:3],)}
+
+
+def test_the_first_draw_of_top_heavy_rises_from_layer_to_layer():
+    rounds = 10_000
+    seen = Counter(top_heavy(seeded(0), t, NAMES, 1)[0] for t in range(rounds))
+    for i, name in enumerate(NAMES, start=1):
+        share = i / 28
+        deviation = (rounds * share * (1 - share)) ** 0.5
+        assert abs(seen[name] - rounds * share) < 3 * deviation
+
+
+def lowest(policy, total, count, rounds=600):
+    """Mean place of the lowest chosen layer, 0 at the bottom."""
+    names = [f"layers.{i}" for i in range(total)]
+    draws = (policy(seeded(0), t, names, count) for t in range(rounds))
+    return sum(min(names.index(name) for name in chosen) for chosen in draws) / rounds
+
+
+def test_how_far_up_the_backward_pass_ends():
+    """Figures of docs/methods/xgblora.md."""
+    assert lowest(uniform, 12, 4) == pytest.approx(13 / 5 - 1, abs=0.2)
+    assert lowest(blocks, 12, 4) == 4
+    assert lowest(top_heavy, 12, 4) == pytest.approx(3.55, abs=0.3)
+    assert lowest(uniform, 32, 11) == pytest.approx(33 / 12 - 1, abs=0.2)
+    assert lowest(blocks, 32, 11) == pytest.approx((21 + 10 + 0) / 3)
+    assert lowest(top_heavy, 32, 11) == pytest.approx(6.33, abs=0.6)

@@ -46,7 +46,8 @@ class XGBLoRA(Method):
         layers_per_round: L_s: a number of layers, a share of them rounded up, or None for all.
             1/3 (ours; the paper's best for a 32-layer model is 11).
         selection: "uniform" (paper): all subsets equally likely; "round_robin" (ours): shuffled
-            turns, no layer is left out for long.
+            turns, no layer is left out for long; "blocks" (ours): turns of neighbouring layers;
+            "top_heavy" (ours): upper layers more often. The last two save memory and time.
         shrinkage: Factor on a booster when it is absorbed; 1 (paper).
         reset_optimizer: Forget moments and step counts of absorbed boosters; True (ours).
         lr_policy: "global": one schedule over all rounds (ours); "restart"; "rewarm".
@@ -76,7 +77,7 @@ class XGBLoRA(Method):
     rounds: int | None = None
     steps_per_round: int | None = None
     layers_per_round: float | int | None = 1 / 3
-    selection: Literal["uniform", "round_robin"] = "uniform"
+    selection: Literal["uniform", "round_robin", "blocks", "top_heavy"] = "uniform"
     shrinkage: float = 1.0
     reset_optimizer: bool = True
     lr_policy: Literal["global", "restart", "rewarm"] = "global"

@@ -54,7 +54,8 @@ class Chain(Procedure):
         layers_per_round: Layers trained in a round: a number (int), a share (float; rounded up),
             None for all. A layer is a numbered block of the network; a module outside any block
             counts as one.
-        selection: How they are drawn: "uniform", "round_robin", or a `Policy`.
+        selection: How they are drawn: "uniform", "round_robin", "blocks", "top_heavy", or a
+            `Policy`.
         shrinkage: Factor on a booster when it is put on the stack; any but 1 moves the function.
         reset_optimizer: Forget moments and step counts of what was absorbed.
         reset_head: Forget those of all other trained parameters too (head, `modules_to_save`).

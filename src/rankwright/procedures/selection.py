@@ -77,7 +77,33 @@ def round_robin(draw: Draw, round_: int, groups: Sequence[str], count: int) -> l
     return [*order, *order][place * count : (place + 1) * count]
 
 
-POLICIES: dict[str, Policy] = {"uniform": uniform, "round_robin": round_robin}
+def blocks(draw: Draw, round_: int, groups: Sequence[str], count: int) -> list[str]:
+    """`count` neighbouring layers: the model cut into blocks from the top, in shuffled turns.
+
+    In ceil(L / count) rounds every layer is trained at least once. The lowest block is filled up
+    with the layers above it. The lowest layer of a round lies higher than in other draws, and below
+    it nothing is kept for the backward pass: L = 12 and count = 4 keep 8 of 12 layers on average.
+    """
+    starts = [max(0, end - count) for end in range(len(groups), 0, -count)]
+    turn, place = divmod(round_, len(starts))
+    order = torch.randperm(len(starts), generator=draw("selection", "turn", turn)).tolist()
+    start = starts[order[place]]
+    return list(groups[start : start + count])
+
+
+def top_heavy(draw: Draw, round_: int, groups: Sequence[str], count: int) -> list[str]:
+    """`count` layers, without replacement; the i-th from below (1..L) has weight i in each draw."""
+    weights = torch.arange(1, len(groups) + 1, dtype=torch.float64)
+    drawn = torch.multinomial(weights, count, generator=draw("selection", round_))
+    return [groups[i] for i in drawn.tolist()]
+
+
+POLICIES: dict[str, Policy] = {
+    "uniform": uniform,
+    "round_robin": round_robin,
+    "blocks": blocks,
+    "top_heavy": top_heavy,
+}
 
 
 def _shuffled(generator: torch.Generator, groups: Sequence[str]) -> list[str]:
