@@ -13,13 +13,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def row(result: dict[str, Any]) -> list[str]:
-    """One run as cells."""
+def row(folder: str, result: dict[str, Any]) -> list[str]:
+    """One run as cells; its folder is named task-method, or task-method-and-more."""
     metric, cost = result["primary_metric"], result["cost"]
     test = result["test"].get(metric)
     return [
         result["task"],
-        result["method"],
+        folder.removeprefix(f"{result['task']}-"),
         metric,
         f"{result['before'][metric]:.4f}",
         f"**{result['after'][metric]:.4f}**",
@@ -35,9 +35,9 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main(folder: str) -> None:
     """Print the table of every finished run in the folder."""
-    found = [json.loads(path.read_text("utf-8")) for path in Path(folder).glob("*/result.json")]
-    found.sort(key=lambda r: (r["task"], r["method"], r["seed"]))
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *(row(result) for result in found)]
+    paths = sorted(Path(folder).glob("*/result.json"))
+    found = [row(path.parent.name, json.loads(path.read_text("utf-8"))) for path in paths]
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *found]
     print("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
 
 

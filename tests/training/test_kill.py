@@ -25,6 +25,8 @@ CASES = {
     "retrain": ("bidora", {}, DRAW.randint(6, 11)),
     # 4 rounds of 3 steps: the middle one of the second, third or fourth
     "round": ("xgblora", {}, 3 * DRAW.randint(1, 3) + 1),
+    # moments of both factors, and the overlap of each with its last value
+    "pairs": ("lora_rite", {}, DRAW.randint(2, 11)),
 }
 
 Start = Callable[[Doom], int]

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The runs behind docs/results/optimizer_runs.md, one command each.
+#   RANKWRIGHT_DATA=/folder/with/rte/stsb/gsm8k STORIES=/folder/of/stories260k docs/results/optimizer_runs.sh [NAME...]
+# STORIES holds a Llama of 260 thousand parameters pretrained on TinyStories; TASKS narrows the
+# tasks. A finished run is left alone, so the script can be started again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+: "${RANKWRIGHT_DATA:?names the folder that holds rte/, stsb/, gsm8k/}" "${STORIES:?names the folder of the Llama}"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+runs=${RUNS:-runs/optimizers}
+RANKWRIGHT=${RANKWRIGHT:-.venv/bin/rankwright}
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=(lora lora_plus rslora lora_fa sora ba_lora lora_pro lora_rite)
+
+declare -A of_task=(
+  [stsb]="--model minilm --max-length 64 --eval-rows 500 --head-learning-rate 1e-2 --steps 160"
+  [rte]="--model minilm --max-length 64 --head-learning-rate 5e-3 --steps 400"
+  [gsm8k]="--model $STORIES --steps 100 --batch-size 8 --eval-rows 100"
+)
+declare -A of_name=(
+  [lora_rite]="--learning-rate 3e-4" # it moves all r directions of W alike
+  [lora_plus]="--learning-rate 5e-4" # B's is 16 times that
+  [rslora]="--method.use_rslora true --learning-rate 5e-4" # s = 5.7 where LoRA has 2
+)
+declare -A of_both=( # xi times steps is 2, the gates' rate 4 xi
+  [stsb-sora]="--method.xi 0.0125 --method.gate_lr 0.05"
+  [rte-sora]="--method.xi 0.005 --method.gate_lr 0.02"
+  [gsm8k-sora]="--method.xi 0.02 --method.gate_lr 0.08"
+)
+
+for task in ${TASKS:-stsb gsm8k rte}; do
+  for name in "${names[@]}"; do
+    output=$runs/$task-$name
+    [ -e "$output/result.json" ] && continue
+    rm -rf "$output"
+    # shellcheck disable=SC2086
+    "$RANKWRIGHT" train --method "${name/rslora/lora}" --method.r 8 --method.lora_alpha 16 \
+      --task "examples/tasks/$task.yaml" --batch-size 16 ${of_task[$task]} --learning-rate 1e-3 \
+      ${of_name[$name]:-} ${of_both[$task-$name]:-} --seed "${SEED:-0}" \
+      --output "$output"
+  done
+done
