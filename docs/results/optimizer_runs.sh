@@ -19,6 +19,7 @@ declare -A of_task=(
 )
 declare -A of_name=(
   [lora_rite]="--learning-rate 3e-4" # it moves all r directions of W alike
+  [ba_lora]="--learning-rate 1e-4" # its factors start at the leading singular vectors
   [lora_plus]="--learning-rate 5e-4" # B's is 16 times that
   [rslora]="--method.use_rslora true --learning-rate 5e-4" # s = 5.7 where LoRA has 2
 )
