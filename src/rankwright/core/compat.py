@@ -23,6 +23,7 @@ PEFT_NAMES = (
     "peft.tuners.lora.layer:MultiheadAttention",
     "peft.tuners.lora.layer:ParamWrapper",
     "peft.tuners.tuners_utils:BaseTunerLayer.frozen_peft_weight_names",
+    "peft.utils.integrations:dequantize_bnb_weight",
     "peft.utils.integrations:dequantize_module_weight",
     "peft.utils.constants:DUMMY_TARGET_MODULES",
     "peft.utils.other:ModulesToSaveWrapper",

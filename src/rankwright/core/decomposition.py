@@ -15,7 +15,7 @@ The second half measures how training moved magnitude and direction (arXiv 2402.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from peft.tuners.lora.layer import (
@@ -27,7 +27,7 @@ from peft.tuners.lora.layer import (
     MultiheadAttention,
     ParamWrapper,
 )
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_weight
 from torch import Tensor, nn
 
 from rankwright.core.linalg import compute_dtype
@@ -108,19 +108,24 @@ def as_weight(module: LoraLayer, rows: Tensor) -> Tensor:
 def base_rows(module: LoraLayer) -> Tensor:
     """The frozen base weight as `W` `(d_out, d_in)`; a quantised one is dequantised first.
 
-    A quantised base goes through PEFT's `dequantize_module_weight`. That path needs bitsandbytes or
-    another backend and has not been run in this package's tests.
-
     Args:
         module: A PEFT LoRA layer.
 
     Returns:
         `(d_out, d_in)`, detached; a view of the stored weight unless that is quantised.
     """
-    base = module.get_base_layer()
-    packed = hasattr(base, "W_q") or type(base.weight) not in (Tensor, nn.Parameter)
-    weight: Tensor = dequantize_module_weight(base) if packed else base.weight
-    return as_rows(module, weight.detach())
+    return as_rows(module, _full_weight(module.get_base_layer()).detach())
+
+
+def _full_weight(base: nn.Module) -> Tensor:
+    if not hasattr(base, "W_q"):  # W_q: HQQ
+        weight = cast(Tensor, base.weight)
+        if type(weight) in (Tensor, nn.Parameter):
+            return weight
+        if type(weight).__name__ == "Int8Params":
+            # on the CPU, PEFT's function for modules makes the layer lose its scales
+            return cast(Tensor, dequantize_bnb_weight(weight, base.state))
+    return cast(Tensor, dequantize_module_weight(base))
 
 
 def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:

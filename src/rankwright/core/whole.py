@@ -62,9 +62,21 @@ class Whole(Method):
         """
 
     def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
-        """See `Method.peft_config`; word embeddings and head stay tied if both are trained."""
+        """See `Method.peft_config`; word embeddings and head stay tied if both are trained.
+
+        Raises:
+            MethodError: A module to train is quantised.
+        """
         config = super().peft_config(model, layer)
         modules = self.modules(model)
+        for name in modules:
+            for parameter in model.get_submodule(name).parameters():
+                if not parameter.is_floating_point():
+                    raise MethodError(
+                        f"{self.name} trains {name}, whose weight is quantised ({parameter.dtype}) "
+                        "and has no gradient; load the model in full precision, or use a method "
+                        "with factors, such as lora"
+                    )
         config.modules_to_save = modules or None
         tied = _tied_words(model)
         config.ensure_weight_tying = bool(tied) and tied <= {*modules}
