@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import optimizers
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
 from benchmarks.published_rite import PublishedRite
 from benchmarks.report import plot, tables
 from benchmarks.turns import figures, take_turns
-from benchmarks.variants import all_variants, floor, full
+from benchmarks.variants import all_variants, floor, full, layers
 from models import batch, rows_for, tiny_bert, tiny_llama
 
 
@@ -74,6 +75,51 @@ def test_the_floor_gives_no_parameter_a_gradient() -> None:
     trained = full(base)
     trained(**inputs).loss.backward()
     assert all(p.grad is not None for p in trained.parameters())
+
+
+def quarter_llama() -> LlamaForCausalLM:
+    """The benchmark's Llama, a quarter as wide: the same ratios for a quarter of r."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=2048,
+            hidden_size=128,
+            intermediate_size=344,
+            num_hidden_layers=8,
+            num_attention_heads=2,
+            use_cache=False,
+        )
+    )
+
+
+def test_bytes_kept_beside_the_floor_s() -> None:
+    """Figures of docs/results/benchmark.md: exact, the same on every machine."""
+    base = quarter_llama()
+    ids = torch.arange(512).view(2, 256)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+    def kept(model: nn.Module) -> int:
+        return saved_bytes(model, lambda: model(**inputs).loss)
+
+    least = kept(floor(base))
+    found = {
+        variant.name: kept(variant.build(base)) / least
+        for variant in (*layers(2, 0.0), *layers(2, 0.05), *layers(16, 0.0))
+    }
+    expected = {
+        "LoRA r=2, PEFT": 1.29,
+        "LoRA r=2": 1.29,
+        "DoRA r=2, PEFT": 2.57,
+        "DoRA r=2": 1.54,
+        "LoRA r=2, dropout 0.05, PEFT": 2.05,
+        "LoRA r=2, dropout 0.05": 1.29,
+        "DoRA r=2, dropout 0.05, PEFT": 3.33,
+        "DoRA r=2, dropout 0.05": 1.54,
+        "LoRA r=16, PEFT": 1.34,
+        "LoRA r=16": 1.34,
+        "DoRA r=16, PEFT": 2.62,
+        "DoRA r=16": 1.58,
+    }
+    assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_peak_is_of_the_call() -> None:
