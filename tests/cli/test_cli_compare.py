@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+import made_up
 from rankwright.cli import compare as command
 from rankwright.cli import main
 from rankwright.cli.compare import parse_compare
@@ -157,3 +159,22 @@ def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     table.watch(folder, None)
     console.print(table._draw())
     assert "trial of" not in console.export_text()
+
+
+def test_the_time_left_is_that_of_the_steps_left(tmp_path: Path) -> None:
+    folder = made_up.study(
+        tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0, 1), rows=9, trials=0,
+        unfinished=[("rte", "lora", 1)],
+    )  # fmt: skip
+    table = StudyTable(Console(file=io.StringIO()), jobs=1)
+    table.planned(SimpleNamespace(folder=folder, record=folder.study))
+    (lora,) = [record for record in folder.records() if record.label == "lora"]
+    run = folder.run("rte--lora--1")
+    Request(
+        purpose="run", study="s", task="rte", label="lora", reported_split="validation",
+        data_sha256={}, held_text=None, keep_adapter=True,
+    ).save(run / REQUEST)  # fmt: skip
+    for step in (0, 100):
+        table.watch(run, Progress(step=step, steps=400, phase="train", seconds=1e6))
+        left = (1 - step / 400) * lora.cost.total_seconds
+        assert table._left() == f", about {left:.0f} s left"

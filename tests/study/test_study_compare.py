@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
+from rankwright.study.processes import Exit
+from rankwright.study.protocol import OUTCOME
+from rankwright.study.records import Measurement
 from rankwright.tasks import METRICS, TaskError
 from studies import Heard, InProcess, carried_out
 
@@ -171,11 +175,22 @@ def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) 
 
 
 def test_a_budget_in_seconds_is_measured_once_and_kept(config_of: Study) -> None:
-    config = config_of(methods="lora", budget="0.2-seconds")
-    folder, processes = carried_out(config)
+    class Steady(InProcess):
+        """On a machine on which a pass takes 50 ms."""
+
+        def run(self, folder: Path) -> Exit:
+            end = super().run(folder)
+            if self.done[-1][0] == "measure":
+                measured = Measurement.load(folder / OUTCOME)
+                assert measured.seconds_per_pass > 0
+                dataclasses.replace(measured, seconds_per_pass=0.05).save(folder / OUTCOME)
+            return end
+
+    config, processes = config_of(methods="lora", budget="0.2-seconds"), Steady()
+    folder = compare(config, "c", processes, Heard())
     assert [purpose for purpose, _ in processes.done] == ["measure", "run"]
     (measured,), (run,) = folder.study.measurements, folder.study.runs
-    assert run.steps == int(0.2 / measured.seconds_per_pass)
+    assert (measured.seconds_per_pass, run.steps) == (0.05, 4)
     _, processes = carried_out(config)
     assert processes.done == []
 

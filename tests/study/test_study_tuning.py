@@ -90,6 +90,20 @@ def test_tuned_runs_are_those_of_the_best_trial(config_of: ConfigOf) -> None:
     assert again.done == []
 
 
+def test_a_task_is_tuned_and_run_before_the_next(config_of: ConfigOf, rows_file: Path) -> None:
+    files = {"data": str(rows_file), "text_column": "sentence", "label_column": "topic"}
+    tasks = [{"label": name, "validation_share": 0.3, **files} for name in ("one", "two")]
+    config = config_of(methods="lora", tune=1, task=tasks, budget="2-passes")
+    folder, processes = carried_out(config)
+    assert processes.done == [
+        ("trial", "one--lora--0"), ("run", "one--lora--0"),
+        ("trial", "two--lora--0"), ("run", "two--lora--0"),
+    ]  # fmt: skip
+    for record in folder.records():
+        best = next(t.best for t in folder.tunings() if t.task == record.task)
+        assert record.options["learning_rate"] == best["learning_rate"]
+
+
 def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=1, seeds=[4, 7]), "c")
     seen = {}

@@ -164,12 +164,18 @@ class StudyTable(Observer):
             return ""
         average = statistics.mean(s for several in speeds.values() for s in several)
         missing = [r for r in self._plan.record.runs if r.name not in self._records]
+        done = {
+            folder.name: progress.step / max(progress.steps, 1)
+            for folder, (request, progress) in self._at_work.items()
+            if request.purpose == "run"
+        }
         seconds = sum(
-            run.passes * statistics.mean(speeds.get((run.task, run.label), [average]))
+            (1 - done.get(run.name, 0.0))
+            * run.passes
+            * statistics.mean(speeds.get((run.task, run.label), [average]))
             for run in missing
         )
-        begun = sum(progress.seconds for _, progress in self._at_work.values())
-        return f", about {_clock(max(0.0, seconds - begun) / self._jobs)} left" if missing else ""
+        return f", about {_clock(seconds / self._jobs)} left" if missing else ""
 
 
 def _clock(seconds: float) -> str:

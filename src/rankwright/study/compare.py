@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from rankwright.study.tuning import Search, open_storage, quiet_optuna
 ASIDE_SECONDS = 1.0
 """How long to wait before a run that another machine works on is looked at again."""
 
-Specs = Mapping[tuple[str, str], MethodSpec]
+Specs = dict[tuple[str, str], MethodSpec]
 """(task, label) -> the method as it is run."""
 
 
@@ -73,11 +72,16 @@ def compare(
     study = _continued(plan(config, command))
     if config.parsed_budget.unit == "seconds":
         study = _measured(study, processes, observer)
-    with quiet_optuna():
-        specs = _specs(study, processes, observer)
+    specs = _untuned(study)
     study = _saved(study, specs)
     observer.planned(study)
-    _Runs(study, specs, processes, observer).carry_out()
+    for task in config.parsed_tasks:  # tuned and run one by one: the first results come early
+        if config.tune:
+            with quiet_optuna():
+                specs |= _tuned(study, task.label, processes, observer)
+            study = _saved(study, specs)
+            observer.planned(study)
+        _Runs(study, task.label, specs, processes, observer).carry_out()
     return StudyFolder(study.folder.path)
 
 
@@ -117,7 +121,7 @@ def _saved(study: Plan, specs: Specs) -> Plan:
     return study
 
 
-def _untuned(study: Plan) -> dict[tuple[str, str], MethodSpec]:
+def _untuned(study: Plan) -> Specs:
     return {
         (task.label, method.label): method
         for task in study.config.parsed_tasks
@@ -145,25 +149,19 @@ def _measured(study: Plan, processes: Processes, observer: Observer) -> Plan:
     return dataclasses.replace(study, record=record)
 
 
-def _specs(study: Plan, processes: Processes, observer: Observer) -> Specs:
-    """Every method as it is run, after tuning where that was asked for."""
-    specs = _untuned(study)
-    if not study.config.tune:
-        return specs
-    study = _saved(study, specs)
-    observer.planned(study)
+def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
+    """The methods on a task after tuning; what is tuned already is not tuned again."""
+    trials, found = study.config.tune, {}
     storage = open_storage(study.config.storage, study.folder.storage)
-    for task, label in specs:
-        file = study.folder.tuning(task, label)
+    for method in study.config.parsed_methods:
+        file = study.folder.tuning(task, method.label)
         if file.exists():
             record = TuningRecord.load(file)
         else:
-            observer.says(f"tuning {label} on {task}: {study.config.tune} trials")
-            record = Search(
-                study, task, specs[task, label], storage, processes, observer.says
-            ).run()
-        specs[task, label] = specs[task, label].with_values(record.best)
-    return specs
+            observer.says(f"tuning {method.label} on {task}: {trials} trials")
+            record = Search(study, task, method, storage, processes, observer.says).run()
+        found[task, method.label] = method.with_values(record.best)
+    return found
 
 
 def _well(folder: Path, end: Exit) -> None:
@@ -184,16 +182,18 @@ def _well(folder: Path, end: Exit) -> None:
 
 @dataclass
 class _Runs:
-    """The runs of a plan, dealt out to threads that each watch one process.
+    """The runs of a task, dealt out to threads that each watch one process.
 
     Attributes:
         study: The plan.
+        task: Label of the task.
         specs: The methods as they are run.
         processes: What carries them out.
         observer: Hears how it gets on.
     """
 
     study: Plan
+    task: str
     specs: Specs
     processes: Processes
     observer: Observer
@@ -206,7 +206,8 @@ class _Runs:
         Raises:
             StoppedError: The study was asked to stop.
         """
-        self._waiting.extend(run for run in self.study.record.runs if not self._done(run))
+        runs = (run for run in self.study.record.runs if run.task == self.task)
+        self._waiting.extend(run for run in runs if not self._done(run))
         with ThreadPoolExecutor(self.processes.jobs) as pool:
             for thread in [pool.submit(self._deal) for _ in range(self.processes.jobs)]:
                 thread.result()
