@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from method_table import BATCH, METHODS, STEPS, TABLE, method_named
 from models import VOCABULARY, same_bits, tiny_llama
+from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.run import adapted_layers
 from rankwright.training import with_method
@@ -101,6 +102,20 @@ def test_supervised_fine_tuning(
         method_named(name), tokenizer, tmp_path, resume=str(tmp_path / "checkpoint-3")
     )
     assert same_bits(adapter(again.model), adapter(trainer.model))
+
+
+@pytest.mark.parametrize("name", ["olora", "xgblora", "sora"])
+def test_an_adapter_that_cannot_be_copied_needs_a_reference(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    method = method_named(name)
+    with pytest.raises(MethodError, match="pass the base model as ref_model"):
+        with_method(DPOTrainer)(
+            method.apply(base(tokenizer)),
+            args=DPOConfig(**settings(tmp_path)),
+            processing_class=tokenizer,
+            method=method,
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)

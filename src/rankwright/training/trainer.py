@@ -7,13 +7,16 @@ that know phases, and checkpoints that are whole or do not count.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -22,7 +25,7 @@ from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
-from rankwright.core.run import clipping
+from rankwright.core.run import adapted_layers, clipping
 from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
@@ -69,6 +72,7 @@ class MethodMixin(_Base):
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_reference(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         _check_engine(self.args, method)
         if self.model_init is not None:
@@ -436,6 +440,24 @@ def describe(method: Method) -> dict[str, Any]:
 def _named(value: Any) -> str:
     """A function by its name: its `repr` is another one in every process."""
     return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any) -> None:
+    """Refuse to let a preference trainer copy an adapter that PEFT did not make."""
+    signature = inspect.signature(init)
+    given = signature.bind_partial(*args, **kwargs).arguments
+    model = given.get("model")
+    copied = "ref_model" in signature.parameters and given.get("ref_model") is None
+    if not copied or not isinstance(model, PeftModel):
+        return
+    for name, layer in adapted_layers(model).items():
+        kind = type(layer.lora_A[model.active_adapter])
+        if kind is not nn.Linear:
+            raise MethodError(
+                "ref_model is None, so the trainer would copy the adapter as its reference, and "
+                f"{name} has a {kind.__name__} it cannot copy; pass the base model as ref_model: "
+                "the model without its adapter, loaded once more"
+            )
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
