@@ -146,7 +146,7 @@ def test_sigterm_saves_and_the_hint_goes_on_to_the_same_bits(
     train: Train, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = ["--method", "bidora", "--method.upper_betas", "[0.9, 0.98]", "--steps", "20"]
-    command = [sys.executable, "-m", "rankwright.cli", "train", *options, *method]
+    command = [sys.executable, "-m", "rankwright", "train", *options, *method]
     lines = []
     with subprocess.Popen(
         [*command, "--output", "stopped run"],
@@ -231,7 +231,7 @@ def test_two_processes_train_one_run(options: list[str], tmp_path: Path) -> None
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [
-            *(*torchrun, "-m", "rankwright.cli", "train", *options),
+            *(*torchrun, "-m", "rankwright", "train", *options),
             *("--method", "lora", "--steps", "2", "--output", str(tmp_path / "run")),
         ],
         capture_output=True,

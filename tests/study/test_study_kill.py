@@ -23,7 +23,7 @@ def command(config: StudyConfig) -> list[str]:
     """The command line of the study, in a process of its own."""
     options = {**config.options, **LONG, "model": config.model, "output": config.output}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-W", "ignore", "-m", "rankwright.cli", "compare", *arguments]
+    return [sys.executable, "-W", "ignore", "-m", "rankwright", "compare", *arguments]
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

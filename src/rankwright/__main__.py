@@ -1,4 +1,4 @@
-"""`python -m rankwright.cli`."""
+"""`python -m rankwright` is `rankwright`."""
 
 import sys
 
