@@ -158,6 +158,9 @@ FACTORED = [name for name in METHODS if not issubclass(available()[name], Whole)
 
 BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama": tiny_llama}
 
+OF_EVERY_SORT = ["lora", "bidora", "xgblora", "sora"]
+"""Without phases, with two, with many, and with one whose end changes the ranks."""
+
 IN_TURN = list(zip(METHODS, itertools.cycle(BUILDS)))
 """Every method on one of the models: for what is costly, and the engine's doing."""
 

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from method_table import BUILDS, FACTORED, METHODS, STEPS, TABLE, method_named
+from method_table import BUILDS, FACTORED, IN_TURN, METHODS, STEPS, TABLE, method_named
 from models import same_bits
 from rankwright.core.registry import available
 from trainers import adapter, base_model, build_trainer, logits, probe
@@ -184,8 +184,7 @@ def test_resumed_at_any_step_is_never_stopped(
 # 6. Same seed, same bits -------------------------------------------------------------------------
 
 
-@every_model
-@every_method
+@pytest.mark.parametrize(("name", "kind"), IN_TURN)
 def test_the_same_seed_gives_the_same_bits(past: Any, name: str, kind: str, tmp_path: Path) -> None:
     """Also without saving and without anybody looking."""
     again = build_trainer(method_named(name), kind, tmp_path)

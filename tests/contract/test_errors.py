@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from method_table import FACTORED, METHODS, STEPS, TABLE, method_named
+from method_table import FACTORED, METHODS, OF_EVERY_SORT, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
@@ -236,7 +236,7 @@ class Poison(TrainerCallback):
 
 
 @pytest.mark.parametrize("what", ["the loss", "the norm of the gradient"])
-@every_method
+@pytest.mark.parametrize("name", OF_EVERY_SORT)
 def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_path: Path) -> None:
     poison = Poison(what)
     poison.trainer = build_trainer(

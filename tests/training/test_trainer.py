@@ -11,7 +11,7 @@ import transformers
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from method_table import BATCH, IN_TURN, METHODS, ROWS, STEPS, TABLE, method_named
+from method_table import BATCH, IN_TURN, METHODS, OF_EVERY_SORT, ROWS, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import FORWARD
@@ -23,8 +23,7 @@ from trainers import adapter, arguments, base_model, build_trainer, logits
 
 every_method = pytest.mark.parametrize("name", METHODS)
 in_turn = pytest.mark.parametrize(("name", "kind"), IN_TURN)
-of_every_sort = pytest.mark.parametrize("name", ["lora", "bidora", "xgblora", "sora"])
-"""Without phases, with two, with many, and with one whose end changes the ranks."""
+of_every_sort = pytest.mark.parametrize("name", OF_EVERY_SORT)
 
 OF_BATCHES = "ba_lora"
 """Its penalty is of all rows of a batch together, not a sum over them."""
@@ -191,7 +190,7 @@ def evaluated(name: str, folder: Path, **changes: Any) -> Any:
     return trainer
 
 
-@every_method
+@of_every_sort
 def test_the_best_model_is_there_at_the_end(name: str, tmp_path: Path) -> None:
     """For a chain the best one has other ranks than the last."""
     trainer = evaluated(name, tmp_path)
@@ -326,7 +325,7 @@ class TheirTrainer(transformers.Trainer):
         return (2 * loss[0], loss[1]) if isinstance(loss, tuple) else 2 * loss
 
 
-@every_method
+@pytest.mark.parametrize("name", [*OF_EVERY_SORT, OF_BATCHES])
 def test_any_trainer_takes_a_method(name: str, tmp_path: Path) -> None:
     cls = with_method(TheirTrainer)
     assert (cls.__name__, issubclass(cls, TheirTrainer)) == ("TheirTrainerWithMethod", True)
