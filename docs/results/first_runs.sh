@@ -23,6 +23,8 @@ declare -A of_task=(
 declare -A of_method=(
   [bidora]="--method.unroll_steps 4"
   [xgblora]="--method.r 1 --method.lora_alpha 2 --learning-rate 2e-3"
+  [olora]="--method.lora_alpha 8 --learning-rate 5e-4"
+  [pissa]="--method.lora_alpha 8 --learning-rate 5e-4"
 )
 short_search="--method.search_fraction 0.3"
 warm="--method.search_fraction 0.2 --method.retrain_from warm"
@@ -34,6 +36,9 @@ declare -A of_both=( # later options win
   [e2e-xgblora]="--method.rounds 16" [rte-xgblora]="--method.rounds 8 $all_layers"
   [cola-xgblora]="--method.rounds 4 $all_layers --learning-rate 1e-3 --steps 1200"
 )
+for method in cola rac_lora olora pissa flat_lora; do # of the second table: half of the steps
+  of_both[e2e-$method]="--steps 150" of_both[rte-$method]="--steps 200"
+done
 
 for task in ${TASKS:-stsb wnut17 e2e cola rte}; do
   for method in "${methods[@]}"; do
