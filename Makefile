@@ -28,14 +28,15 @@ help:
 .venv: $(INSTALLED)
 
 # torch goes first and by its exact version: a range would fetch gigabytes of CUDA libraries.
+# Nothing is compiled ahead: Python compiles what is imported, when it is.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(NEWER)' || { \
 	  echo "rankwright needs Python 3.11 or newer, and neither python3.11 nor python3 is one;" >&2; \
 	  echo "install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "installing into .venv (about 2 GB, once) ..."
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@$(PIP) install torch==2.13.0
-	@$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	@$(PIP) install --no-compile torch==2.13.0
+	@$(PIP) install --no-compile -c constraints.txt -e '.[dev,demo]'
 	@touch $@
 
 demo: .venv
