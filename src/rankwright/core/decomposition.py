@@ -30,7 +30,7 @@ from peft.tuners.lora.layer import (
 from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_weight
 from torch import Tensor, nn
 
-from rankwright.core.linalg import compute_dtype
+from rankwright.core.linalg import compute_dtype, nonzero
 
 CONV_LAYERS = (Conv1d, Conv2d, Conv3d)
 
@@ -220,7 +220,7 @@ def effective_weight(module: LoraLayer, adapter_name: str) -> Tensor:
     if m is None:
         return as_weight(module, V)
     n = _row_norm(V)
-    return as_weight(module, (m.to(dtype) / torch.where(n > 0, n, 1.0))[:, None] * V)
+    return as_weight(module, (m.to(dtype) / nonzero(n))[:, None] * V)
 
 
 def _adapter(module: LoraLayer, adapter_name: str) -> tuple[LowRankFactors, Tensor | None]:

@@ -18,6 +18,7 @@ from rankwright.core.decomposition import (
     low_rank_factors,
 )
 from rankwright.core.errors import MethodError
+from rankwright.core.linalg import nonzero
 
 
 def check_adapted(module: LoraLayer, adapter_name: str) -> None:
@@ -96,7 +97,7 @@ def weight_change(module: LoraLayer, adapter_name: str) -> Tensor:
         return update
     W = base_rows(module).double()
     n = torch.linalg.vector_norm(W + update, dim=1)
-    g = m.double() / torch.where(n > 0, n, 1.0)
+    g = m.double() / nonzero(n)
     return (g - 1)[:, None] * W + g[:, None] * update
 
 

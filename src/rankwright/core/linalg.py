@@ -136,6 +136,11 @@ def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) ->
     return cast(Tensor, _RowNorm.apply(norm.n, norm.V_A, W.detach(), A, B, s))  # type: ignore[no-untyped-call]
 
 
+def nonzero(n: Tensor) -> Tensor:
+    """`n` with 1 for 0: a zero row stays zero whatever it is divided by."""
+    return torch.where(n > 0, n, 1.0)
+
+
 def row_gram(W: Tensor) -> Tensor:
     """Products of all pairs of rows, `W W^T`.
 
@@ -321,7 +326,7 @@ class _RowNorm(Function):
                 again = factored_row_norm(W, A, B, s, row_norm_sq(W))
             found = iter(torch.autograd.grad(again, wanted, grad, create_graph=True))
             return None, None, None, *(next(found) if need else None for need in needs), None
-        q = torch.where(n > 0, grad / torch.where(n > 0, n, 1.0), 0.0)
+        q = torch.where(n > 0, grad / nonzero(n), 0.0)
         wide_A, wide_B = A.to(n.dtype), B.to(n.dtype)
         dA = dB = None
         if needs[0]:

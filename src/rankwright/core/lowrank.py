@@ -30,6 +30,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from rankwright.core.linalg import nonzero
+
 Grads = tuple[Tensor | None, ...]
 
 
@@ -118,11 +120,6 @@ def plain_linear(operands: Operands, rule: Rule) -> Tensor:
         g = m / nonzero(n)
         u = u * g if bias is None else (u - bias) * g + bias
     return u.to(y.dtype)
-
-
-def nonzero(n: Tensor) -> Tensor:
-    """`n` with 1 for 0: a zero row stays zero whatever it is divided by."""
-    return torch.where(n > 0, n, 1.0)
 
 
 # Dropout -----------------------------------------------------------------------------------------

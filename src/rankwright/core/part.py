@@ -10,10 +10,11 @@ say, is declared with `repr=False`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from rankwright.core.forward import Forward
-    from rankwright.core.method import Slots
+    from rankwright.core.method import Method, Slots
     from rankwright.core.run import MicroBatch, Run
 
 Multiplier = Callable[[int], float]
@@ -34,6 +35,18 @@ Shape = Callable[[int], Multiplier]
 
 class Part:
     """What fills a slot."""
+
+    @classmethod
+    def from_fields(cls, method: Method, **others: Any) -> Self:
+        """A part that takes its fields from those of the same name in `method`.
+
+        Args:
+            method: The method; a field that it does not have keeps its default.
+            others: Fields that are not the method's.
+        """
+        names = {field.name for field in dataclasses.fields(cls)} - set(others)  # type: ignore[arg-type]
+        given = {name: getattr(method, name) for name in names if hasattr(method, name)}
+        return cls(**given, **others)
 
     def layer(self) -> Layer | None:
         """The layer it works on, brought along where a method has the plain one; None: any."""

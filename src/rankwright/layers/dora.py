@@ -37,8 +37,7 @@ from rankwright.core.decomposition import (
     weight_version,
 )
 from rankwright.core.fused import fuse
-from rankwright.core.linalg import RowNorm, attach_row_norm, row_norm
-from rankwright.core.lowrank import nonzero
+from rankwright.core.linalg import RowNorm, attach_row_norm, nonzero, row_norm
 from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]

@@ -15,7 +15,6 @@ from the same model with the adapter off: the base weights are as they were load
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -90,9 +89,8 @@ class BALoRA(Method):
 
     def slots(self) -> Slots:
         """PiSSA's start, and the terms of the loss."""
-        fields = (field.name for field in dataclasses.fields(Outputs))
         return Slots(
             init=Pissa(self.niter, self.svd_seed),
-            penalty=Outputs(**{name: getattr(self, name) for name in fields}),
+            penalty=Outputs.from_fields(self),
             export=Export("LoRA adapter of rank 2 r"),
         )

@@ -16,7 +16,6 @@ effect E on W is closest to dL/dW. From there, at step t of a pair (arXiv 2407.1
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from rankwright.core.catalogue import part
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.method import Method, check_field
+from rankwright.core.method import check_field
 from rankwright.core.part import OptimizerPart
 from rankwright.core.run import Run
 from rankwright.optimizers.base import PairBatch, PairOptimizer
@@ -82,11 +81,6 @@ class LoraPro(OptimizerPart):
     moments: Format = "float32"
     moments_on_host: bool = False
     as_published: bool = False
-
-    @classmethod
-    def from_fields(cls, method: Method) -> LoraPro:
-        """A part that takes its fields from those of the same name in `method`."""
-        return cls(**{field.name: getattr(method, field.name) for field in dataclasses.fields(cls)})
 
     def __post_init__(self) -> None:
         """Check the fields.

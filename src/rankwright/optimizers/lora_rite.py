@@ -25,7 +25,6 @@ the host.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ from torch import Tensor
 
 from rankwright.core.catalogue import part
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.method import Method, check_field
+from rankwright.core.method import check_field
 from rankwright.core.part import OptimizerPart
 from rankwright.core.run import Run
 from rankwright.optimizers.base import PairBatch, PairOptimizer
@@ -89,11 +88,6 @@ class LoraRite(OptimizerPart):
             check_field(self, name, getattr(self, name) >= 0, "a number above 0, or 0 for none")
         share = self.rcond is None or 0 <= self.rcond < 1
         check_field(self, "rcond", share, "None or a number in [0, 1)")
-
-    @classmethod
-    def from_fields(cls, method: Method) -> LoraRite:
-        """A part that takes its fields from those of the same name in `method`."""
-        return cls(**{field.name: getattr(method, field.name) for field in dataclasses.fields(cls)})
 
     def build(self, run: Run, groups: list[dict[str, Any]]) -> LoraRiteOptimizer:
         """See `OptimizerPart.build`."""

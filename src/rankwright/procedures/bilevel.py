@@ -9,7 +9,6 @@ The form is that of "BiDoRA", arXiv 2410.09758; nothing here knows what V and m 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import re
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, check_field
+from rankwright.core.method import check_field
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.dora import Dora
@@ -85,12 +84,6 @@ class Bilevel(Procedure):
     search_fraction: float = 0.5
     retrain_from: RetrainFrom = "snapshot"
     retrain_lr_ratio: float = 1.0
-
-    @classmethod
-    def from_fields(cls, method: Method) -> Bilevel:
-        """A `Bilevel` that takes its fields from those of the same name in `method`."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls(**{name: getattr(method, name) for name in names if hasattr(method, name)})
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -12,7 +12,6 @@ module name). One of the two factors can be left as it was drawn (:mod:`.frozen`
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, check_field
+from rankwright.core.method import check_field
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.stacked import Side, StackedLoRA
@@ -100,18 +99,6 @@ class Chain(Procedure):
     round_basis: Basis | None = field(default=None, repr=False)
     least_rank: float = 0.0
     default_rounds: int = 32
-
-    @classmethod
-    def from_fields(cls, method: Method, **others: Any) -> Chain:
-        """A `Chain` that takes its fields from those of the same name in `method`.
-
-        Args:
-            method: The method.
-            others: Fields that are not the method's.
-        """
-        names = {field.name for field in dataclasses.fields(cls)} - set(others)
-        given = {name: getattr(method, name) for name in names if hasattr(method, name)}
-        return cls(**given, **others)
 
     def __post_init__(self) -> None:
         share = self.layers_per_round

@@ -10,7 +10,6 @@ opens it again; only after the last step is a closed rank dropped for good.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, check_field
+from rankwright.core.method import check_field
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.proximal import THRESHOLDS, Threshold
 from rankwright.core.run import Run, adapted_layers
@@ -64,11 +63,6 @@ class Sparsify(Procedure):
     scale_with_lr: bool = False
     gate_lr: float | None = None
     prune: bool = True
-
-    @classmethod
-    def from_fields(cls, method: Method) -> Sparsify:
-        """A `Sparsify` that takes its fields from those of the same name in `method`."""
-        return cls(**{field.name: getattr(method, field.name) for field in dataclasses.fields(cls)})
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -462,7 +462,8 @@ def _check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:
     """Refuse, before any time is spent, what optimizer, penalty and procedure cannot run under."""
-    optimizer, penalty = method.made_of().optimizer, method.made_of().penalty
+    slots = method.made_of()
+    optimizer, penalty = slots.optimizer, slots.penalty
     divided = args.deepspeed or args.fsdp or args.n_gpu > 1
     if penalty is not None and penalty.reads_outputs() and divided:
         raise MethodError(
