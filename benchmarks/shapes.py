@@ -70,15 +70,15 @@ def _minilm() -> PreTrainedModel:
     )
 
 
-def _llama() -> PreTrainedModel:
-    """A small Llama, 33.7 M parameters."""
+def llama(parts: int = 1) -> LlamaForCausalLM:
+    """A small Llama, 33.7 M parameters; or as many parts narrower, its vocabulary as well."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=8192,
-            hidden_size=512,
-            intermediate_size=1376,
+            vocab_size=8192 // parts,
+            hidden_size=512 // parts,
+            intermediate_size=1376 // parts,
             num_hidden_layers=8,
-            num_attention_heads=8,
+            num_attention_heads=8 // parts,
             use_cache=False,
         )
     )
@@ -99,6 +99,6 @@ def _roberta() -> PreTrainedModel:
 
 SHAPES = {
     "minilm": Shape("MiniLM, 4 x 128 tokens", _minilm, 4, 128),
-    "llama": Shape("Llama-like, hidden 512, 8 layers, 2 x 256 tokens", _llama, 2, 256),
+    "llama": Shape("Llama-like, hidden 512, 8 layers, 2 x 256 tokens", llama, 2, 256),
     "roberta": Shape("roberta-base-sized, 2 x 128 tokens", _roberta, 2, 128),
 }

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import optimizers
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
 from benchmarks.published_rite import PublishedRite
 from benchmarks.report import plot, tables
+from benchmarks.shapes import llama
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full, layers
 from models import batch, rows_for, tiny_bert, tiny_llama
@@ -77,23 +77,9 @@ def test_the_floor_gives_no_parameter_a_gradient() -> None:
     assert all(p.grad is not None for p in trained.parameters())
 
 
-def quarter_llama() -> LlamaForCausalLM:
-    """The benchmark's Llama, a quarter as wide: the same ratios for a quarter of r."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=2048,
-            hidden_size=128,
-            intermediate_size=344,
-            num_hidden_layers=8,
-            num_attention_heads=2,
-            use_cache=False,
-        )
-    )
-
-
 def test_bytes_kept_beside_the_floor_s() -> None:
     """Figures of docs/results/benchmark.md: exact, the same on every machine."""
-    base = quarter_llama()
+    base = llama(parts=4)  # the same ratios for a quarter of r
     ids = torch.arange(512).view(2, 256)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
