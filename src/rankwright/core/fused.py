@@ -17,7 +17,9 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
+from rankwright.core.blocks import prepare
 from rankwright.core.lowrank import Operands, Rule, lowrank_linear, new_seed
+from rankwright.core.origins import origin_of
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
@@ -68,7 +70,7 @@ class FusedLinear(Linear):
         if not (_plain or args or kwargs or torch.compiler.is_compiling()):
             call = self._fused_call(x)
             if call is not None:
-                return lowrank_linear(*call)
+                return lowrank_linear(*call, origin_of(x))
         return cast(Tensor, super().forward(x, *args, **kwargs))
 
     def _fused_call(self, x: Tensor) -> tuple[Operands, Rule] | None:
@@ -114,9 +116,9 @@ class FusedLinear(Linear):
 
 
 def fuse(model: nn.Module) -> None:
-    """Let every PEFT LoRA layer over a linear layer compute as `FusedLinear`.
+    """Let every LoRA layer over a linear layer compute as `FusedLinear`, and prepare its blocks.
 
-    The function, the parameters and their names stay the same.
+    The function, the parameters and their names stay the same; see `rankwright.core.blocks`.
 
     Args:
         model: A model with LoRA layers; changed in place.
@@ -124,6 +126,7 @@ def fuse(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = FusedLinear
+    prepare(model)
 
 
 @contextmanager

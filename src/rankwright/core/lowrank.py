@@ -8,8 +8,9 @@ the same as six operations of its own. Here
 
 - both products are added into the base layer's output, and into the gradient of x, as they are
   multiplied; the scaling is folded in; A and A_0, B and B_0 are multiplied as one;
-- kept for the backward are x (only where A is trained) and the r numbers a token between the
-  factors (only where B is): not the dropped input, and no second output. The gradient of a
+- kept for the backward are x, or what x was computed from, if that is known (only where A is
+  trained), and the r numbers a token between the factors (only where B is): not the dropped input,
+  and no second output. The gradient of a
   magnitude follows from the output, `dL/dm = sum dL/dy (y - b) / m`, which the next operation
   often keeps anyway;
 - dropout is drawn from a seed, once more in the backward;
@@ -31,6 +32,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from rankwright.core.linalg import nonzero
+from rankwright.core.origins import Origin
 
 Grads = tuple[Tensor | None, ...]
 
@@ -83,17 +85,18 @@ class Rule:
     dtype: torch.dtype | None = None
 
 
-def lowrank_linear(operands: Operands, rule: Rule) -> Tensor:
+def lowrank_linear(operands: Operands, rule: Rule, origin: Origin | None = None) -> Tensor:
     """The layer's output.
 
     Args:
         operands: See `Operands`.
         rule: See `Rule`.
+        origin: Of x; it is then computed again in the backward and not kept.
 
     Returns:
         (..., out), in the dtype that the base layer would give.
     """
-    return cast(Tensor, _LowRankLinear.apply(rule, *operands))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _LowRankLinear.apply(rule, origin, *operands))  # type: ignore[no-untyped-call]
 
 
 def plain_linear(operands: Operands, rule: Rule) -> Tensor:
@@ -183,30 +186,32 @@ def keep_mask(shape: torch.Size, p: float, seed: int, like: Tensor) -> Tensor:
 
 class _LowRankLinear(Function):
     @staticmethod
-    def forward(ctx: Any, rule: Rule, *tensors: Any) -> Tensor:
+    def forward(ctx: Any, rule: Rule, origin: Origin | None, *tensors: Any) -> Tensor:
         o = Operands(*tensors)
         with torch.autocast(o.x.device.type, enabled=False):
             base = _base_output(o, rule)
             u, h = _add_products(o, rule, base)
             y = (u if o.m is None else _scale_rows(o, u)).to(base.dtype)
-        ctx.rule, ctx.shape = rule, o.x.shape
+        ctx.rule, ctx.origin, ctx.shape = rule, origin, o.x.shape
         trained = Operands(*(t is not None and t.requires_grad for t in o))  # type: ignore[arg-type]
         ctx.save_for_backward(
-            o.x if trained.A else None,
             *o[1:],
             h if trained.B else None,
             y if trained.m or trained.n else None,
+            *(() if not trained.A else (o.x,) if origin is None else origin.inputs),
         )
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, h, y = ctx.saved_tensors
-        o, rule, needs = Operands(*tensors), ctx.rule, Operands(*ctx.needs_input_grad[1:])
+        W, bias, A, B, A0, B0, m, n, h, y, *of_x = ctx.saved_tensors
+        x = _input_again(ctx.origin, of_x)
+        o, rule = Operands(x, W, bias, A, B, A0, B0, m, n), ctx.rule
+        needs = Operands(*ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():
-            if tensors[0] is None and h is None and y is None:  # linear in x: any x will do
+            if x is None and h is None and y is None:  # linear in x: any x will do
                 o = o._replace(x=grad.new_zeros(ctx.shape, requires_grad=True))
-            return None, *_plain_grads(o, rule, needs, grad)
+            return None, None, *_plain_grads(o, rule, needs, grad)
         grads: dict[str, Tensor] = {}
         with torch.autocast(grad.device.type, enabled=False):
             dy = grad.reshape(-1, grad.shape[-1])
@@ -223,7 +228,14 @@ class _LowRankLinear(Function):
                     dx = _add_input_grad(dx, pair, gh, rule)
             if dx is not None:
                 grads["x"] = dx.view(ctx.shape)
-        return None, *(grads.get(name) for name in Operands._fields)
+        return None, None, *(grads.get(name) for name in Operands._fields)
+
+
+def _input_again(origin: Origin | None, kept: list[Tensor]) -> Any:
+    """The input as it was kept, or computed from what was kept; None where A is frozen."""
+    if not kept:
+        return None
+    return kept[0] if origin is None else origin.again(kept)
 
 
 class _Pair(NamedTuple):

@@ -1,0 +1,63 @@
+"""Where a tensor comes from, so that it can be computed again where it would have to be kept.
+
+An adapted layer needs its input once more in the backward. What a norm or an activation gave is a
+cheap function of tensors that the graph keeps anyway: such an origin is noted beside the tensor,
+for as long as the tensor lives, and the layer keeps the origin instead (`lowrank_linear`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A tensor as a pure function of others.
+
+    Attributes:
+        compute: Gives the tensor; deterministic, the same bits every time.
+        inputs: What it is called with; kept by the graph, so to be such tensors as it keeps anyway.
+        autocast: What autocast computed in; None without autocast.
+    """
+
+    compute: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    autocast: torch.dtype | None = None
+
+    def again(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The tensor; differentiable where gradients are on.
+
+        Args:
+            inputs: `self.inputs`, as the graph gave them back.
+        """
+        device = inputs[0].device.type
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            return self.compute(*inputs)
+
+
+_noted = cast(MutableMapping[Tensor, tuple[Origin, int]], WeakTensorKeyDictionary())
+
+
+def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    """Say that `tensor` is `compute(*inputs)`; inside the autocast that it was computed under.
+
+    Args:
+        tensor: What was computed.
+        compute: See `Origin`.
+        inputs: See `Origin`.
+    """
+    kind = tensor.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    _noted[tensor] = (Origin(compute, tuple(inputs), autocast), tensor._version)
+
+
+def origin_of(tensor: Tensor) -> Origin | None:
+    """What was noted of this very tensor; None if nothing was, or it was written to since."""
+    noted = _noted.get(tensor)
+    return noted[0] if noted is not None and noted[1] == tensor._version else None
