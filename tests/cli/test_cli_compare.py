@@ -41,7 +41,7 @@ def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_study_ends_with_verdicts_and_a_report(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 0
+    assert main([*arguments, "--storage", "postgresql://me:hush@host/studies"]) == 0
     said = capsys.readouterr()
     assert re.search(r"data: full − lora = .*", said.out)
     assert "4/4 data--full--1: accuracy" in said.err
@@ -51,6 +51,8 @@ def test_a_study_ends_with_verdicts_and_a_report(
     page = (study.path / "report.html").read_text("utf-8")
     assert "lora" in page
     assert (study.path / "report.md").exists()
+    assert study.study.command.endswith("--storage 'postgresql://me:***@host/studies'")
+    assert not [f for f in study.path.rglob("*") if f.is_file() and b"hush" in f.read_bytes()]
 
 
 def test_a_dry_run_shows_the_plan(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -15,21 +18,27 @@ from optuna.trial import TrialState
 
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf
-from rankwright.study import tuning
+from rankwright.study import storage
 from rankwright.study.config import StudyConfig
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import OUTCOME, TrialOutcome
 from rankwright.study.records import TuningRecord
-from rankwright.study.tuning import Search, SeededSampler, open_storage, quiet_optuna
+from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
+from rankwright.study.tuning import Search, SeededSampler
 from studies import InProcess, carried_out
 
 ConfigOf = Callable[..., StudyConfig]
+DATABASE = "RANKWRIGHT_TEST_DATABASE"
+
+
+OPENED = contextlib.ExitStack()
+"""What `search` has opened in a test."""
 
 
 @pytest.fixture(autouse=True)
 def _quiet_optuna() -> Any:
-    with quiet_optuna():
+    with quiet_optuna(), OPENED:
         yield
 
 
@@ -60,9 +69,9 @@ class Pretended(Processes):
 
 
 def search(planned: Plan, processes: Processes, url: str | None = None) -> Search:
-    storage = open_storage(url, planned.folder.storage)
+    kept = OPENED.enter_context(storage_of_trials(url, planned.folder.storage))
     spec = planned.config.parsed_methods[0]
-    return Search(planned, planned.record.tasks[0].task, spec, storage, processes)
+    return Search(planned, planned.record.tasks[0].task, spec, kept, processes)
 
 
 def test_tuned_runs_are_those_of_the_best_trial(config_of: ConfigOf) -> None:
@@ -151,8 +160,8 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
 def test_a_trial_whose_machine_died_is_given_to_another(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "HEARTBEAT_SECONDS", 1)
-    monkeypatch.setattr(tuning, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
     planned = plan(config_of(methods="lora", tune=2), "c")
     first = search(planned, Pretended(float))
     study = first._study()
@@ -170,6 +179,65 @@ def test_a_trial_whose_machine_died_is_given_to_another(
     assert retried.params["learning_rate"] == orphan.params["learning_rate"]
 
 
+def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=2), "c")
+
+    def out_of_reach(call: int) -> float:
+        if call == 1:  # as `fail_stale_trials` on another machine
+            (running,) = study.get_trials(states=[TrialState.RUNNING])
+            study._storage.set_trial_state_values(running._trial_id, TrialState.FAIL)
+            RetryHeartbeatStaleTrialCallback()(study, running)
+        return call
+
+    asleep = search(planned, Pretended(out_of_reach))
+    study = asleep._study()
+    record = asleep.run()
+    assert [trial.value for trial in record.trials] == [2, 3]
+    assert [trial.number for trial in record.trials] == [1, 2]
+
+
+def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> None:
+    """Two machines made three trials of two; the third is done first, and is left out."""
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    found = search(planned, Pretended(float))
+    study = found._study()
+    study.enqueue_trial(found.untuned)
+    study.enqueue_trial(found.untuned)
+    for state in (TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE):
+        template = optuna.trial.create_trial(
+            state=state, value=1.0 if state is TrialState.COMPLETE else None
+        )
+        study.add_trial(template)
+    assert [trial.number for trial in found._trials(study)] == [0, 1]
+    record = found.run()
+    assert [trial.number for trial in record.trials] == [0, 1]
+
+
+def test_another_study_of_the_same_name_is_refused(config_of: ConfigOf, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float), url).run()
+    elsewhere = str(tmp_path / "elsewhere" / "study")
+    other = plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
+    with pytest.raises(MethodError, match=r"budget = '8-passes', this command '9-passes'"):
+        search(other, Pretended(float), url).run()
+
+
+def test_a_storage_that_is_lost_is_one_message(
+    config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(config_of(methods="lora", tune=1), "c")
+
+    def gone(*_args: object, **_named: object) -> None:
+        raise optuna.exceptions.StorageInternalError("sent back") from OSError("server closed")
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", gone)
+    with (
+        pytest.raises(MethodError, match=r"was lost \(server closed\); .* same command goes on"),
+        storage_of_trials(None, planned.folder.storage) as kept,
+    ):
+        Search(planned, "data", planned.config.parsed_methods[0], kept, Pretended(float)).run()
+
+
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=5), "c")
     pretended = Pretended(float, jobs=4)
@@ -178,16 +246,29 @@ def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> Non
     assert sorted(pretended.folders) == [f"data--lora--{number}" for number in range(5)]
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a storage that machines share, without trials."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    url = os.environ.get(DATABASE)
+    if url is None:
+        pytest.skip(f"{DATABASE} names no PostgreSQL database, such as postgresql://me@host/tests")
+    with storage_of_trials(url, tmp_path) as kept:
+        for known in kept.get_all_studies():
+            kept.delete_study(known._study_id)
+    return url
+
+
 def test_machines_that_share_a_storage_divide_the_trials(
-    config_of: ConfigOf, tmp_path: Path
+    config_of: ConfigOf, tmp_path: Path, shared: str
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
     pretended = [Pretended(lambda call: call / 10) for _ in range(2)]
     records: list[TuningRecord] = []
 
     def machine(number: int) -> None:
         config = config_of(methods="lora", tune=6, output=str(tmp_path / str(number) / "study"))
-        records.append(search(plan(config, "c"), pretended[number], url).run())
+        records.append(search(plan(config, "c"), pretended[number], shared).run())
 
     threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -231,7 +312,31 @@ def test_all_trials_failing_says_so(config_of: ConfigOf) -> None:
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="storage = 'nosuch://': cannot be opened"):
-        open_storage("nosuch://", tmp_path / "x.db")
+        OPENED.enter_context(storage_of_trials("nosuch://", tmp_path / "x.db"))
+
+
+def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MethodError, match=r"pip install 'psycopg\[binary\]'") as raised:
+        OPENED.enter_context(storage_of_trials("postgresql://me:hush@host/s", tmp_path / "x.db"))
+    assert "postgresql://me:***@host/s" in str(raised.value)
+    assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://host/db", "postgresql://host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql+psycopg2://me:hush@host:5432/db", "postgresql+psycopg2://me:***@host:5432/db"),
+        ("--storage=mysql://me:hu/s@h@host/db", "--storage=mysql://me:***@host/db"),
+        ("postgresql:///db?user=me&password=hush&host=h", "postgresql:///db?user=me&password=***&host=h"),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+        ("hf://datasets/a/b@main/c:d.csv", "hf://datasets/a/b@main/c:d.csv"),
+    ],
+)  # fmt: skip
+def test_passwords_are_hidden(given: str, shown: str) -> None:
+    assert without_password(given) == shown
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from rankwright.study.figures import figures
 from rankwright.study.processes import Processes, StoppedError
 from rankwright.study.records import StudyFolder
 from rankwright.study.report import write_html, write_markdown
+from rankwright.study.storage import without_password
 
 USAGE = (
     "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
@@ -83,7 +84,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         say: Takes a line for the user.
     """
     config, only_plan = parse_compare(arguments)
-    command = shlex.join(["rankwright", "compare", *arguments])
+    command = shlex.join(["rankwright", "compare", *map(without_password, arguments)])
     console = Console(stderr=True)
     with StudyTable(console, config.jobs) as table:
         processes = Processes(config.jobs, table.watch)

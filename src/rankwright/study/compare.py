@@ -24,7 +24,8 @@ from rankwright.study.records import (
     StudyRecord,
     TuningRecord,
 )
-from rankwright.study.tuning import Search, open_storage, quiet_optuna
+from rankwright.study.storage import quiet_optuna, storage_of_trials
+from rankwright.study.tuning import Search
 
 ASIDE_SECONDS = 1.0
 """How long to wait before a run that another machine works on is looked at again."""
@@ -56,7 +57,7 @@ def compare(
 
     Args:
         config: What to compare.
-        command: The command line that repeats it.
+        command: The command line that repeats it, without a password: it is kept.
         processes: What carries runs out.
         observer: Hears how it gets on.
 
@@ -152,15 +153,15 @@ def _measured(study: Plan, processes: Processes, observer: Observer) -> Plan:
 def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
     """The methods on a task after tuning; what is tuned already is not tuned again."""
     trials, found = study.config.tune, {}
-    storage = open_storage(study.config.storage, study.folder.storage)
-    for method in study.config.parsed_methods:
-        file = study.folder.tuning(task, method.label)
-        if file.exists():
-            record = TuningRecord.load(file)
-        else:
-            observer.says(f"tuning {method.label} on {task}: {trials} trials")
-            record = Search(study, task, method, storage, processes, observer.says).run()
-        found[task, method.label] = method.with_values(record.best)
+    with storage_of_trials(study.config.storage, study.folder.storage) as storage:
+        for method in study.config.parsed_methods:
+            file = study.folder.tuning(task, method.label)
+            if file.exists():
+                record = TuningRecord.load(file)
+            else:
+                observer.says(f"tuning {method.label} on {task}: {trials} trials")
+                record = Search(study, task, method, storage, processes, observer.says).run()
+            found[task, method.label] = method.with_values(record.best)
     return found
 
 

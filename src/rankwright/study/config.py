@@ -41,8 +41,8 @@ class StudyConfig:
         tune: Trials of every method on every task before its runs; 0 for none.
         tuning_share: Where a task has no test rows its validation rows are reported; then trials
             are scored on this share of the training rows.
-        storage: Optuna storage URL of the trials; None for a file in the study's folder. Machines
-            that share one divide the trials.
+        storage: Optuna storage URL of the trials, such as postgresql://me@host/database; None for
+            a file in the study's folder. Machines that share one divide the trials.
         baseline: Label of the method that the others are compared with; None for the first.
         jobs: Processes at a time.
         output: Folder of the study; None for studies/<tasks>.

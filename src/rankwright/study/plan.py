@@ -203,22 +203,27 @@ def check_continues(old: StudyRecord, new: StudyRecord) -> None:
         MethodError: Something that results depend on has changed.
     """
     for name in ("model", "budget", "trials"):
-        _same(name, getattr(old, name), getattr(new, name))
+        check_same(name, getattr(old, name), getattr(new, name))
     for task in new.tasks:
         for before in (t for t in old.tasks if t.task == task.task):
-            _same(f"task {task.task}", asdict(before), asdict(task))
+            check_same(f"task {task.task}", asdict(before), asdict(task))
     for method in new.methods:
         for present in (m for m in old.methods if m.label == method.label):
-            _same(f"method {method.label}", asdict(present), asdict(method))
+            check_same(f"method {method.label}", asdict(present), asdict(method))
 
 
-def _same(what: str, old: Any, new: Any) -> None:
+def check_same(what: str, old: Any, new: Any) -> None:
+    """Refuse to go on where two values differ as JSON; of mappings, the first that does is named.
+
+    Raises:
+        MethodError: They differ.
+    """
     old, new = (json.loads(json.dumps(value)) for value in (old, new))
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            _same(f"{what}: {key}", old.get(key), new.get(key))
+            check_same(f"{what}: {key}", old.get(key), new.get(key))
     raise MethodError(
         f"the study that is there has {what} = {old!r}, this command {new!r}; go on with the same, "
         "or choose another output folder"

@@ -2,43 +2,39 @@
 
 Trials are kept in an Optuna storage. Whoever opens the same storage takes part: the next trial goes
 to whoever asks, until there are enough. A trial whose process died is started again, and one whose
-machine died is given to another after `GRACE_SECONDS`; a trial that diverged counts, since finding
-that out has cost what a trial costs. The first trial is the method as it would run untuned.
+machine died is given to another; a trial that diverged counts, since finding that out has cost what
+a trial costs. The first trial is the method as it would run untuned.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError
 
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.study.config import RATES, MethodSpec
-from rankwright.study.plan import Plan
+from rankwright.study.plan import Plan, check_same
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
 from rankwright.study.records import TrialRecord, TuningRecord, run_name
 
-HEARTBEAT_SECONDS = 5
-GRACE_SECONDS = 30
 WAIT_SECONDS = 1.0
-OPEN_ATTEMPTS = 5
+DESCRIPTION = "rankwright"
+"""Name of what an Optuna study keeps of what its trials depend on."""
 CAUSAL = ("causal_lm", "multiple_choice")
 """Kinds of tasks whose models have no new head."""
 
@@ -94,9 +90,10 @@ class Search:
 
         Raises:
             StoppedError: The study was asked to stop.
-            MethodError: No trial gave a value.
+            MethodError: No trial gave a value, or the storage holds trials of another study.
         """
         study = self._study()
+        self._check_same(study)
         study.enqueue_trial(self.untuned, skip_if_exists=True)
         with ThreadPoolExecutor(self.processes.jobs) as pool:
             for done in [pool.submit(self._take_part) for _ in range(self.processes.jobs)]:
@@ -115,6 +112,21 @@ class Search:
             load_if_exists=True,
         )
 
+    def _check_same(self, study: optuna.Study) -> None:
+        """Refuse trials of a study that has the same name and is another one."""
+        plan, record = self.plan, self.plan.record
+        present = {
+            "model": record.model,
+            "budget": record.budget,
+            "trials": record.trials,
+            "task": asdict(plan.task_record(self.task)),
+            "method": asdict(next(m for m in record.methods if m.label == self.spec.label)),
+        }
+        if DESCRIPTION not in study.user_attrs:
+            study.set_user_attr(DESCRIPTION, present)
+        for name, value in study.user_attrs[DESCRIPTION].items():
+            check_same(name, value, present[name])
+
     def _take_part(self) -> None:
         """One trial after the other until there are enough."""
         study = self._study()
@@ -125,19 +137,42 @@ class Search:
                 if self.processes.stopping:
                     raise StoppedError
                 optuna.storages.fail_stale_trials(study)
-                trials = study.get_trials(deepcopy=False)
-                at_work = sum(trial.state is TrialState.RUNNING for trial in trials)
-                counted = sum(map(_counts, trials))
-                if counted >= self.plan.config.tune:
+                trials = self._trials(study)
+                if len(trials) == self.plan.config.tune and all(map(_counts, trials)):
                     return
-                if counted + at_work < self.plan.config.tune:
-                    objective = functools.partial(self._objective, begun=turn.close)
-                    study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+                if len(trials) < self.plan.config.tune or any(map(_waits, trials)):
+                    self._one(study, turn.close)
                     continue
             time.sleep(WAIT_SECONDS)  # one of those at work may yet die
 
-    def _objective(self, trial: optuna.Trial, begun: Callable[[], None]) -> float:
-        begun()
+    def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
+        """The first of those that count, are at work or wait, no more than the method gets.
+
+        Machines that ask at the same time may make more; which ones are left out is the same to
+        all of them.
+        """
+        alive = (TrialState.RUNNING, TrialState.WAITING)
+        trials = study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state in alive or _counts(t)][: self.plan.config.tune]
+
+    def _one(self, study: optuna.Study, begun: Callable[[], None]) -> None:
+        """One trial; dropped if another machine took it over while this one was out of reach."""
+        taken: list[bool] = []
+
+        def objective(trial: optuna.Trial) -> float:
+            begun()
+            try:
+                return self._objective(trial)
+            finally:
+                taken.append(_frozen(trial).state is not TrialState.RUNNING)
+
+        try:
+            study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+        except (ValueError, UpdateFinishedTrialError):  # Optuna's of a trial that is over
+            if not any(taken):
+                raise
+
+    def _objective(self, trial: optuna.Trial) -> float:
         values = {name: _suggest(trial, name, choice) for name, choice in self.space.items()}
         number = RetryHeartbeatStaleTrialCallback.retried_trial_number(_frozen(trial))
         name = run_name(self.task, self.spec.label, trial.number if number is None else number)
@@ -173,8 +208,7 @@ class Search:
 
     def _record(self, study: optuna.Study) -> TuningRecord:
         known = self.plan.task_record(self.task)
-        counted = [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-        trials = counted[: self.plan.config.tune]  # a race between machines may have made more
+        trials = self._trials(study)
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
         if not complete:
             raise MethodError(
@@ -236,56 +270,13 @@ class SeededSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-@contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's log of every trial, and without its saying that heartbeats are new."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(verbosity)
-
-
-def open_storage(url: str | None, file: Path) -> RDBStorage:
-    """The storage of the trials.
-
-    Args:
-        url: An SQLAlchemy URL; None for an SQLite file.
-        file: That file.
-
-    Raises:
-        MethodError: The storage cannot be opened.
-    """
-    if url is None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    address = url or f"sqlite:///{file}"
-    options = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}
-
-    def opened() -> RDBStorage:
-        return RDBStorage(
-            address,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-
-    try:
-        for _ in range(OPEN_ATTEMPTS - 1):
-            with contextlib.suppress(DBAPIError):  # another machine may just be making the tables
-                return opened()
-            time.sleep(WAIT_SECONDS)
-        return opened()
-    except Exception as error:  # sqlalchemy's, the driver's, or a driver that is not installed
-        raise MethodError(f"storage = {address!r}: cannot be opened ({error})") from error
-
-
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those a method gets: not if its machine died or was stopped."""
     return trial.state is TrialState.COMPLETE or "error" in trial.user_attrs
+
+
+def _waits(trial: FrozenTrial) -> bool:
+    return trial.state is TrialState.WAITING
 
 
 def _suggest(trial: optuna.Trial, name: str, choice: LogRange | OneOf) -> Any:

@@ -1,0 +1,112 @@
+"""Where trials are kept: a file, or a database that several machines share."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from rankwright.core.errors import MethodError
+
+HEARTBEAT_SECONDS = 5
+GRACE_SECONDS = 30
+OPEN_ATTEMPTS = 5
+WAIT_SECONDS = 1.0
+WHEELS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+"""What to install for a driver, where it is not called as its module is."""
+
+
+@contextlib.contextmanager
+def storage_of_trials(url: str | None, file: Path) -> Iterator[RDBStorage]:
+    """The storage of the trials, closed at the end.
+
+    Args:
+        url: An SQLAlchemy URL; None for an SQLite file.
+        file: That file.
+
+    Raises:
+        MethodError: The storage cannot be opened, or it was lost on the way.
+    """
+    if url is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    address = url or f"sqlite:///{file}"
+    storage = _opened(address)
+    try:
+        yield storage
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise MethodError(
+            f"storage = {without_password(address)!r} was lost ({_in_short(error)}); when it is "
+            "there again, the same command goes on"
+        ) from error
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _opened(address: str) -> RDBStorage:
+    in_file = address.startswith("sqlite")
+    # A connection that the server or a firewall has closed meanwhile is made anew.
+    options = {"connect_args": {"timeout": 60}} if in_file else {"pool_pre_ping": True}
+
+    def opened() -> RDBStorage:
+        return RDBStorage(
+            address,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+
+    try:
+        for _ in range(OPEN_ATTEMPTS - 1):
+            with contextlib.suppress(DBAPIError):  # another machine may just be making the tables
+                return opened()
+            time.sleep(WAIT_SECONDS)
+        return opened()
+    except ImportError as error:  # Optuna's, of the driver's
+        driver = getattr(error.__cause__, "name", None) or "the database's driver"
+        raise MethodError(
+            f"storage = {without_password(address)!r}: {driver} is not installed; pip install "
+            f"'{WHEELS.get(driver, driver)}'"
+        ) from error
+    except Exception as error:  # sqlalchemy's or the driver's
+        raise MethodError(
+            f"storage = {without_password(address)!r}: cannot be opened ({_in_short(error)}); "
+            "expected an SQLAlchemy URL such as postgresql://user@host/database, of a database "
+            "that this machine reaches"
+        ) from error
+
+
+def without_password(text: str) -> str:
+    """A URL, or any other argument, with *** for the password that it may hold."""
+    text = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text, flags=re.DOTALL)
+    return re.sub(r"([?&](?:password|passwd|sslpassword)=)[^&]*", r"\1***", text)
+
+
+def _in_short(error: BaseException) -> str:
+    """What the driver says, on one line, without SQLAlchemy's statement and links."""
+    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    said = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return without_password(" ".join(str(said).split()))
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's log of every trial, and without its saying that heartbeats are new."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(verbosity)
