@@ -21,7 +21,7 @@ TOTAL_STEPS = 100_000  # far more than are made: a run that stays in its first p
 
 BIDORA = {
     "bidora, no Gram penalty": BiDoRA(gram_weight=0.0),
-    "bidora, Gram on 128 rows": BiDoRA(gram_rows=128),
+    "bidora, whole Gram penalty (published)": BiDoRA(gram_rows=None, gram_modules=None),
     "bidora, first order": BiDoRA(hypergradient="first_order"),
     "bidora, central difference": BiDoRA(hypergradient="fd_central"),
     "bidora, betty (published)": BiDoRA(hypergradient="betty"),

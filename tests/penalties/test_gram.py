@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rankwright.core.decomposition import base_rows, low_rank_factors
-from rankwright.core.linalg import BaseGram, base_gram
+from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
 from rankwright.penalties import Gram
+from rankwright.penalties.gram import cosines_sq
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "wide": lambda: nn.Linear(7, 5),
@@ -121,7 +122,14 @@ def test_zero_row_has_no_direction(form: Any) -> None:
 
 
 def test_a_single_row_costs_nothing() -> None:
-    assert Gram(weight=1.0)(run_over(nn.Linear(6, 1))).item() == 0
+    value = Gram(weight=1.0)(run_over(nn.Linear(6, 1)))
+    assert value is not None
+    assert value.item() == 0
+
+
+def test_weight_0_computes_nothing() -> None:
+    nothing: Any = SimpleNamespace()
+    assert Gram(weight=0.0)(nothing) is None
 
 
 def test_no_gradient_to_magnitude_or_weight() -> None:
@@ -145,6 +153,39 @@ def test_subset_of_rows_is_seeded_and_unbiased() -> None:
     assert sum(values) / len(values) == pytest.approx(exact, rel=0.05)
     everything = Gram(weight=1.0, rows=9)(run)
     torch.testing.assert_close(everything, Gram(weight=1.0)(run), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("base", [torch.float64, torch.bfloat16])
+def test_few_rows_from_the_weight_itself_are_the_factored_ones(base: torch.dtype) -> None:
+    torch.manual_seed(0)
+    W = torch.randn(9, 7).to(base)
+    W[4] = 0
+    A, B = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 7), (9, 2)))
+    B[4] = 0
+    A.requires_grad_()
+    B.requires_grad_()
+    direct = cosines_sq(W, A, B, 1.5)
+    expected = factored_cosines_sq(W, A, B, 1.5, base_gram(W.double()))
+    torch.testing.assert_close(direct, expected, rtol=1e-12, atol=0)
+    for grad, wanted in zip(
+        torch.autograd.grad(direct, (A, B)), torch.autograd.grad(expected, (A, B)), strict=True
+    ):
+        torch.testing.assert_close(grad, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_draw_of_modules_has_the_mean_of_all() -> None:
+    run, part = run_over(nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(4, 8)), Gram(1.0, modules=1)
+    found = {}
+    for run.step in range(40):
+        value: Any = part(run)
+        found[value.item()] = torch.autograd.grad(value, factors(run), materialize_grads=True)
+    assert len(found) == 3  # one of three, and each of them sooner or later
+    exact: Any = Gram(1.0)(run)
+    assert sum(found) / 3 == pytest.approx(exact.item(), rel=1e-12)
+    for *drawn, expected in zip(
+        *found.values(), torch.autograd.grad(exact, factors(run)), strict=True
+    ):
+        torch.testing.assert_close(sum(drawn) / 3, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_base_gram_is_computed_once_and_follows_the_weight(
@@ -173,6 +214,7 @@ def test_base_gram_is_computed_once_and_follows_the_weight(
         ({"weight": -1.0}, "weight=-1.0: expected 0 or more"),
         ({"form": "cubed"}, "form='cubed': expected one of"),
         ({"rows": 1}, "rows=1: expected at least 2"),
+        ({"modules": 0}, "modules=0: expected at least 1"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:

@@ -36,7 +36,7 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
         model="minilm", task="stdlib-docs", output=output, seed=seed,
         learning_rate=2e-3, head_learning_rate=3e-2, steps=280, batch_size=16, max_length=32,
     )  # fmt: skip
-    method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm", gram_rows=128)
+    method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
     console.print("which standard-library package is this docstring from?")
     folder, result = train(
         config, method, callback=lambda trainer: RichProgress(trainer.run, console)

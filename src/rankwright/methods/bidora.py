@@ -53,8 +53,9 @@ class BiDoRA(Method):
         upper_betas: Adam's betas of m; None for those of V (published: 0.9 and 0.98 for both).
         gram_weight: gamma (published: 1e-5); 0 for no penalty.
         gram_form: "norm" (published) or "squared".
-        gram_rows: Output rows drawn for R in each module and step; None for all, which keeps
-            out x out numbers a layer.
+        gram_rows: Output rows of a module drawn for R in each step (ours, for the price of a step);
+            None for all (published), which keeps 2 out^2 numbers a module.
+        gram_modules: Modules drawn for R in each step (ours); None for all (published).
         norm_grad: "full" (published) or "detached", the latter with "exact" and "first_order" only.
         fd_radius: R0; None for 0.01, 0.1 in half precision (published: 0.01).
         xi: Length of the unrolled step; None for the present learning rate of V.
@@ -85,7 +86,8 @@ class BiDoRA(Method):
     upper_betas: tuple[float, float] | None = None
     gram_weight: float = 1e-5
     gram_form: GramForm = "norm"
-    gram_rows: int | None = None
+    gram_rows: int | None = 128
+    gram_modules: int | None = 4
     fd_radius: float | None = None
     xi: float | None = None
     retrain: bool = True
@@ -104,7 +106,8 @@ class BiDoRA(Method):
         for name, holds, expected in (
             ("gram_weight", self.gram_weight >= 0, "a number of at least 0"),
             ("gram_form", self.gram_form in get_args(GramForm), "norm or squared"),
-            ("gram_rows", self.gram_rows is None or self.gram_rows >= 2, "at least 2, or None"),
+            ("gram_rows", _none_or(self.gram_rows, 2), "at least 2, or None"),
+            ("gram_modules", _none_or(self.gram_modules, 1), "at least 1, or None"),
             ("norm_grad", self.norm_grad in get_args(NormGrad), "full or detached"),
         ):
             check_field(self, name, holds, expected)
@@ -114,7 +117,11 @@ class BiDoRA(Method):
         """DoRA's layer with its full gradient, the Gram penalty, and bilevel training."""
         return Slots(
             layer=Dora(self.norm_grad),
-            penalty=Gram(self.gram_weight, self.gram_form, self.gram_rows),
+            penalty=Gram(self.gram_weight, self.gram_form, self.gram_rows, self.gram_modules),
             procedure=Bilevel.from_fields(self),
             export=Export("DoRA adapter of rank r"),
         )
+
+
+def _none_or(value: int | None, least: int) -> bool:
+    return value is None or value >= least

@@ -2,8 +2,10 @@
 
 `R = mean over modules of |D D^T - I|_F`, where `D` is `V = W + s B A` with unit rows (arXiv
 2410.09758). The diagonal of `D D^T` is 1, so `R` is the norm of the cosines between different rows.
-`factored_cosines_sq` computes it from `W W^T`, cached, and rank-r products: `d_out^2 r` operations
-and no `d_out x d_out` temporary, instead of `d_out^2 d_in`.
+All of it is a large part of a step, so a step draws some modules and some of their rows by default:
+that estimates the same mean. For all rows, `factored_cosines_sq` takes `W W^T`, cached, and rank-r
+products: `d_out^2 r` operations and no `d_out x d_out` temporary, instead of `d_out^2 d_in`. For
+drawn rows, which are few, `V` itself is the shorter way.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from rankwright.core.decomposition import (
     low_rank_factors,
     weight_version,
 )
-from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
+from rankwright.core.linalg import (
+    BaseGram,
+    base_gram,
+    compute_dtype,
+    factored_cosines_sq,
+    nonzero,
+)
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:
@@ -46,13 +54,17 @@ class Gram(Penalty):
         weight: Factor of the penalty (the published code uses 1e-5 throughout).
         form: `"norm"` for the Frobenius norm (published code), `"squared"` for its square.
         rows: Number of output rows drawn anew for each module and step, at least 2; None for all.
-            The sum over pairs of rows is scaled up to all pairs. All rows need `2 d_out^2` numbers
-            a module, cached, twice the weight itself; a subset needs `rows * d_in`, transient.
+            The sum over pairs of rows is scaled up to all pairs, without bias; the root of it, in
+            the form "norm", has a bias that is small of second order. All rows need `2 d_out^2`
+            numbers a module, cached, twice the weight itself; a subset `rows * d_in`, transient.
+        modules: Number of modules drawn anew for each step, at least 1; None for all. The mean over
+            them estimates the mean over all without bias, its gradient too.
     """
 
     weight: float = 1e-5
     form: GramForm = "norm"
-    rows: int | None = None
+    rows: int | None = 128
+    modules: int | None = 4
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -61,41 +73,74 @@ class Gram(Penalty):
             raise ValueError(f"Gram.form={self.form!r}: expected one of {get_args(GramForm)}")
         if self.rows is not None and self.rows < 2:
             raise ValueError(f"Gram.rows={self.rows}: expected at least 2, or None for all rows")
+        if self.modules is not None and self.modules < 1:
+            raise ValueError(
+                f"Gram.modules={self.modules}: expected at least 1, or None for all modules"
+            )
 
-    def __call__(self, run: Run) -> Tensor:
+    def __call__(self, run: Run) -> Tensor | None:
         """The penalty at the current factors.
 
         Args:
             run: Gives `layers`, `adapter_name`, `step` and `generator`.
 
         Returns:
-            A 0-dim tensor, weight included, float32 at least.
+            A 0-dim tensor, weight included, float32 at least; None where the weight is 0.
 
         Raises:
             TypeError: If a layer has no single weight matrix.
             ValueError: If a convolution is one that PEFT's LoRA cannot express.
         """
-        terms = [self._of_layer(run, name, layer) for name, layer in run.layers.items()]
+        if self.weight == 0:
+            return None
+        for layer in run.layers.values():
+            check_layer(layer)
+        names = list(run.layers)
+        chosen = _drawn(run, len(names), self.modules)
+        terms = [
+            self._of_layer(run, name, run.layers[name])
+            for name in (names if chosen is None else [names[i] for i in chosen.tolist()])
+        ]
         device = terms[0].device
         return self.weight / len(terms) * torch.stack([term.to(device) for term in terms]).sum()
 
     def _of_layer(self, run: Run, name: str, layer: LoraLayer) -> Tensor:
-        check_layer(layer)
         W, (A, B, s) = base_rows(layer), low_rank_factors(layer, run.adapter_name)
-        d_out, chosen = len(W), None
-        if self.rows is not None and self.rows < d_out:
-            drawn = torch.randperm(d_out, generator=run.generator("gram", run.step, name))
-            chosen = drawn[: self.rows].to(W.device)
+        d_out, rows = len(W), _drawn(run, len(W), self.rows, name)
         with torch.autocast(W.device.type, enabled=False):
-            if chosen is None:
-                base = _base_gram(layer, W)
+            if rows is None:
+                total, scale = factored_cosines_sq(W, A, B, s, _base_gram(layer, W)), 1.0
             else:
-                W, B = W[chosen], B[chosen]
-                base = base_gram(W)
-            total = factored_cosines_sq(W, A, B, s, base)
-        drawn_pairs = len(W) * (len(W) - 1)
-        scale = d_out * (d_out - 1) / drawn_pairs if drawn_pairs else 0.0
+                rows = rows.to(W.device)
+                total = cosines_sq(W[rows], A, B.index_select(0, rows), s)
+                scale = d_out * (d_out - 1) / (len(rows) * (len(rows) - 1))
         return scale * total if self.form == "squared" else math.sqrt(scale) * _root(total)
+
+
+def _drawn(run: Run, total: int, wanted: int | None, *key: object) -> Tensor | None:
+    """`wanted` of `total` indices, anew in each step; None for all of them."""
+    if wanted is None or wanted >= total:
+        return None
+    return torch.randperm(total, generator=run.generator("gram", run.step, *key))[:wanted]
+
+
+def cosines_sq(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
+    """`core.linalg.factored_cosines_sq` from `V = W + s B A` itself: for few rows.
+
+    Args:
+        W: Rows of a frozen weight `(rows, in_features)`.
+        A: Factor `(r, in_features)`.
+        B: The same rows of the other factor, `(rows, r)`.
+        s: Scaling of the product.
+
+    Returns:
+        A 0-dim tensor, float64 if any input is, else float32. A zero row has no cosine.
+    """
+    dtype = compute_dtype(W, A, B)
+    V = torch.addmm(W.detach().to(dtype), B.to(dtype), A.to(dtype), alpha=s)
+    D = V / nonzero(torch.linalg.vector_norm(V, dim=1, keepdim=True))
+    cosines: Tensor = (D @ D.T).fill_diagonal_(0)
+    return cosines.square().sum()
 
 
 def _root(total: Tensor) -> Tensor:
