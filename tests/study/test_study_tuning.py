@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,27 @@ def test_a_storage_that_is_lost_is_one_message(
         storage_of_trials(None, planned.folder.storage) as kept,
     ):
         Search(planned, "data", planned.config.parsed_methods[0], kept, Pretended(float)).run()
+
+
+def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is restarted, say: beats fail for a while, and the trial is carried on with."""
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
+    beats: list[bool] = []
+
+    def flaky(self: object, trial_id: int) -> None:
+        beats.append(len(beats) > 0)
+        if not beats[-1]:
+            raise optuna.exceptions.StorageInternalError("no connection")
+
+    def waits(call: int) -> float:
+        while True not in beats:
+            time.sleep(0.01)
+        return call
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", flaky)
+    record = search(plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)).run()
+    assert record.trials[0].state == "complete"
+    assert beats[:2] == [False, True]
 
 
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:

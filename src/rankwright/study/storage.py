@@ -24,8 +24,20 @@ WHEELS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 """What to install for a driver, where it is not called as its module is."""
 
 
+class Storage(RDBStorage):
+    """Optuna's, in which a heartbeat that cannot be written is followed by the next one.
+
+    Optuna's thread of heartbeats would end with the first, and the trial go to another machine.
+    """
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Say that the machine of a trial is alive, if the database can be reached."""
+        with contextlib.suppress(StorageInternalError):
+            super().record_heartbeat(trial_id)
+
+
 @contextlib.contextmanager
-def storage_of_trials(url: str | None, file: Path) -> Iterator[RDBStorage]:
+def storage_of_trials(url: str | None, file: Path) -> Iterator[Storage]:
     """The storage of the trials, closed at the end.
 
     Args:
@@ -51,13 +63,13 @@ def storage_of_trials(url: str | None, file: Path) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def _opened(address: str) -> RDBStorage:
+def _opened(address: str) -> Storage:
     in_file = address.startswith("sqlite")
     # A connection that the server or a firewall has closed meanwhile is made anew.
     options = {"connect_args": {"timeout": 60}} if in_file else {"pool_pre_ping": True}
 
-    def opened() -> RDBStorage:
-        return RDBStorage(
+    def opened() -> Storage:
+        return Storage(
             address,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_SECONDS,

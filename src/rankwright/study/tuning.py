@@ -21,7 +21,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from rankwright.core.errors import MethodError
@@ -31,6 +31,7 @@ from rankwright.study.plan import Plan, check_same
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
 from rankwright.study.records import TrialRecord, TuningRecord, run_name
+from rankwright.study.storage import Storage
 
 WAIT_SECONDS = 1.0
 DESCRIPTION = "rankwright"
@@ -59,7 +60,7 @@ class Search:
     plan: Plan
     task: str
     spec: MethodSpec
-    storage: RDBStorage
+    storage: Storage
     processes: Processes
     says: Callable[[str], None] = lambda _line: None
 
