@@ -77,6 +77,23 @@ def test_nothing_but_tables_is_wider_than_the_window(page: Browser, width: int) 
     assert page.run("return document.documentElement.scrollWidth") <= width
 
 
+def test_no_name_in_a_plot_is_on_another_or_on_a_dot(page: Browser) -> None:
+    """In the font that is there."""
+    covered = page.run("""
+        const apart = (a, b) =>
+          a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+        const covered = [];
+        for (const plot of document.querySelectorAll(".plots.wide svg")) {
+          const names = [...plot.querySelectorAll(".name")];
+          if (names.length < 7) covered.push("names are missing");
+          for (const name of names) for (const other of plot.querySelectorAll(".name, circle"))
+            if (name !== other && !apart(...[name, other].map(e => e.getBoundingClientRect())))
+              covered.push(name.textContent + " on " + (other.textContent || "a dot"));
+        }
+        return covered;""")
+    assert covered == []
+
+
 def test_it_is_dark_where_the_reader_is(page: Browser) -> None:
     backgrounds = []
     for scheme in ("light", "dark"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,9 +11,11 @@ from rankwright.study.figures import StudyFigures
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
 from rankwright.study.report.curves import curve_panels, learning_curves
-from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, WIDTH
+from rankwright.study.report.environment import environment
+from rankwright.study.report.labels import box_of, place_labels
+from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Label, Panel
 from rankwright.study.report.strips import forest, value_strips
-from rankwright.study.report.trade_offs import COSTS, pareto_front, place_labels, trade_offs
+from rankwright.study.report.trade_offs import COSTS, pareto_front, trade_offs
 from rankwright.study.report.tuning import tuning_panels
 
 
@@ -57,16 +60,64 @@ def test_the_front_holds_what_nothing_beats(found: StudyFigures) -> None:
                 assert (method in front) == (not beaten) or twin
 
 
-def test_names_stand_apart() -> None:
-    dots = [(100.0 + 3 * k, 100.0) for k in range(6)]
-    labels = place_labels(dots, [f"method-{k}" for k in range(6)])
-    assert 3 <= len(labels) < 6  # what finds no room is in the table
+CROWDED = {
+    "in a heap": [(100.0 + 3 * (k % 5), 90.0 + 2 * k) for k in range(20)],
+    "in a column": [(300.0, 60.0 + 4 * k) for k in range(20)],
+    "in a row on the edge": [(55.0 + 12 * k, 200.0) for k in range(20)],
+    "in one place": [(200.0, 100.0)] * 12,
+}
+
+
+@pytest.mark.parametrize("where", CROWDED)
+def test_names_stand_apart(where: str) -> None:
+    """As they are drawn: boxes and lines are read off the SVG."""
+    dots = CROWDED[where]
+    names = [f"method-{k}" for k in range(len(dots))]
+    labels = place_labels(dots, names)
+    assert sorted(label.text for label in labels) == sorted(names)
+    drawn = drawn_labels(labels)
+    assert sorted(drawn) == sorted(names)
+    for name, (left, top, right, bottom) in drawn.items():
+        x, y = dots[names.index(name)]
+        assert LEFT <= left < right <= WIDTH
+        assert 0 <= top < bottom <= BOTTOM
+        for other, box in drawn.items():
+            if other != name:
+                assert right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top
+        for a, b in dots:
+            assert right <= a - 4.5 or a + 4.5 <= left or bottom <= b - 4.5 or b + 4.5 <= top
+        far = math.dist((x, y), (min(max(x, left), right), min(max(y, top), bottom))) > 12
+        assert not far or (x, y) in [label.leader[0] for label in labels if label.leader]
     for label in labels:
-        left = label.x - {"start": 0, "end": 1, "middle": 0.5}[label.anchor] * 6.4 * 8
-        assert left >= LEFT
-        assert left + 6.4 * 8 <= WIDTH
-    places = [(label.x, label.y) for label in labels]
-    assert len(set(places)) == len(places)
+        if label.leader:
+            (a, b), box = label.leader[1], box_of(label)
+            assert box[0] <= a <= box[2]
+            assert box[1] - 1e-6 <= b <= box[3] + 1e-6
+
+
+def drawn_labels(labels: list[Label]) -> dict[str, tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every name in the SVG, at 6.4 by 13 pixels a letter."""
+    panel = Panel("t", "d", "x", "y", [], [], labels=labels)
+    macros = environment(autoescape=True).get_template("plots.html.j2").module
+    svg = ElementTree.fromstring(macros.panel(panel, "id"))
+    boxes = {}
+    for text in svg.iter("text"):
+        if text.get("class") == "name":
+            words_, width = str(text.text), 6.4 * len(str(text.text))
+            shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[str(text.get("text-anchor"))]
+            left, base = float(text.get("x")) - shift * width, float(text.get("y"))
+            boxes[words_] = (left, base - 10, left + width, base + 3)
+    assert len(list(svg.iter("path"))) == sum(label.leader is not None for label in labels)
+    return boxes
+
+
+def test_a_name_with_room_beside_its_dot_has_no_line() -> None:
+    (label,) = place_labels([(100.0, 100.0)], ["lora"])
+    assert label == Label(108.0, 104.0, "lora", "start", None)
+
+
+def test_a_name_too_long_for_the_plot_is_left_out() -> None:
+    assert place_labels([(100.0, 100.0)], ["x" * 60]) == []
 
 
 def test_all_is_inside_its_plot(found: StudyFigures) -> None:

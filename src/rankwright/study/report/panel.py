@@ -32,12 +32,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a dot; `anchor` is SVG's text-anchor."""
+    """A text beside a dot, or at the end of a line from it; `anchor` is SVG's text-anchor."""
 
     x: float
     y: float
     text: str
     anchor: str
+    leader: tuple[Place, Place] | None = None
 
 
 @dataclass(frozen=True)

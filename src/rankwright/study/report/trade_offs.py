@@ -8,24 +8,20 @@ from dataclasses import dataclass
 from rankwright.study.figures import MethodFigures, TaskFigures
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
+from rankwright.study.report.labels import place_labels
 from rankwright.study.report.panel import (
     BOTTOM,
     LEFT,
     RIGHT,
     TOP,
-    WIDTH,
     Dot,
-    Label,
     Panel,
-    Place,
     Stroke,
     ends,
     metric_axis,
     shown,
 )
 from rankwright.study.statistics import Unit
-
-_LETTER, _LINE = 6.4, 13  # width and height of a character of the labels, in pixels
 
 
 @dataclass(frozen=True)
@@ -112,32 +108,3 @@ def _edge(front: Sequence[MethodFigures], x: Axis, y: Axis, cost: Cost, unit: Un
     places = [(x.at(cost.of(m)), y.at(m.mean.mean * unit.scale)) for m in front]
     path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
     return Stroke(f"{path}H{RIGHT}", "front")
-
-
-def place_labels(dots: Sequence[Place], texts: Sequence[str]) -> list[Label]:
-    """A text at every dot where one fits: no text on another, on a dot, or outside the plot."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
-    labels = []
-    for (x, y), text in zip(dots, texts, strict=True):
-        width = _LETTER * len(text)
-        for label, left, top in (
-            (Label(x + 8, y + 4, text, "start"), x + 8, y - 6),
-            (Label(x - 8, y + 4, text, "end"), x - 8 - width, y - 6),
-            (Label(x, y - 9, text, "middle"), x - width / 2, y - 9 - _LINE + 3),
-            (Label(x, y + 18, text, "middle"), x - width / 2, y + 18 - _LINE + 3),
-            (Label(x + 6, y - 8, text, "start"), x + 6, y - 8 - _LINE + 3),
-            (Label(x + 6, y + 16, text, "start"), x + 6, y + 16 - _LINE + 3),
-            (Label(x - 6, y - 8, text, "end"), x - 6 - width, y - 8 - _LINE + 3),
-            (Label(x - 6, y + 16, text, "end"), x - 6 - width, y + 16 - _LINE + 3),
-        ):
-            box = (left, top, left + width, top + _LINE)
-            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                labels.append(label)
-                break
-    return labels
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
