@@ -112,15 +112,25 @@ def test_k_lower_steps_for_each_upper_step():
 
 
 @pytest.mark.parametrize(
-    ("mode", "passes"),
-    [("fd_forward", 3), ("fd_central", 4), ("betty", 4), ("exact", 4), ("first_order", 2)],
+    ("mode", "share", "passes"),
+    [
+        ("fd_forward", 1.0, 3),
+        ("fd_central", 1.0, 4),
+        ("betty", 1.0, 4),
+        ("exact", 1.0, 4),
+        ("first_order", 1.0, 2),
+        ("fd_forward", 0.25, 2.5),
+        ("fd_central", 0.25, 2.5),
+        ("betty", 0.5, 3),
+    ],
 )
-def test_passes_of_a_search_step(mode, passes):
-    run = prepared(steps=2, hypergradient=mode)
+def test_passes_of_a_search_step(mode, share, passes):
+    run = prepared(steps=2, hypergradient=mode, fd_share=share)
     run.train_step(batch(0))
     assert run.passes == passes
     run.train_step(batch(1))
     assert run.passes == passes + 1  # a retrain step has one
+    assert run.method.made_of().passes(2) == run.passes
 
 
 # Retraining ---------------------------------------------------------------------------------------
@@ -248,8 +258,9 @@ def test_neither_split_may_be_empty(rows, share):
 # Resumption ---------------------------------------------------------------------------------------
 
 
-def test_resumption_at_every_step_gives_the_same_bits():
-    options = {"unroll_steps": 2, "dropout": 0.1, "lora_dropout": 0.1}
+@pytest.mark.parametrize("fd_share", [1.0, 0.25])
+def test_resumption_at_every_step_gives_the_same_bits(fd_share):
+    options = {"unroll_steps": 2, "dropout": 0.1, "lora_dropout": 0.1, "fd_share": fd_share}
     expected = trained(**options)
     for cut in range(1, 8):
         first = prepared(**options)

@@ -25,7 +25,8 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA
-from rankwright.procedures import Bilevel
+from rankwright.procedures import Bilevel, Perturbation
+from rankwright.procedures.hypergradient import drawn_rows
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": torch.optim.SGD,
@@ -55,7 +56,8 @@ def searching(
         if key in options
     }
     steps = options.setdefault("unroll_steps", 1)
-    method = BiDoRA(**FIELDS, retrain=False, **options)
+    plugged = options.pop("plugged", {})
+    method = BiDoRA(**FIELDS, retrain=False, **options).with_parts(**plugged)
     model = method.apply(toy(dropout).to(dtype))
     if started:
         spread(model)
@@ -72,7 +74,8 @@ def hypergradient(run: Notes) -> Tensor:
 
 
 def implicit(**options: Any) -> Tensor:
-    direct = hypergradient(searching(**{**options, "hypergradient": "first_order"}))
+    without = {**options, "hypergradient": "first_order", "fd_share": 1.0}
+    direct = hypergradient(searching(**without))
     return hypergradient(searching(**options)) - direct
 
 
@@ -183,6 +186,79 @@ def test_a_factor_that_never_had_a_gradient_does_not_drown_the_others():
     for mode in ("fd_central", "fd_forward"):
         estimate = implicit(hypergradient=mode, dtype=torch.float32, **options)
         assert relative(estimate.double(), exact) < 0.1
+
+
+# A share of the rows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [{}, {"plugged": {"procedure": Perturbation(rho=0.3)}}])
+@pytest.mark.parametrize(
+    ("mode", "whole"),
+    [("fd_forward", "fd_central"), ("fd_central", "fd_central"), ("betty", "betty")],
+)
+def test_the_mean_over_all_quarters_is_the_difference_of_the_whole(monkeypatch, mode, whole, noise):
+    expected = implicit(hypergradient=whole, **noise)
+    parts = []
+    for quarter in torch.randperm(8).chunk(4):
+        monkeypatch.setattr(
+            "rankwright.procedures.hypergradient.drawn_rows", lambda *_, q=quarter: q
+        )
+        parts.append(implicit(hypergradient=mode, fd_share=0.25, **noise))
+    assert min(relative(part, expected) for part in parts) > 0.01
+    torch.testing.assert_close(sum(parts) / 4, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_rows_are_drawn_in_every_micro_batch_and_weigh_the_same(monkeypatch):
+    drawn = []
+
+    def noted(total, share, draw):
+        drawn.append(total)
+        return drawn_rows(total, share, draw)
+
+    monkeypatch.setattr("rankwright.procedures.hypergradient.drawn_rows", noted)
+    x, y = batch(0)
+    run = searching(hypergradient="fd_forward", fd_share=0.5)
+    run.train_step((x[:6], y[:6]), (x[6:], y[6:]))
+    assert drawn == [6, 2]
+    assert run.passes == 1 + 1 + 2 * 0.5
+
+
+@pytest.mark.parametrize(("total", "share", "rows"), [(8, 0.25, 2), (10, 0.3, 3), (3, 0.25, 1)])
+def test_a_share_is_rounded_down_to_at_least_one_row(total, share, rows):
+    draws = [drawn_rows(total, share, torch.Generator().manual_seed(k)) for k in range(60)]
+    assert all(len(set(draw.tolist())) == rows for draw in draws)
+    assert set(torch.cat(draws).tolist()) == set(range(total))
+
+
+def test_both_sides_of_a_share_see_the_same_dropout_masks():
+    options = {"hypergradient": "fd_forward", "fd_share": 0.5, "dropout": 0.1, "lora_dropout": 0.1}
+    coarse, fine = (implicit(fd_radius=radius, **options) for radius in (1e-2, 1e-4))
+    assert relative(coarse, fine) < 1e-3  # other masks: their difference over 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, y[:-1]), r"differ: 8 in entry 0, 7 in entry 1; take whole"),
+        (lambda x, y: (x, y, "text"), r"entry 2 is a str; let the collator"),
+        (lambda x, y: (x, y, [1, 2]), r"entry 2 is a list"),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_apart_is_named(change, message):
+    def loss(model, rows):
+        return cross_entropy(model, (rows[0], batch(0)[1]))
+
+    run = searching(hypergradient="fd_forward", fd_share=0.25)
+    run._loss = loss
+    with pytest.raises(MethodError, match=message):
+        run.train_step(change(*batch(0)))
+
+
+def test_rows_of_one_cost_more_than_they_save(caplog):
+    run = searching(hypergradient="fd_forward", fd_share=0.25, unroll_steps=1)
+    x, y = batch(0)
+    run.train_step((x[:1], y[:1]))
+    assert "micro-batches have one row" in caplog.text
 
 
 # Randomness ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,6 +24,7 @@ from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.forward import Forward, watching
 from rankwright.core.part import Multiplier, Phase, Shape
+from rankwright.core.rows import number_of_rows, take_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,12 +51,16 @@ class MicroBatch:
         scale: What the engine needs to make the losses of a step's micro-batches sum to the
             step's loss (the number of target tokens, or the number of micro-batches).
         held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
+        whole: The micro-batch that its rows were taken from; None if it is whole.
+        share: Its rows over those of `whole`.
     """
 
     inputs: Any
     random_state: list[Tensor] | None = None
     scale: Any = None
     held_out: bool = False
+    whole: MicroBatch | None = None
+    share: float = 1.0
 
 
 class Run(ABC):
@@ -159,7 +164,7 @@ class Run(ABC):
             )
         if totals is None:
             raise TrainingError("gradients() was given no batch; pass at least one MicroBatch")
-        self.count_pass(len(batches))
+        self.count_pass(len(batches), sum(batch.share for batch in batches) / len(batches))
         self.last_loss = float(torch.stack(losses).sum())
         return totals if create_graph else self.average(totals)
 
@@ -170,10 +175,27 @@ class Run(ABC):
         if batch.random_state is not None:
             set_random_state(batch.random_state)
         try:
-            with self.procedure.replaying(batch):
+            with self.procedure.replaying(batch.whole or batch):
                 yield
         finally:
             set_random_state(before)
+
+    def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
+        """Rows of a batch as a batch of their own, whose loss stands for that of the whole one.
+
+        Over rows drawn at random its mean is the loss of `batch`, if that is a mean over rows, or a
+        sum that the engine divides by the number of targets. A mean over the targets of a batch is
+        estimated by a ratio, whose bias falls as one over the number of rows.
+
+        Args:
+            batch: A whole batch.
+            rows: Indices of rows, int64, each once.
+
+        Raises:
+            MethodError: The batch cannot be taken apart.
+        """
+        share = len(rows) / number_of_rows(batch.inputs)
+        return replace(batch, inputs=take_rows(batch.inputs, rows), whole=batch, share=share)
 
     def average(self, tensors: list[Tensor]) -> list[Tensor]:
         """Mean of each tensor over processes, in one collective."""
@@ -269,10 +291,15 @@ class Run(ABC):
         """Forward-and-backward passes over one global batch so far; a forward pass is a third."""
         return self._full_passes + self._forward_passes * FORWARD
 
-    def count_pass(self, micro_batches: int = 1) -> None:
-        """Count a pass over so many micro-batches, and the base's forwards that it took."""
-        self._full_passes += 1
-        self._forward_passes += self._base_calls / micro_batches
+    def count_pass(self, micro_batches: int = 1, share: float = 1.0) -> None:
+        """Count a pass over so many micro-batches, and the base's forwards that it took.
+
+        Args:
+            micro_batches: Their number.
+            share: Of their rows, on which it was.
+        """
+        self._full_passes += share
+        self._forward_passes += self._base_calls / micro_batches * share
         self._base_calls = 0
 
     # Parameters and optimizer ------------------------------------------------------------------

@@ -58,6 +58,8 @@ class BiDoRA(Method):
         gram_modules: Modules drawn for R in each step (ours); None for all (published).
         norm_grad: "full" (published) or "detached", the latter with "exact" and "first_order" only.
         fd_radius: R0; None for 0.01, 0.1 in half precision (published: 0.01).
+        fd_share: Share of the lower batch's rows on which the finite difference is taken (ours, for
+            2 + 2 fd_share passes a step: 2.5 with a quarter); 1 for all (published).
         xi: Length of the unrolled step; None for the present learning rate of V.
         retrain: Whether to retrain (published: in some of the scripts).
         search_fraction: Share of the steps that goes to search, if `retrain`.
@@ -89,6 +91,7 @@ class BiDoRA(Method):
     gram_rows: int | None = 128
     gram_modules: int | None = 4
     fd_radius: float | None = None
+    fd_share: float = 1.0
     xi: float | None = None
     retrain: bool = True
     search_fraction: float = 0.5

@@ -9,8 +9,9 @@ the hypergradient is
     h = d - (dg/dm)^T w
 
 `fd_forward` and `fd_central` take the product from finite differences of grad_m L_tr along w, with
-eps = R0 / |w| over all lower parameters together; `exact` takes it from autograd; `first_order`
-leaves it out; `betty` is what the published BiDoRA code computes.
+eps = R0 / |w| over all lower parameters together, of the whole lower batch or of some of its rows,
+drawn anew for every upper step; `exact` takes it from autograd; `first_order` leaves it out;
+`betty` is what the published BiDoRA code computes.
 
 Liu et al., "DARTS", arXiv 1806.09055 (section 2.3); Qin et al., "BiDoRA", arXiv 2410.09758.
 """
@@ -18,6 +19,7 @@ Liu et al., "DARTS", arXiv 1806.09055 (section 2.3); Qin et al., "BiDoRA", arXiv
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -29,11 +31,12 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.fused import plain_layers
+from rankwright.core.rows import number_of_rows
 from rankwright.core.run import MicroBatch, Run
 
 Mode = Literal["fd_forward", "fd_central", "exact", "first_order", "betty"]
 
-EXTRA_PASSES: dict[Mode, int] = {
+WHOLE_PASSES: dict[Mode, int] = {
     "fd_forward": 2,
     "fd_central": 3,
     "exact": 3,
@@ -41,7 +44,7 @@ EXTRA_PASSES: dict[Mode, int] = {
     "betty": 3,
 }
 """Mode -> passes of an upper step beside the lower one: the held-out batch, then the implicit term;
-without the latter where the learning rate is 0."""
+without the latter where the learning rate is 0. See `extra_passes`."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 FINITE_DIFFERENCES: frozenset[Mode] = frozenset({"fd_forward", "fd_central", "betty"})
 _UNROLLED: frozenset[Mode] = frozenset({"fd_forward", "fd_central", "exact"})
@@ -56,7 +59,8 @@ class LowerStep:
 
     Attributes:
         before: V0, one tensor a lower parameter; empty where the mode does not return to V0.
-        upper_grads: grad_m L_tr(V0, m), which the lower backward leaves in `.grad`.
+        upper_grads: grad_m L_tr(V0, m), which the lower backward leaves in `.grad`: these tensors
+            themselves, so nobody else may write to them; empty where the mode has no use for them.
         grad_norm: |g| over all lower parameters, before clipping.
     """
 
@@ -98,6 +102,9 @@ class Hypergradient:
         upper: m.
         mode: See the module's docstring.
         fd_radius: R0; None for 0.01, or 0.1 where the adapted layers compute in half precision.
+        fd_share: Share of the rows of every lower micro-batch on which a finite difference is
+            taken, rounded down, at least one row. Below 1 both sides have to be evaluated, on the
+            same rows and under the same random state, so `fd_forward` is central as well.
         xi: Step length in w; None for each parameter's present learning rate.
 
     Raises:
@@ -112,6 +119,7 @@ class Hypergradient:
         mode: Mode = "fd_forward",
         *,
         fd_radius: float | None = None,
+        fd_share: float = 1.0,
         xi: float | None = None,
     ) -> None:
         self.run = run
@@ -120,6 +128,7 @@ class Hypergradient:
         self.mode = mode
         self.xi = xi
         self.fd_radius = fd_radius
+        self.fd_share = fd_share
         if mode in _UNROLLED:
             update_jacobian(run.optimizer)
 
@@ -127,9 +136,13 @@ class Hypergradient:
         """Call after the lower backward, before clipping and before the optimizer's step."""
         return LowerStep(
             before=_clones(self.lower) if self.mode in _UNROLLED else [],
-            upper_grads=[_gradient(parameter).clone() for parameter in self.upper],
-            grad_norm=global_norm([_gradient(parameter) for parameter in self.lower]),
+            upper_grads=_gradients(self.upper) if self._one_sided else [],
+            grad_norm=global_norm(_gradients(self.lower)),
         )
+
+    @property
+    def _one_sided(self) -> bool:
+        return self.mode == "fd_forward" and self.fd_share == 1
 
     def __call__(self, step: LowerStep, held_out: Sequence[MicroBatch]) -> Estimate:
         """The hypergradient; call after the optimizer's step, its gradients still in place.
@@ -198,7 +211,7 @@ class Hypergradient:
         return self._through_clipping(step, w)
 
     def _through_clipping(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
-        g = _widened([_gradient(parameter) for parameter in self.lower])
+        g = _widened(_gradients(self.lower))
         norm = global_norm(g)
         c = norm / step.grad_norm
         if not c < 1 - 1e-6:  # not clipped: then the two norms are the same bits
@@ -209,19 +222,39 @@ class Hypergradient:
     def _finite_difference(self, step: LowerStep, w: list[Tensor], norm: float) -> list[Tensor]:
         assert self.fd_radius is not None
         eps = self.fd_radius / (norm + 1e-15 if self.mode == "betty" else norm)
+        batches = self._lower_batches()
         with _restored(self.lower) as present:
             centre = present if self.mode == "betty" else step.before
-            plus = self._upper_grads_at(centre, w, eps)
-            if self.mode == "fd_forward":
+            plus = self._upper_grads_at(centre, w, eps, batches)
+            if self._one_sided:
                 minus, width = _widened(step.upper_grads), eps
             else:
-                minus, width = self._upper_grads_at(centre, w, -eps), 2 * eps
+                minus, width = self._upper_grads_at(centre, w, -eps, batches), 2 * eps
         return list(torch._foreach_div(torch._foreach_sub(plus, minus), width))
 
-    def _upper_grads_at(self, centre: list[Tensor], w: list[Tensor], eps: float) -> list[Tensor]:
+    def _lower_batches(self) -> list[MicroBatch]:
+        """The lower batches of the step, or some rows of each: a pure function of seed and step."""
+        run = self.run
+        if self.fd_share == 1:
+            return run.micro_batches
+        totals = [number_of_rows(batch.inputs) for batch in run.micro_batches]
+        if max(totals) == 1:
+            run.say_once(
+                f"fd_share={self.fd_share}, but micro-batches have one row: both sides of the "
+                "difference are taken on it, which costs more than fd_share=1"
+            )
+        draw = run.generator("rows of the difference", run.step)
+        return [
+            run.some_rows(batch, drawn_rows(total, self.fd_share, draw))
+            for batch, total in zip(run.micro_batches, totals, strict=True)
+        ]
+
+    def _upper_grads_at(
+        self, centre: list[Tensor], w: list[Tensor], eps: float, batches: list[MicroBatch]
+    ) -> list[Tensor]:
         """grad_m L_tr at `centre + eps w`; the sum is formed in w's precision, rounded once."""
         _write(self.lower, torch._foreach_add(_widened(centre), w, alpha=eps))
-        return _widened(self.run.gradients(self.upper, self.run.micro_batches))
+        return _widened(self.run.gradients(self.upper, batches))
 
     def _autograd_product(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
         """grad_m <grad_V L_tr(V0, m), w>; only plain operations have a second derivative."""
@@ -273,6 +306,18 @@ class Hypergradient:
                 handle.remove()
         half = any(torch.finfo(dtype).bits < 32 for dtype in seen)
         self.fd_radius = RADIUS_HALF if half else RADIUS
+
+
+def extra_passes(mode: Mode, fd_share: float = 1.0) -> float:
+    """Passes of an upper step beside the lower one, over a whole batch each."""
+    taken_apart = mode in FINITE_DIFFERENCES and fd_share < 1
+    return 1 + 2 * fd_share if taken_apart else WHOLE_PASSES[mode]
+
+
+def drawn_rows(total: int, share: float, draw: torch.Generator) -> Tensor:
+    """Indices of a share of the rows, rounded down but at least one, all sets equally likely."""
+    wanted = max(1, math.floor(share * total + 1e-9))  # 0.3 of 10 rows is 3, not 2
+    return torch.randperm(total, generator=draw)[:wanted]
 
 
 # The optimizer's Jacobian ------------------------------------------------------------------------
@@ -367,8 +412,8 @@ def _clones(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
 
 
 @torch.no_grad()

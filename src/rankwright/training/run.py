@@ -50,6 +50,14 @@ class TrainerRun(Run):
             )
         return loss if self.is_scaled(num_items) else loss / accumulation_steps
 
+    def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
+        """See `Run.some_rows`; there are as many fewer targets by which a sum is divided."""
+        part = super().some_rows(batch, rows)
+        num_items, accumulation_steps = batch.scale
+        if num_items is not None:
+            part.scale = (num_items * part.share, accumulation_steps)
+        return part
+
     def is_scaled(self, num_items: Any) -> bool:
         """Whether the Trainer's loss of a micro-batch is its part of the step's loss already."""
         trainer = self._trainer
