@@ -37,7 +37,7 @@ def method_steps(shape: str, rounds: int) -> list[dict[str, Any]]:
     batch = SHAPES[shape].batch(base)
     held_out = SHAPES[shape].batch(base, seed=1)
     methods = {name: method() for name, method in available().items()} | BIDORA
-    loops = {name: _loop(base, method, held_out) for name, method in methods.items()}
+    loops = {name: loop_over(base, method, held_out) for name, method in methods.items()}
     calls = [_floor_step(base, batch), *(_step(loop, batch) for loop in loops.values())]
     turns = take_turns([(call, _nothing) for call in calls], Meter(), rounds)
     rows = [{"shape": shape, "name": "floor", "passes": 1.0, **figures(turns, 0)}]
@@ -47,7 +47,8 @@ def method_steps(shape: str, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _loop(base: nn.Module, method: Method, held_out: dict[str, Tensor]) -> Loop:
+def loop_over(base: nn.Module, method: Method, held_out: dict[str, Tensor]) -> Loop:
+    """A run of a method on a copy of the model that shares its frozen parameters."""
     return Loop(
         method.apply(shared(base)),
         method,
