@@ -310,11 +310,12 @@ def test_several_penalties_of_both_kinds() -> None:
     assert both.reads_outputs()
     assert both.forwards() == 1
     assert not Sum((Gram(), Gram(form="squared"))).reads_outputs()
-    method = LoRA(r=2).with_parts(penalty=[Gram(weight=1e-3), Squares()])
+    whole = Gram(weight=1e-3, rows=None, modules=None)
+    method = LoRA(r=2).with_parts(penalty=[whole, Squares()])
     run = Loop(method.apply(tiny_bert()), method, total_steps=2)
     for _ in range(2):
         run.train_step(batch(rows_for(tiny_bert(), 4)))
-        gram = Gram(weight=1e-3)(run)
+        gram = whole(run)
     assert run.metrics["penalty"] > run.metrics["squares"] > 0
     assert float(gram.detach()) == pytest.approx(
         run.metrics["penalty"] - run.metrics["squares"], rel=0.1

@@ -1,13 +1,11 @@
-r"""The parts of a transformer around the adapted layers: what they need not keep.
+"""The parts of a transformer around the adapted layers: what they need not keep.
 
 - **Norms and activations** note the origin of their output, so that the layers that see it keep
   nothing of it; projections that share an input share its origin.
-- **The gated MLP**, `down(act(gate(x)) * up(x))`, keeps g = gate(x) and u = up(x). PyTorch keeps
-  act(g) and the product beside them. With p = act(g) u,
+- **Gated MLPs and RMS norms** of known classes compute by the functions of
+  `rankwright.core.elementwise`.
 
-      dL/du = dL/dp act(g),    dL/dg = dL/dp u act'(g).
-
-`fuse` prepares the modules whose classes are known, by name; any other model is left as it is.
+`fuse` prepares a model. Classes are known by their names; any other module is left as it is.
 """
 
 from __future__ import annotations
@@ -18,42 +16,75 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
+from rankwright.core.elementwise import gated, rms_norm
 from rankwright.core.origins import note
-
-Activation = Callable[[Tensor], Tensor]
 
 PURE = {
     "torch.nn.modules.activation",
     "torch.nn.modules.normalization",
     "transformers.activations",
 }
-"""Modules whose classes are cheap and give the same for the same input every time."""
+"""Python modules whose classes are cheap and give the same for the same input every time."""
 
 NORMS = ("LayerNorm", "RMSNorm")
 """Ends of the names of classes in transformers' models that are norms of one tensor."""
 
-GATED_MLPS = {
-    f"transformers.models.{family}.modeling_{family}.{name}MLP"
-    for family, name in {
-        "cohere": "Cohere",
-        "gemma": "Gemma",
-        "gemma2": "Gemma2",
-        "gemma3": "Gemma3",
-        "granite": "Granite",
-        "helium": "Helium",
-        "llama": "Llama",
-        "mistral": "Mistral",
-        "olmo": "Olmo",
-        "olmo2": "Olmo2",
-        "qwen2": "Qwen2",
-        "qwen3": "Qwen3",
-        "smollm3": "SmolLM3",
-        "stablelm": "StableLm",
-    }.items()
+
+def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
+    """The forward of Llama's MLP, `down_proj(act_fn(gate_proj(x)) * up_proj(x))`.
+
+    Args:
+        mlp: A module with these four parts.
+        x: (..., d).
+    """
+    act, g, u = mlp.act_fn, mlp.gate_proj(x), mlp.up_proj(x)
+    product = act(g) * u if _kept_by_autograd(g, u) else gated(act, g, u)
+    return cast(Tensor, mlp.down_proj(product))
+
+
+def llama_rms_norm(norm: Any, hidden_states: Tensor) -> Tensor:
+    """The forward of Llama's RMS norm.
+
+    A float64 model gets its own, whose gradient has the rounding of float32 too.
+
+    Args:
+        norm: A module with `weight` and `variance_epsilon`.
+        hidden_states: (..., d).
+    """
+    own = norm.weight.requires_grad or hidden_states.dtype == torch.float64
+    if own or _kept_by_autograd(hidden_states):
+        return cast(Tensor, type(norm).forward(norm, hidden_states))
+    return rms_norm(hidden_states, norm.weight, norm.variance_epsilon)
+
+
+def _kept_by_autograd(*tensors: Tensor) -> bool:
+    """Whether there is nothing to keep, or `torch.compile` decides what is."""
+    nothing = not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors)
+    return torch.compiler.is_compiling() or nothing
+
+
+Forward = Callable[[Any, Tensor], Tensor]
+
+FORWARDS: dict[str, Forward] = {
+    f"transformers.models.{model}.modeling_{model}.{name}{kind}": forward
+    for kind, forward, names in (
+        (
+            "MLP",
+            gated_mlp,
+            "Cohere Gemma Gemma2 Gemma3 Granite Helium Llama Mistral Olmo Olmo2 Qwen2 Qwen3 "
+            "SmolLM3 StableLm",
+        ),
+        (
+            "RMSNorm",
+            llama_rms_norm,
+            "Granite Llama Mistral Mixtral Phi3 Qwen2 Qwen3 SmolLM3",
+        ),
+    )
+    for name in names.split()
+    for model in [name.lower()]
 }
-"""Classes whose forward is `down_proj(act_fn(gate_proj(x)) * up_proj(x))`; add your model's own."""
+"""Full name of a class -> what takes the place of its forward; add your model's own."""
 
 
 def prepare(model: nn.Module) -> None:
@@ -63,10 +94,11 @@ def prepare(model: nn.Module) -> None:
         model: Changed in place. Modules with a forward of somebody else's are left alone.
     """
     for module in model.modules():
-        if _is_pure(module) and not module._forward_hooks:
+        forward = FORWARDS.get(f"{type(module).__module__}.{type(module).__qualname__}")
+        if forward is not None and "forward" not in module.__dict__:
+            module.forward = partial(forward, module)
+        elif forward is None and _is_pure(module) and not module._forward_hooks:
             module.register_forward_hook(_note_output)
-        elif _class_name(module) in GATED_MLPS and "forward" not in module.__dict__:
-            module.forward = partial(_gated_mlp, module)
 
 
 def release(model: nn.Module) -> None:
@@ -80,7 +112,7 @@ def release(model: nn.Module) -> None:
             if hook is _note_output:
                 del module._forward_hooks[key]
         own = module.__dict__.get("forward")
-        if isinstance(own, partial) and own.func is _gated_mlp:
+        if isinstance(own, partial) and own.func in FORWARDS.values():
             del module.forward
 
 
@@ -88,13 +120,6 @@ def _is_pure(module: nn.Module) -> bool:
     kind = type(module)
     norm = kind.__module__.startswith("transformers.models.") and kind.__name__.endswith(NORMS)
     return kind.__module__ in PURE or norm
-
-
-def _class_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-# Norms and activations ---------------------------------------------------------------------------
 
 
 def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -111,41 +136,3 @@ def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
 
 def _forward_of(module: nn.Module, x: Tensor, *_parameters: Tensor) -> Tensor:
     return cast(Tensor, module.forward(x))
-
-
-# The gated MLP -----------------------------------------------------------------------------------
-
-
-def _gated_mlp(mlp: Any, x: Tensor) -> Tensor:
-    act, g, u = mlp.act_fn, mlp.gate_proj(x), mlp.up_proj(x)
-    if torch.compiler.is_compiling() or not (g.requires_grad and u.requires_grad):
-        return cast(Tensor, mlp.down_proj(act(g) * u))
-    p = cast(Tensor, _Gated.apply(act, g, u))  # type: ignore[no-untyped-call]
-    note(p, partial(_product, act), (g, u))
-    return cast(Tensor, mlp.down_proj(p))
-
-
-def _product(act: Activation, g: Tensor, u: Tensor) -> Tensor:
-    return act(g) * u
-
-
-class _Gated(Function):
-    """`act(g) * u`."""
-
-    @staticmethod
-    def forward(ctx: Any, act: Activation, g: Tensor, u: Tensor) -> Tensor:
-        ctx.act = act
-        ctx.save_for_backward(g, u)
-        return _product(act, g, u)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        g, u = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated once more
-            dg, du = torch.autograd.grad(_product(ctx.act, g, u), (g, u), grad, create_graph=True)
-            return None, dg, du
-        with torch.enable_grad():
-            leaf = g.detach().requires_grad_()
-            a = ctx.act(leaf)
-        (dg,) = torch.autograd.grad(a, leaf, grad * u)
-        return None, dg, grad * a.detach()
