@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import optimizers
+from benchmarks import optimizers, rounds, upper_step
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
 from benchmarks.published_rite import PublishedRite
 from benchmarks.report import plot, tables
-from benchmarks.shapes import llama
+from benchmarks.shapes import SHAPES, Shape, llama
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full, layers
 from models import batch, rows_for, tiny_bert, tiny_llama
@@ -136,6 +136,21 @@ def test_what_is_compared_with_moves_as_ours_does() -> None:
     for one, other in zip(ours.values(), theirs.values(), strict=True):
         for factor, start in zip((*one, *other), (*other, *one), strict=True):
             torch.testing.assert_close(factor, start, rtol=1e-4, atol=1e-7)
+
+
+def test_steps_and_rounds_of_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "tiny", Shape("tiny", tiny_bert, 4, 8))
+    for module, names in (
+        (upper_step, ["DoRA", "BiDoRA, one upper step in four", "BiDoRA, difference on a quarter"]),
+        (rounds, ["LoRA r=1", "a third, blocks"]),
+    ):
+        monkeypatch.setattr(module, "METHODS", {name: module.METHODS[name] for name in names})
+    _, _, *lines, _, _, _ = upper_step.measure("tiny", rounds=2)
+    assert [line.split(" | ")[1] for line in lines] == ["1.00", "1.50", "2.50"]
+    assert lines[0].startswith("| DoRA | 1.00 | 1.00 | 1.00-1.00 |")
+    _, _, lora, blocks, *_ = rounds.measure("tiny", rounds=2)
+    assert lora.endswith("|  |")
+    assert blocks.endswith("% |")
 
 
 def test_report_has_a_line_for_every_row() -> None:

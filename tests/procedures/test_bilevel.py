@@ -133,6 +133,19 @@ def test_passes_of_a_search_step(mode, share, passes):
     assert run.method.made_of().passes(2) == run.passes
 
 
+def test_the_penalty_is_computed_once_a_lower_step_and_in_no_other_pass(monkeypatch):
+    calls = []
+    compute = Gram.__call__
+
+    def counted(self, run):
+        calls.append(run.step)
+        return compute(self, run)
+
+    monkeypatch.setattr(Gram, "__call__", counted)
+    trained(steps=4, hypergradient="fd_central", unroll_steps=1)
+    assert calls == [0, 1, 2, 3]
+
+
 # Retraining ---------------------------------------------------------------------------------------
 
 
