@@ -16,6 +16,7 @@ from benchmarks.shapes import SHAPES, Shape, llama
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full, layers
 from models import batch, rows_for, tiny_bert, tiny_llama
+from rankwright.core.blocks import release
 
 
 def test_saved_bytes_counts_a_storage_once_and_no_parameter() -> None:
@@ -87,10 +88,9 @@ def test_bytes_kept_beside_the_floor_s() -> None:
         return saved_bytes(model, lambda: model(**inputs).loss)
 
     least = kept(floor(base))
-    found = {
-        variant.name: kept(variant.build(base)) / least
-        for variant in (*layers(2, 0.0), *layers(2, 0.05), *layers(16, 0.0))
-    }
+    variants = (*layers(2, 0.0), *layers(2, 0.05), *layers(16, 0.0))
+    models = {variant.name: variant.build(base) for variant in variants}
+    found = {name: kept(model) / least for name, model in models.items()}
     expected = {
         "LoRA r=2, PEFT": 1.29,
         "LoRA r=2": 0.84,
@@ -106,6 +106,18 @@ def test_bytes_kept_beside_the_floor_s() -> None:
         "DoRA r=16": 1.14,
     }
     assert found == pytest.approx(expected, abs=0.01)
+    layers_alone = {
+        "LoRA r=2": 1.29,
+        "DoRA r=2": 1.54,
+        "LoRA r=2, dropout 0.05": 1.29,
+        "DoRA r=2, dropout 0.05": 1.54,
+        "LoRA r=16": 1.34,
+        "DoRA r=16": 1.58,
+    }
+    for name in layers_alone:
+        release(models[name])
+    found = {name: kept(models[name]) / least for name in layers_alone}
+    assert found == pytest.approx(layers_alone, abs=0.01)
 
 
 def test_peak_is_of_the_call() -> None:
