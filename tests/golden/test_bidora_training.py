@@ -74,10 +74,8 @@ class ProbeState(ProcedureState):
         before = self.steps["exact"].before
         self.w = self.engines["exact"].direction(self.steps["exact"], self.v)
         jacobian, (group,) = update_jacobian(run.optimizer), run.optimizer.param_groups[:1]
-        self.jacobian = [
-            jacobian(group, run.optimizer_state()[p], p.grad, b)
-            for p, b in zip(self.lower, before, strict=True)
-        ]
+        states = [run.optimizer_state()[p] for p in self.lower]
+        self.jacobian = jacobian(group, states, [p.grad for p in self.lower], before)
 
 
 class Probe(Procedure):

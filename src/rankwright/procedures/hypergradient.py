@@ -194,20 +194,22 @@ class Hypergradient:
         Returns:
             One tensor a lower parameter, float32 or wider.
         """
-        jacobian = update_jacobian(self.run.optimizer)
-        groups = {
-            id(p): group for group in self.run.optimizer.param_groups for p in group["params"]
-        }
-        states = self.run.optimizer_state()
-        w = []
-        for parameter, before, part in zip(self.lower, step.before, v, strict=True):
-            if parameter.grad is None:  # the optimizer left it alone
-                w.append(torch.zeros_like(before, dtype=_wide(before)))
+        jacobian, states = update_jacobian(self.run.optimizer), self.run.optimizer_state()
+        place = {id(parameter): i for i, parameter in enumerate(self.lower)}
+        w = [torch.zeros_like(part, dtype=_wide(part)) for part in v]
+        for group in self.run.optimizer.param_groups:
+            # without a gradient the optimizer left a parameter alone
+            moved = [p for p in group["params"] if id(p) in place and p.grad is not None]
+            if not moved:
                 continue
-            group = groups[id(parameter)]
+            places = [place[id(p)] for p in moved]
+            gradients, before = _gradients(moved), [step.before[i] for i in places]
+            J = jacobian(group, [states.get(p, {}) for p in moved], gradients, before)
             rate = float(group["lr"]) if self.xi is None else self.xi
-            J = jacobian(group, states.get(parameter, {}), parameter.grad, before)
-            w.append(rate * J * part.to(_wide(part)))
+            moves = torch._foreach_mul(_widened([v[i] for i in places]), J)
+            torch._foreach_mul_(moves, rate)
+            for i, move in zip(places, moves, strict=True):
+                w[i] = move
         return self._through_clipping(step, w)
 
     def _through_clipping(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
@@ -216,8 +218,10 @@ class Hypergradient:
         c = norm / step.grad_norm
         if not c < 1 - 1e-6:  # not clipped: then the two norms are the same bits
             return w
-        along = torch.stack([(a * b).sum() for a, b in zip(g, w, strict=True)]).sum() / norm**2
-        return [c * (b - along * a) for a, b in zip(g, w, strict=True)]
+        along = torch.stack([ab.sum() for ab in torch._foreach_mul(g, w)]).sum() / norm**2
+        torch._foreach_sub_(w, torch._foreach_mul(g, along))
+        torch._foreach_mul_(w, c)
+        return w
 
     def _finite_difference(self, step: LowerStep, w: list[Tensor], norm: float) -> list[Tensor]:
         assert self.fd_radius is not None
@@ -322,21 +326,30 @@ def drawn_rows(total: int, share: float, draw: torch.Generator) -> Tensor:
 
 # The optimizer's Jacobian ------------------------------------------------------------------------
 
-Jacobian = Callable[[dict[str, Any], dict[str, Any], Tensor, Tensor], Tensor | float]
-"""(group, state after the step, gradient, parameter before the step) -> du/dg, elementwise."""
+Jacobian = Callable[
+    [dict[str, Any], list[dict[str, Any]], list[Tensor], list[Tensor]], list[Tensor] | float
+]
+"""(group, states after the step, gradients, parameters before the step) -> du/dg, elementwise: one
+tensor a parameter of the group, float32 or wider, or one number for all."""
 
 
 def sgd_jacobian(
-    group: dict[str, Any], state: dict[str, Any], gradient: Tensor, before: Tensor
+    group: dict[str, Any],
+    states: list[dict[str, Any]],
+    gradients: list[Tensor],
+    before: list[Tensor],
 ) -> float:
     """du/dg of `torch.optim.SGD`: 1, or 1 + momentum with Nesterov's form."""
-    del state, gradient, before
+    del states, gradients, before
     return 1.0 + float(group["momentum"]) if group["nesterov"] else 1.0
 
 
 def adam_jacobian(
-    group: dict[str, Any], state: dict[str, Any], gradient: Tensor, before: Tensor
-) -> Tensor:
+    group: dict[str, Any],
+    states: list[dict[str, Any]],
+    gradients: list[Tensor],
+    before: list[Tensor],
+) -> list[Tensor]:
     """du/dg of `torch.optim.Adam` and `AdamW` from the state after step t.
 
     With mh = m / (1 - b1^t) and vh = v / (1 - b2^t), where both have taken up g:
@@ -348,17 +361,24 @@ def adam_jacobian(
     Where v = 0 the entry has never had a gradient (A while B = 0, an unused embedding row): J is
     taken as 0 there, for 1 / eps would drown every other direction.
     """
-    dtype = _wide(before)
     beta1, beta2 = (float(beta) for beta in group["betas"])
-    t, eps = float(state["step"]), float(group["eps"])
-    g = gradient.to(dtype)
+    t, eps = [float(state["step"]) for state in states], float(group["eps"])
+    rest1, rest2 = [1 - beta1**k for k in t], [1 - beta2**k for k in t]
+    g = _widened(gradients)
     if group["weight_decay"] and not group["decoupled_weight_decay"]:
-        g = g + group["weight_decay"] * before.to(dtype)
-    mean = state["exp_avg"].to(dtype) / (1 - beta1**t)
-    root = (state["exp_avg_sq"].to(dtype) / (1 - beta2**t)).sqrt()
-    through_mean = (1 - beta1) / (1 - beta1**t) / (root + eps)
-    through_root = mean * ((1 - beta2) / (1 - beta2**t)) * g / root / (root + eps) ** 2
-    return torch.where(root > 0, through_mean - through_root, 0.0)
+        g = list(torch._foreach_add(g, _widened(before), alpha=group["weight_decay"]))
+    root = torch._foreach_div(_widened([state["exp_avg_sq"] for state in states]), rest2)
+    torch._foreach_sqrt_(root)
+    denominator = torch._foreach_add(root, eps)
+    through_root = torch._foreach_div(_widened([state["exp_avg"] for state in states]), rest1)
+    torch._foreach_mul_(through_root, g)
+    torch._foreach_mul_(through_root, [(1 - beta2) / rest for rest in rest2])
+    for divisor in (root, denominator, denominator):
+        torch._foreach_div_(through_root, divisor)
+    J = torch._foreach_reciprocal(denominator)
+    torch._foreach_mul_(J, [(1 - beta1) / rest for rest in rest1])
+    torch._foreach_sub_(J, through_root)
+    return [torch.where(part > 0, whole, 0.0) for part, whole in zip(root, J, strict=True)]
 
 
 UPDATE_JACOBIANS: dict[type[Optimizer], Jacobian] = {
