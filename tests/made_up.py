@@ -7,7 +7,7 @@ adds its own luck. `dora_again` has the outcomes of `dora` under another name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ def study(
     rows: int = 277,
     trials: int = 8,
     unfinished: Sequence[tuple[str, str, int]] = (),
+    against: Mapping[str, str] | None = None,
+    baseline: str = BASELINE,
 ) -> StudyFolder:
     """Write a study; `rte` and `cola` are classification, `e2e` is generation.
 
@@ -72,6 +74,8 @@ def study(
         rows: Reported rows of every task.
         trials: Trials of tuning; 0 for none.
         unfinished: Runs that ended with an error, as task, label and seed.
+        baseline: What the others are compared with; the first method where it is none of them.
+        against: Method -> what it is compared with, where that is not the baseline.
     """
     folder = StudyFolder(path)
     record = StudyRecord(
@@ -85,11 +89,11 @@ def study(
             MethodRecord(
                 label=label, method=label.removesuffix("_again"), summary=f"What {label} does",
                 reference="Author, Author, VENUE 2025", hyperparameters={"r": 8, "lora_alpha": 16},
-                options={"learning_rate": 5e-4},
+                options={"learning_rate": 5e-4}, against=(against or {}).get(label),
             )
             for label in methods
         ),
-        baseline=BASELINE if BASELINE in methods else methods[0],
+        baseline=baseline if baseline in methods else methods[0],
         seeds=tuple(seeds),
         budget="400-passes",
         trials=trials,

@@ -26,6 +26,13 @@ def test_both_files_are_made_again(folder: Path, capsys: pytest.CaptureFixture[s
     assert (folder / "report.md").read_text("utf-8").startswith("# made-up\n")
 
 
+def test_another_baseline(folder: Path) -> None:
+    assert main(["report", str(folder), "--baseline", "lora"]) == 0
+    assert "\n- dora − lora = " in (folder / "report.md").read_text("utf-8")
+    assert main(["report", str(folder)]) == 0
+    assert "\n- lora − dora = " in (folder / "report.md").read_text("utf-8")
+
+
 def test_one_format_to_a_file(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "there" / "summary.md"
     assert main(["report", str(folder), "--format", "markdown", "--output", str(target)]) == 0
@@ -44,6 +51,7 @@ def test_the_card_lies_beside_the_adapter(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--output", "x.html"], "--output x.html: say of which, with --format"),
+        (["--baseline", "olora"], "baseline = 'olora': expected one of dora, lora"),
         (["--seed", "1"], "--seed 1: only --format model-card has it"),
         (["--format", "model-card", "--method", "olora"], "--method olora: no finished run"),
     ],

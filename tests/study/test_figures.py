@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,6 +14,8 @@ import raw_files
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.records import Examples, StudyFolder
+from rankwright.study.report import html, markdown
+from rankwright.study.statistics import holm
 
 COSTS = {
     "training_seconds": "training_seconds",
@@ -61,6 +66,71 @@ def test_differences_and_p_values_are_those_of_the_files(
         verdict = next(m.verdict for m in task.methods if m.label == smallest)
         assert verdict is not None
         assert verdict.p_value == pytest.approx(min(1, 6 * p_values[smallest]), rel=1e-6)
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> StudyFolder:
+    """LoRA is the baseline; BiDoRA stands against DoRA."""
+    return made_up.study(
+        tmp_path / "several", methods=("lora", "dora", "bidora", "xgblora"),
+        tasks=("rte", "cola"), rows=40, trials=0, against={"bidora": "dora", "dora": "lora"},
+        baseline="lora",
+    )  # fmt: skip
+
+
+PAIRS = {"dora": "lora", "bidora": "dora", "xgblora": "lora"}
+
+
+def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> None:
+    found = figures(several)
+    assert found.study.against == PAIRS
+    assert found.baselines == ["lora", "dora"]
+    for task in found.tasks:
+        p_values = {}
+        for method in task.methods:
+            if method.label == "lora":
+                assert method.verdict is None
+                continue
+            assert method.verdict is not None
+            assert method.verdict.baseline == PAIRS[method.label]
+            of_seeds = raw_files.differences(
+                several.path, task.task.task, method.label, PAIRS[method.label]
+            )
+            assert method.verdict.difference.of_seeds == pytest.approx(of_seeds.tolist())
+            p_values[method.label] = scipy.stats.ttest_1samp(of_seeds, 0).pvalue
+        corrected = holm(p_values)  # over the three comparisons
+        for method in task.methods:
+            if method.verdict is not None:
+                assert method.verdict.p_value == pytest.approx(corrected[method.label], rel=1e-6)
+                assert method.verdict.methods == 3
+    assert {over.label: over.against for over in found.over_tasks} == PAIRS
+
+
+def test_all_can_be_compared_with_one_instead(several: StudyFolder) -> None:
+    found = figures(several, "dora")
+    assert found.study.against == {"lora": "dora", "bidora": "dora", "xgblora": "dora"}
+    (verdict,) = [m.verdict for m in found.tasks[0].methods if m.label == "lora"]
+    assert verdict is not None
+    turned = next(m.verdict for m in figures(several).tasks[0].methods if m.label == "dora")
+    assert turned is not None
+    assert verdict.difference.of_seeds == tuple(-d for d in turned.difference.of_seeds)
+    assert several.study.baseline == "lora"
+    with pytest.raises(MethodError, match="baseline = 'olora': expected one of lora, dora, bidora"):
+        figures(several, "olora")
+
+
+def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None:
+    found = figures(several)
+    page, text = html(found), markdown(found)
+    for shown in (page, text):
+        assert "Compared with lora; bidora with dora." in shown
+        assert "bidora − dora = " in shown
+        assert "xgblora − lora = " in shown
+        assert ">− lora<" not in shown
+    assert re.search(r"<h3 [^>]*>Difference</h3>", page)
+    assert '<tr><th scope="row">bidora − dora</th>' in page
+    assert re.search(r"\| bidora \| [\d.± ]+ \| [−+\d.± ]+ to dora \|", text)
+    assert "Compared with dora." in html(figures(several, "dora"))
 
 
 def test_the_best_comes_first(found: StudyFigures) -> None:

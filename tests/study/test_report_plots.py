@@ -125,7 +125,7 @@ def test_all_is_inside_its_plot(found: StudyFigures) -> None:
         curves = learning_curves(task)
         panels = [
             *trade_offs(task),
-            *curve_panels(task, curves, "dora"),
+            *curve_panels(task, curves, found.study.against),
             *tuning_panels(task),
         ]
         assert len(panels) == 4 + 6 + 14

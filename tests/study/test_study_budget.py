@@ -120,6 +120,10 @@ def test_tasks_have_short_names() -> None:
         ({"seeds": 0}, "a number of at least 1"),
         ({"budget": "9"}, "expected passes or seconds, such as"),
         ({"baseline": "dora"}, "baseline = 'dora': expected one of lora"),
+        (
+            {"methods": ["lora", {"method": "dora", "against": "dora"}]},
+            "methods: dora: against = 'dora': expected another method of the study: lora",
+        ),
         ({"tune": -1}, "tune = -1: expected at least 0"),
         ({"jobs": 0}, "jobs = 0: expected at least 1"),
         ({"tuning_share": 1.0}, "a share between 0 and 1"),

@@ -15,9 +15,11 @@ from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
+from rankwright.study.figures import figures
 from rankwright.study.processes import Exit
 from rankwright.study.protocol import OUTCOME
-from rankwright.study.records import Measurement
+from rankwright.study.records import Measurement, StudyRecord
+from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, TaskError
 from studies import Heard, InProcess, carried_out
 
@@ -76,10 +78,12 @@ def test_a_run_of_a_study_is_the_run_that_train_makes(config_of: Study, tmp_path
 
 def test_two_names_of_one_method_give_the_same(config_of: Study) -> None:
     methods = [{"method": "lora", "label": "a"}, {"method": "lora", "label": "b"}]
-    folder, _ = carried_out(config_of(methods=methods))
-    a, b = folder.records()
-    assert a.after == b.after
-    assert folder.examples(a).predictions == folder.examples(b).predictions
+    folder, _ = carried_out(config_of(methods=methods, seeds=2))
+    for a, b in zip(folder.records()[::2], folder.records()[1::2], strict=True):
+        assert a.after == b.after
+        assert folder.examples(a).predictions == folder.examples(b).predictions
+    (verdict,) = [m.verdict for m in figures(folder).tasks[0].methods if m.verdict is not None]
+    assert verdict.words(Unit()) == "b − a = 0 on every one of 2 seeds: not distinguishable."
 
 
 def test_what_is_finished_is_not_done_again(config_of: Study) -> None:
@@ -110,6 +114,14 @@ def test_another_study_is_not_mixed_in(config_of: Study, changes: Any, message: 
     compare_nothing(config)
     with pytest.raises(MethodError, match=message):
         carried_out(config_of(**{"methods": "lora", **changes}))
+
+
+def test_what_a_method_is_compared_with_may_change(config_of: Study) -> None:
+    compare_nothing(config_of(methods="lora,dora"))
+    changed = config_of(methods=["lora", {"method": "dora", "against": "lora"}], baseline="dora")
+    compare_nothing(changed)
+    record = StudyRecord.load(Path(str(changed.output)) / "study.json")
+    assert record.against == {"dora": "lora", "lora": "dora"}
 
 
 def compare_nothing(config: StudyConfig) -> None:

@@ -173,6 +173,11 @@ def _report(arguments: list[str]) -> int:
         help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter, "
         "DIR/peft)",
     )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD",
+        help="compare every method with this one (default: what the study says)",
+    )
     card = parser.add_argument_group("of the model card")
     card.add_argument("--task", help="the task; needed where the study has several")
     card.add_argument("--method", help="the method (default: the one with the best mean)")

@@ -22,6 +22,7 @@ def report(
     task: str | None,
     method: str | None,
     seed: int | None,
+    baseline: str | None,
 ) -> int:
     """Write the report and print where.
 
@@ -33,6 +34,7 @@ def report(
         task: Task of the model card.
         method: Method of the model card.
         seed: Seed of the model card.
+        baseline: Method that all are compared with; None for what the study says.
     """
     if format is None and output is not None:
         raise MethodError(f"--output {output}: say of which, with --format")
@@ -40,7 +42,7 @@ def report(
     if format != "model-card" and (given := [k for k, v in chosen.items() if v is not None]):
         raise MethodError(f"{given[0]} {chosen[given[0]]}: only --format model-card has it")
     study = StudyFolder(Path(folder))
-    found = figures(study)
+    found = figures(study, baseline)
     target = None if output is None else Path(output)
     if format == "model-card":
         path = write_card(found, study, target, task=task, method=method, seed=seed)

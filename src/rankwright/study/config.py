@@ -31,7 +31,8 @@ class StudyConfig:
             `method` (a name), `label` (what the study calls it), `space` (what to tune over
             beside what the method declares; a list of values, or {low, high}), options of the run
             such as learning_rate, fields of the method, and parts by slot. What is given here is
-            not tuned.
+            not tuned. `against` (a label) is what the method is compared with instead of the
+            baseline.
         task: Names of tasks, comma separated, or in YAML a list of names and of mappings with
             `label` and options of the run, such as {label: rte-500, task: rte, train_rows: 500}.
         model: Folder or hub name of a pretrained model, or "minilm".
@@ -81,13 +82,21 @@ class StudyConfig:
         for name in self.options:
             if name in DECIDED:
                 raise MethodError(f"{name}: a study decides this for every run; leave it out")
-        labels = [method.label for method in self.parsed_methods]
+        methods = self.parsed_methods
+        labels = [method.label for method in methods]
         check_field(
             self,
             "baseline",
             self.baseline is None or self.baseline in labels,
             f"one of {', '.join(labels)}",
         )
+        for method in methods:
+            others = [label for label in labels if label != method.label]
+            if method.against is not None and method.against not in others:
+                raise MethodError(
+                    f"methods: {method.label}: against = {method.against!r}: expected another "
+                    f"method of the study: {', '.join(others)}"
+                )
         _ = self.parsed_budget, self.parsed_seeds, self.parsed_tasks
 
     @property
@@ -155,12 +164,14 @@ class MethodSpec:
         method: The method with its hyperparameters.
         options: Options of its runs.
         space: What it is tuned over; nothing that the user has set.
+        against: Label of what it is compared with; None for the baseline.
     """
 
     label: str
     method: Method
     options: dict[str, Any]
     space: SearchSpace
+    against: str | None = None
 
     @classmethod
     def parse(cls, given: Any) -> MethodSpec:
@@ -174,6 +185,7 @@ class MethodSpec:
         if not isinstance(name, str):
             raise MethodError(f"methods: {given!r}: expected a name, or a mapping with `method`")
         label = str(values.pop("label", name))
+        against = values.pop("against", None)
         own_space = _space(values.pop("space", {}))
         options = {option: values.pop(option) for option in OF_A_METHOD if option in values}
         parts = {slot: _parts(values.pop(slot)) for slot in SLOTS if slot in values}
@@ -188,7 +200,8 @@ class MethodSpec:
                     f"({', '.join(OF_A_METHOD)})"
                 )
         method = build_method({"name": name, **values}, parts)
-        return cls(label, method, options, {n: c for n, c in space.items() if n not in fixed})
+        space = {n: c for n, c in space.items() if n not in fixed}
+        return cls(label, method, options, space, against)
 
     def with_values(self, values: Mapping[str, Any]) -> MethodSpec:
         """The same with other hyperparameters and options, by name."""

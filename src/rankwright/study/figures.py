@@ -52,8 +52,8 @@ class MethodFigures:
         runs: Its finished runs, by seed.
         missing: Seeds whose run is not finished.
         mean: The primary metric over seeds.
-        verdict: What it is beside the baseline; None for the baseline, and where the two have no
-            seed in common.
+        verdict: What it is beside what it is compared with; None where that is nothing, and where
+            the two have no seed in common.
         tuning: Its search, where there was one.
     """
 
@@ -127,15 +127,17 @@ class TaskFigures:
 
 @dataclass(frozen=True)
 class OverTasks:
-    """One method beside the baseline over all tasks.
+    """One method beside another over all tasks.
 
     Attributes:
         label: The method.
+        against: What it is compared with.
         test: Wilcoxon's test of its mean differences, positive where it is better.
         p_value: p of the test after Holm's correction for the methods.
     """
 
     label: str
+    against: str
     test: SignedRank
     p_value: float
 
@@ -147,7 +149,7 @@ class StudyFigures:
     Attributes:
         study: What was planned.
         tasks: Tasks with a finished run, in the study's order.
-        over_tasks: For two tasks or more: the methods that have them all, the baseline excepted.
+        over_tasks: For two tasks or more: the methods that have a difference on all of them.
         finished: Number of finished runs.
         failures: Runs that ended with an error.
     """
@@ -159,18 +161,29 @@ class StudyFigures:
     failures: tuple[FailureRecord, ...]
 
     @property
+    def baselines(self) -> list[str]:
+        """What methods are compared with, in the study's order; the baseline at least."""
+        named = {self.study.baseline, *self.study.against.values()}
+        return [method.label for method in self.study.methods if method.label in named]
+
+    @property
     def runs(self) -> list[RunRecord]:
         """Every finished run."""
         return [run for task in self.tasks for method in task.methods for run in method.runs]
 
 
-def figures(folder: StudyFolder) -> StudyFigures:
+def figures(folder: StudyFolder, baseline: str | None = None) -> StudyFigures:
     """Compute the figures of a study; it need not be finished.
 
+    Args:
+        folder: The study.
+        baseline: Label of what every method is compared with; None for what the study says.
+
     Raises:
-        MethodError: The folder holds no study, or none of its runs is finished.
+        MethodError: The folder holds no study, none of its runs is finished, or there is no such
+            method.
     """
-    study = folder.study
+    study = folder.study if baseline is None else folder.study.with_baseline(baseline)
     records = folder.records()
     if not records:
         raise MethodError(
@@ -179,7 +192,9 @@ def figures(folder: StudyFolder) -> StudyFigures:
         )
     tunings = {(tuning.task, tuning.label): tuning for tuning in folder.tunings()}
     tasks = [
-        _Task(folder, task, [run for run in records if run.task == task.task], tunings).figures
+        _Task(
+            folder, study, task, [run for run in records if run.task == task.task], tunings
+        ).figures
         for task in study.tasks
     ]
     tasks = [task for task in tasks if task.methods]
@@ -193,13 +208,14 @@ class _Task:
     """What the figures of one task are computed from."""
 
     folder: StudyFolder
+    study: StudyRecord
     task: TaskRecord
     records: Sequence[RunRecord]
     tunings: dict[tuple[str, str], TuningRecord]
 
     @cached_property
     def figures(self) -> TaskFigures:
-        found = [self._method(m) for m in self.folder.study.methods if self._runs(m.label)]
+        found = [self._method(m) for m in self.study.methods if self._runs(m.label)]
         sign = -1 if self.task.greater_is_better else 1
         found.sort(key=lambda method: sign * method.mean.mean)
         return TaskFigures(self.task, UNITS.get(self.task.metric, POINTS), tuple(found))
@@ -209,7 +225,7 @@ class _Task:
         return MethodFigures(
             method=method,
             runs=tuple(runs.values()),
-            missing=tuple(seed for seed in self.folder.study.seeds if seed not in runs),
+            missing=tuple(seed for seed in self.study.seeds if seed not in runs),
             mean=estimate([run.value for run in runs.values()]),
             verdict=self._verdicts.get(method.label),
             tuning=self.tunings.get((self.task.task, method.label)),
@@ -221,23 +237,22 @@ class _Task:
 
     @cached_property
     def _verdicts(self) -> dict[str, Verdict]:
-        study = self.folder.study
-        others = [m.label for m in study.methods if m.label != study.baseline]
+        against = self.study.against
         differences = {
-            label: self._difference(label, seeds)
-            for label in others
-            if (seeds := sorted(self._runs(label).keys() & self._runs(study.baseline).keys()))
+            label: self._difference(label, other, seeds)
+            for label, other in against.items()
+            if (seeds := sorted(self._runs(label).keys() & self._runs(other).keys()))
         }
-        return verdicts(differences, study.baseline, greater_is_better=self.task.greater_is_better)
+        return verdicts(differences, against, greater_is_better=self.task.greater_is_better)
 
-    def _difference(self, label: str, seeds: list[int]) -> Difference:
-        """The method minus the baseline on these seeds."""
-        ours, theirs = self._runs(label), self._runs(self.folder.study.baseline)
+    def _difference(self, label: str, other: str, seeds: list[int]) -> Difference:
+        """The method minus the other on these seeds."""
+        ours, theirs = self._runs(label), self._runs(other)
         of_seeds = [ours[seed].value - theirs[seed].value for seed in seeds]
         names = [(ours[seed].name, theirs[seed].name) for seed in seeds]
         if not self._outcomes.keys() >= {name for pair in names for name in pair}:
             return Difference.of(of_seeds)
-        drawn = [self._draws[mine] - self._draws[other] for mine, other in names]
+        drawn = [self._draws[mine] - self._draws[its] for mine, its in names]
         rows = len(self._outcomes[names[0][0]].ids)
         return Difference.of(of_seeds, np.stack(drawn, axis=1), rows)
 
@@ -271,11 +286,14 @@ def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverT
         if len(differences := _of_tasks(method.label, tasks)) == len(tasks)
     }
     corrected = holm({label: test.p_value for label, test in tests.items()})
-    return tuple(OverTasks(label, test, corrected[label]) for label, test in tests.items())
+    return tuple(
+        OverTasks(label, study.against[label], test, corrected[label])
+        for label, test in tests.items()
+    )
 
 
 def _of_tasks(label: str, tasks: Sequence[TaskFigures]) -> list[float]:
-    """The mean difference to the baseline on each task that has one; positive is better."""
+    """The mean difference on each task that has one; positive is better."""
     return [
         method.verdict.difference.over_seeds.mean * (1 if task.task.greater_is_better else -1)
         for task in tasks

@@ -209,7 +209,12 @@ def check_continues(old: StudyRecord, new: StudyRecord) -> None:
             check_same(f"task {task.task}", asdict(before), asdict(task))
     for method in new.methods:
         for present in (m for m in old.methods if m.label == method.label):
-            check_same(f"method {method.label}", asdict(present), asdict(method))
+            check_same(f"method {method.label}", runs_of(present), runs_of(method))
+
+
+def runs_of(method: MethodRecord) -> dict[str, Any]:
+    """What the runs of a method depend on: not what they are compared with."""
+    return {name: value for name, value in asdict(method).items() if name != "against"}
 
 
 def check_same(what: str, old: Any, new: Any) -> None:
@@ -277,4 +282,5 @@ def _method_record(spec: MethodSpec) -> MethodRecord:
         reference=method.reference,
         hyperparameters=described(method),
         options=spec.options,
+        against=spec.against,
     )

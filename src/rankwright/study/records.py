@@ -108,6 +108,7 @@ class MethodRecord:
         reference: Its paper.
         hyperparameters: Its fields by name, before tuning.
         options: Fields of `TrainConfig` that are its own, such as a learning rate.
+        against: Label of the method that it is compared with; None for the study's baseline.
     """
 
     label: str
@@ -116,6 +117,7 @@ class MethodRecord:
     reference: str
     hyperparameters: dict[str, Any]
     options: dict[str, Any]
+    against: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ class StudyRecord(Record):
         model: The pretrained model.
         tasks: The tasks, in the user's order.
         methods: The methods, in the user's order.
-        baseline: Label of the method that the others are compared with.
+        baseline: Label of the method that those are compared with which name no other.
         seeds: The seeds, the same for every method and task.
         budget: What every run may cost, such as "2000-passes" or "60-seconds".
         trials: Trials of every method on every task; 0 without tuning.
@@ -200,6 +202,24 @@ class StudyRecord(Record):
     versions: dict[str, str]
     device: str
     measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def against(self) -> dict[str, str]:
+        """Method -> what it is compared with, by label; the baseline only if it names another."""
+        pairs = {method.label: method.against or self.baseline for method in self.methods}
+        return {label: other for label, other in pairs.items() if label != other}
+
+    def with_baseline(self, baseline: str) -> StudyRecord:
+        """The same, every method compared with this one.
+
+        Raises:
+            MethodError: There is no such method.
+        """
+        labels = [method.label for method in self.methods]
+        if baseline not in labels:
+            raise MethodError(f"baseline = {baseline!r}: expected one of {', '.join(labels)}")
+        methods = tuple(dataclasses.replace(method, against=None) for method in self.methods)
+        return dataclasses.replace(self, methods=methods, baseline=baseline)
 
 
 @dataclass(frozen=True, kw_only=True)

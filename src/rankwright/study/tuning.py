@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.study.config import RATES, MethodSpec
-from rankwright.study.plan import Plan, check_same
+from rankwright.study.plan import Plan, check_same, runs_of
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
 from rankwright.study.records import TrialRecord, TuningRecord, run_name
@@ -121,7 +121,7 @@ class Search:
             "budget": record.budget,
             "trials": record.trials,
             "task": asdict(plan.task_record(self.task)),
-            "method": asdict(next(m for m in record.methods if m.label == self.spec.label)),
+            "method": runs_of(next(m for m in record.methods if m.label == self.spec.label)),
         }
         if DESCRIPTION not in study.user_attrs:
             study.set_user_attr(DESCRIPTION, present)

@@ -1,9 +1,9 @@
-"""Learning curves: mean over seeds with a band, the baseline's behind each."""
+"""Learning curves: mean over seeds with a band, behind each that of what it is compared with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankwright.study.figures import POINTS, UNITS, MethodFigures, TaskFigures
@@ -33,13 +33,21 @@ def learning_curves(task: TaskFigures) -> list[Curve]:
     return [curve for curve in curves if curve.points]
 
 
-def curve_panels(task: TaskFigures, curves: Sequence[Curve], baseline: str) -> list[Panel]:
-    """A panel for each curve, on one scale, with the baseline's behind it."""
+def curve_panels(
+    task: TaskFigures, curves: Sequence[Curve], against: Mapping[str, str]
+) -> list[Panel]:
+    """A panel for each curve that is compared with another, which is behind it; all on one scale.
+
+    Args:
+        task: The task.
+        curves: Its learning curves.
+        against: Method -> what it is compared with.
+    """
     if not curves:
         return []
     x = Axis.over([p for c in curves for p, _ in c.points], LEFT, RIGHT, room=0.02)
     y = metric_axis([e for c in curves for _, e in c.points], BOTTOM, TOP)
-    behind = next((curve for curve in curves if curve.label == baseline), None)
+    by_label = {curve.label: curve for curve in curves}
     name, _ = _shown(task)
     return [
         Panel(
@@ -50,11 +58,12 @@ def curve_panels(task: TaskFigures, curves: Sequence[Curve], baseline: str) -> l
             x_ticks=x.ticks(words.tick),
             y_ticks=y.ticks(words.tick),
             strokes=[
-                *(_strokes(behind, x, y, "base") if behind not in (None, curve) else ()),
+                *(_strokes(behind, x, y, "base") if behind is not None else ()),
                 *_strokes(curve, x, y, "ours"),
             ],
         )
-        for curve in [curve for curve in curves if curve is not behind] or curves
+        for curve in [curve for curve in curves if curve.label in against] or curves
+        for behind in [by_label.get(against.get(curve.label, ""))]
     ]
 
 

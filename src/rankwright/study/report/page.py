@@ -101,7 +101,7 @@ def _task(number: int, task: TaskFigures, figures: StudyFigures) -> TaskPage:
         forest_ticks=ticks,
         trade_offs=trade_offs(task),
         curves=curves,
-        curve_panels=curve_panels(task, curves, figures.study.baseline),
+        curve_panels=curve_panels(task, curves, figures.study.against),
         tuning=tuning_panels(task),
     )
 
@@ -109,9 +109,12 @@ def _task(number: int, task: TaskFigures, figures: StudyFigures) -> TaskPage:
 def _matrix(figures: StudyFigures) -> list[Row]:
     over = {found.label: found for found in figures.over_tasks}
     return [
-        Row(m.label, [_cell(task, m.label) for task in figures.tasks], over.get(m.label))
-        for m in figures.study.methods
-        if m.label != figures.study.baseline
+        Row(
+            words.pair(figures, label),
+            [_cell(task, label) for task in figures.tasks],
+            over.get(label),
+        )
+        for label in figures.study.against
     ]
 
 

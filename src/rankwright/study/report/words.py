@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
-from rankwright.study.records import TaskRecord
+from rankwright.study.records import StudyRecord, TaskRecord
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.verdict import Finding, p_words
 
@@ -126,8 +128,37 @@ def lede(figures: StudyFigures) -> str:
     return (
         f"{_counted(len(study.methods), 'method')} on {tasks}, "
         f"{_counted(len(study.seeds), 'seed')} each, {budget} a run{tuned}. "
-        f"Model: {study.model}. Compared with {study.baseline}."
+        f"Model: {study.model}. Compared with {study.baseline}{_others(study)}."
     )
+
+
+def _others(study: StudyRecord) -> str:
+    """The comparisons that are not with the baseline."""
+    named = (f"{a} with {b}" for a, b in study.against.items() if b != study.baseline)
+    return "".join(f"; {words}" for words in named)
+
+
+def pair(figures: StudyFigures, label: str) -> str:
+    """A method, and what it is compared with where that differs from row to row."""
+    several = len(figures.baselines) > 1
+    return f"{label} − {figures.study.against[label]}" if several else label
+
+
+def difference(figures: StudyFigures) -> str:
+    """What stands above differences."""
+    first, *others = figures.baselines
+    return "Difference" if others else f"Difference to {first}"
+
+
+def column(figures: StudyFigures) -> str:
+    """The same above the column of a table."""
+    first, *others = figures.baselines
+    return "difference" if others else f"− {first}"
+
+
+def to_baseline(figures: StudyFigures, label: str) -> str:
+    """What stands behind a difference: nothing, or to what it is where that is not the same."""
+    return f" to {figures.study.against[label]}" if len(figures.baselines) > 1 else ""
 
 
 def progress(figures: StudyFigures) -> str:
@@ -142,16 +173,20 @@ def progress(figures: StudyFigures) -> str:
     )
 
 
-def in_short(task: TaskFigures, baseline: str) -> str:
+def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
     """The findings on one task in a sentence or two."""
     compared = [method for method in task.methods if method.verdict is not None]
     if not compared:
-        return f"nothing is finished to compare with {baseline}."
+        return f"nothing is finished to compare with {' and '.join(baselines)}."
     if len(compared) == 1 and compared[0].verdict is not None:
         return compared[0].verdict.words(task.unit)
     parts = []
-    for finding, heading in HEADINGS.items():
-        found = [m for m in compared if m.verdict and m.verdict.finding == finding]
+    for baseline, (finding, heading) in itertools.product(baselines, HEADINGS.items()):
+        found = [
+            m
+            for m in compared
+            if m.verdict and (m.verdict.baseline, m.verdict.finding) == (baseline, finding)
+        ]
         names = [_with_difference(m, task.unit) for m in found]
         if finding == "not distinguishable":
             names = [m.label for m in found]
@@ -166,11 +201,11 @@ def _with_difference(method: MethodFigures, unit: Unit) -> str:
     return f"{method.label} ({difference})"
 
 
-def over_tasks(found: OverTasks, baseline: str) -> str:
+def over_tasks(found: OverTasks) -> str:
     """Wilcoxon's test over tasks as a sentence."""
     test = found.test
     text = (
-        f"{found.label} is ahead of {baseline} on {test.won} of {test.tasks} tasks, "
+        f"{found.label} is ahead of {found.against} on {test.won} of {test.tasks} tasks, "
         f"{p_words(found.p_value)}"
     )
     if test.least_p >= 0.05:

@@ -150,16 +150,19 @@ class Verdict:
 
 
 def verdicts(
-    differences: Mapping[str, Difference], baseline: str, *, greater_is_better: bool = True
+    differences: Mapping[str, Difference],
+    against: Mapping[str, str] | str,
+    *,
+    greater_is_better: bool = True,
 ) -> dict[str, Verdict]:
-    """What each method is beside the baseline, on one task.
+    """What each method is beside another, on one task.
 
-    The p values over seeds are corrected for the number of methods, and so are those over seeds and
-    rows.
+    The p values over seeds are corrected for the number of methods, which is that of the
+    comparisons, whatever each is compared with; and so are those over seeds and rows.
 
     Args:
         differences: By method.
-        baseline: Name of what they are compared with.
+        against: What they are compared with: one name, or one by method.
         greater_is_better: Whether a positive difference is good.
     """
     seeds = holm({name: d.over_seeds.p_value for name, d in differences.items()})
@@ -167,7 +170,7 @@ def verdicts(
     return {
         name: Verdict(
             method=name,
-            baseline=baseline,
+            baseline=against if isinstance(against, str) else against[name],
             difference=difference,
             p_value=seeds[name],
             p_value_rows=rows.get(name),
