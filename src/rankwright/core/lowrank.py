@@ -23,6 +23,7 @@ Differentiated twice, it steps back to the plain operations.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -188,10 +189,10 @@ class _LowRankLinear(Function):
     @staticmethod
     def forward(ctx: Any, rule: Rule, origin: Origin | None, *tensors: Any) -> Tensor:
         o = Operands(*tensors)
-        with torch.autocast(o.x.device.type, enabled=False):
+        with _no_autocast(o.x):
             base = _base_output(o, rule)
             u, h = _add_products(o, rule, base)
-            y = (u if o.m is None else _scale_rows(o, u)).to(base.dtype)
+            y = _as(u if o.m is None else _scale_rows(o, u), base.dtype)
         ctx.rule, ctx.origin, ctx.shape = rule, origin, o.x.shape
         trained = Operands(*(t is not None and t.requires_grad for t in o))  # type: ignore[arg-type]
         ctx.save_for_backward(
@@ -213,15 +214,15 @@ class _LowRankLinear(Function):
                 o = o._replace(x=grad.new_zeros(ctx.shape, requires_grad=True))
             return None, None, *_plain_grads(o, rule, needs, grad)
         grads: dict[str, Tensor] = {}
-        with torch.autocast(grad.device.type, enabled=False):
+        with _no_autocast(grad):
             dy = grad.reshape(-1, grad.shape[-1])
             if y is not None:
                 grads = _magnitude_grads(o, y.reshape(dy.shape), dy)
             if o.m is not None and o.n is not None:
-                dy = (dy * (o.m / nonzero(o.n))).to(dy.dtype)
-            dx = dy @ _rows(o.W, rule).to(dy.dtype) if needs.x else None
+                dy = _as(dy * (o.m / nonzero(o.n)), dy.dtype)
+            dx = dy @ _as(_rows(o.W, rule), dy.dtype) if needs.x else None
             for pair in _pairs(o, rule):
-                gh = rule.s * (pair.B.T @ dy.T.to(pair.B.dtype))  # (r, tokens)
+                gh = (pair.B.T @ _as(dy.T, pair.B.dtype)).mul_(rule.s)  # (r, tokens)
                 if pair.trained:
                     grads |= _factor_grads(o, rule, needs, pair, gh, h, dy)
                 if dx is not None:
@@ -229,6 +230,20 @@ class _LowRankLinear(Function):
             if dx is not None:
                 grads["x"] = dx.view(ctx.shape)
         return None, None, *(grads.get(name) for name in Operands._fields)
+
+
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off, where it is on: to enter the context costs as much as a small product."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
+
+
+_NOTHING = nullcontext()
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor.to(dtype)`, not called where it has nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _input_again(origin: Origin | None, kept: list[Tensor]) -> Any:
@@ -257,7 +272,7 @@ class _Pair(NamedTuple):
 def _pairs(o: Operands, rule: Rule) -> list[_Pair]:
     dtypes = [factor.dtype for factor in (o.A, o.A0) if factor is not None]
     dtype = rule.dtype or dtypes[0] if dtypes else None
-    A, B, A0, B0 = (f if f is None else f.to(dtype) for f in o[3:7])
+    A, B, A0, B0 = (f if f is None or dtype is None else _as(f, dtype) for f in o[3:7])
     if A0 is None or B0 is None:
         return [] if A is None or B is None else [_Pair(A, B, dropped=rule.dropout > 0)]
     if A is None or B is None:
@@ -292,7 +307,7 @@ def _add_products(o: Operands, rule: Rule, y: Tensor) -> tuple[Tensor, Tensor | 
         h = pair.A @ _input(o, rule, pair).T
         if pair.trained:
             trained = _trained(h, o)
-        y = y.to(torch.promote_types(y.dtype, h.dtype))
+        y = y if y.dtype == h.dtype else y.to(torch.promote_types(y.dtype, h.dtype))
         flat = y.view(-1, y.shape[-1])
         if y.dtype == h.dtype:
             flat.addmm_(h.T, pair.B.T, alpha=rule.s)
@@ -303,7 +318,7 @@ def _add_products(o: Operands, rule: Rule, y: Tensor) -> tuple[Tensor, Tensor | 
 
 def _input(o: Operands, rule: Rule, pair: _Pair) -> Tensor:
     """What a pair sees of the input, (tokens, in)."""
-    x = o.x.reshape(-1, o.x.shape[-1]).to(pair.A.dtype)
+    x = _as(o.x.reshape(-1, o.x.shape[-1]), pair.A.dtype)
     return drop(x, rule.dropout, rule.seed) if pair.dropped else x
 
 
@@ -344,7 +359,7 @@ def _factor_grads(
         grads["A"] = trained @ _input(o, rule, pair)
     if h is not None:
         like = torch.empty_like(cast(Tensor, o.B), dtype=h.dtype)  # DDP wants B's own strides
-        grads["B"] = torch.mul((h @ dy.to(h.dtype)).T, rule.s, out=like)
+        grads["B"] = torch.mul((h @ _as(dy, h.dtype)).T, rule.s, out=like)
     return grads
 
 
