@@ -74,6 +74,10 @@ def test_a_pair_keeps_its_order_and_the_longer_text_is_cut(write, minilm):
     text = minilm.decode(prepared.train[0]["input_ids"])
     assert text == "[CLS] the cat sat [SEP] a dog ran [SEP]"
     assert prepared.train["labels"][:] == [0, 1, 0]
+    texts = [[row[column] for row in CLASSES] for column in "ab"]
+    together = minilm(*texts, truncation="longest_first", max_length=9)
+    for name, cells in together.items():
+        assert prepared.train[name][:] == cells
     assert prepared.model_kwargs == {
         "num_labels": 2,
         "id2label": {0: "no", 1: "yes"},

@@ -65,10 +65,14 @@ class TextTask(Task):
             texts = [[rows.text(row, column) for row in split] for column in self.input_columns]
             targets = [target(row) for row in split]
             encoded = tokenizer(*texts, verbose=False)
-            too_long = sum(len(ids) > limit for ids in encoded["input_ids"])
-            if too_long:
-                cut += too_long
-                encoded = tokenizer(*texts, truncation="longest_first", max_length=limit)
+            too_long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
+            if too_long:  # these alone once more
+                cut += len(too_long)
+                longest = [[column[row] for row in too_long] for column in texts]
+                shorter = tokenizer(*longest, truncation="longest_first", max_length=limit)
+                for name, cells in shorter.items():
+                    for row, cell in zip(too_long, cells, strict=True):
+                        encoded[name][row] = cell
             return Dataset.from_dict({**encoded, "labels": targets})
 
         datasets = splits.map(encode)
