@@ -21,7 +21,6 @@ from rankwright.study.records import (
     TaskRecord,
     TrialRecord,
     TuningRecord,
-    replacing,
     run_name,
 )
 
@@ -112,17 +111,6 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path):
         path.write_text(text)
         with pytest.raises(MethodError, match=r"record\.json is not a RunRecord"):
             RunRecord.load(path)
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    path = tmp_path / "record.json"
-    run_record().save(path)
-    with replacing(path) as temporary:
-        temporary.write_text("whole")
-    with pytest.raises(TypeError), replacing(path) as temporary:
-        temporary.write_text(0)
-    assert path.read_text() == "whole"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

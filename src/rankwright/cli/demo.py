@@ -13,7 +13,8 @@ from rich.console import Console
 from rankwright.cli.tables import result_table
 from rankwright.core.errors import TrainingError
 from rankwright.job import RunFolder, TrainConfig, train
-from rankwright.job.load import load_tokenizer, resolve_model, write_json
+from rankwright.job.files import write_json
+from rankwright.job.load import load_tokenizer, resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification
 from rankwright.training.progress import RichProgress

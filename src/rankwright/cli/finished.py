@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
-from rankwright.job.load import load_tokenizer, write_json
+from rankwright.job.files import write_json
+from rankwright.job.load import load_tokenizer
 from rankwright.training import export
 
 

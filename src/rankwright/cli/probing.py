@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankwright.job.combinations import document, probe_all
-from rankwright.job.load import write_atomically
+from rankwright.job.files import write_text
 
 
 def probe_parts(output: str | None) -> None:
@@ -25,7 +25,7 @@ def probe_parts(output: str | None) -> None:
     if output is None:
         print(page, end="")
     else:
-        write_atomically(Path(output), page)
+        write_text(Path(output), page)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from rankwright.core.method import Method
 from rankwright.core.parts import part_from
 from rankwright.core.registry import get
 from rankwright.job.config import TrainConfig
+from rankwright.job.files import write_text
 from rankwright.tasks import PreparedTask
 from rankwright.training import checkpoint
 
@@ -146,7 +147,7 @@ class RunFolder:
         """Write `run.yaml`."""
         self.path.mkdir(parents=True, exist_ok=True)
         values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
-        write_atomically(self.description, yaml.safe_dump(values, sort_keys=False))
+        write_text(self.description, yaml.safe_dump(values, sort_keys=False))
 
     def options(self) -> dict[str, Any]:
         """Every option by its name on the command line, as YAML values."""
@@ -253,18 +254,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
 
 
 def _cannot_load(name: str, error: Exception) -> str:

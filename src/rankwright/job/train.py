@@ -21,7 +21,8 @@ from transformers.trainer_callback import PrinterCallback
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
-from rankwright.job.load import RunFolder, load_base, load_tokenizer, write_json
+from rankwright.job.files import write_json
+from rankwright.job.load import RunFolder, load_base, load_tokenizer
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint

@@ -13,8 +13,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from rankwright.job.files import write_json
 from rankwright.methods import Full
-from rankwright.study.records import RunRecord, StudyFolder, replacing
+from rankwright.study.records import RunRecord, StudyFolder
 
 BYTES_OF_A_FLOAT = 4
 READ = ("peft", "transformers", "datasets", "torch", "bitsandbytes")
@@ -35,8 +36,7 @@ def write_peft_layout(folder: StudyFolder, output: Path | None = None) -> list[P
     for record in folder.records():
         path = (output or folder.path / "peft") / record.task.replace("/", "-")
         path = path / f"{record.name}.json"
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(peft_layout(folder, record), indent=2) + "\n", "utf-8")
+        write_json(path, peft_layout(folder, record))
         written.append(path)
     return written
 

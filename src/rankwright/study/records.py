@@ -19,15 +19,13 @@ fields; numbers that JSON cannot write are the strings "inf", "-inf" and "nan".
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwright.core.errors import MethodError
+from rankwright.job.files import replacing, write_text
 from rankwright.tasks.metrics import METRICS
 
 
@@ -48,8 +47,7 @@ class Record:
     def save(self, path: Path) -> None:
         """Write the file whole or not at all; folders on the way are made."""
         text = json.dumps(_encoded(dataclasses.asdict(self)), indent=1, allow_nan=False)
-        with replacing(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -554,20 +552,6 @@ class StudyFolder:
 def run_name(task: str, label: str, seed: int) -> str:
     """The name of a run's files and folder."""
     return f"{_clean(task)}--{_clean(label)}--{seed}"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path`, flushed to disk, if nothing is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.saving")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _clean(name: str) -> str:

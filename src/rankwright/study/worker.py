@@ -18,7 +18,8 @@ from pathlib import Path
 import rankwright.methods  # noqa: F401  registers every method
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import Job, RunFolder, RunResult, set_up
-from rankwright.job.load import described, registered_name, write_json
+from rankwright.job.files import write_json
+from rankwright.job.load import described, registered_name
 from rankwright.job.train import versions
 from rankwright.study.observe import FirstStep, Reporter, curve, device_name, examples, held_text
 from rankwright.study.protocol import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rankwright.job.files import write_text
 from rankwright.study.figures import StudyFigures
-from rankwright.study.records import StudyFolder, replacing
+from rankwright.study.records import StudyFolder
 from rankwright.study.report.card import model_card
 from rankwright.study.report.page import html, markdown
 
@@ -39,6 +40,5 @@ def write_card(
 
 
 def _write(path: Path, text: str) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
