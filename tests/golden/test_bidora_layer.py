@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rankwright.core.decomposition import base_rows, low_rank_factors, weight_decomposition
+from rankwright.core.decomposition import weight_decomposition
 from rankwright.core.linalg import factored_row_norm, row_norm_sq
+from rankwright.core.matrix import base_rows, low_rank_factors
 from rankwright.layers import effective_weight, use_factored_dora
 from rankwright.penalties import Gram
 

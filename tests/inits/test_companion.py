@@ -22,10 +22,10 @@ from models import (
     tiny_llama,
     tokens,
 )
-from rankwright.core.decomposition import base_rows
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.loop import Loop
+from rankwright.core.matrix import base_rows
 from rankwright.core.method import Method, Slots
 from rankwright.core.run import adapted_layers
 from rankwright.inits import Olora, Pissa

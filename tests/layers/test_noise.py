@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rankwright.core.decomposition import base_rows
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import row_norm_sq
+from rankwright.core.matrix import base_rows
 from rankwright.layers import effective_weight, use_factored_dora
 from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
 

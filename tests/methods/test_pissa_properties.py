@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models import tiny_llama
-from rankwright.core.decomposition import base_rows
 from rankwright.core.errors import MethodError
+from rankwright.core.matrix import base_rows
 from rankwright.core.registry import get
 from rankwright.core.run import adapted_layers
 from rankwright.inits import Pissa

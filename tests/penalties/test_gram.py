@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwright.core.decomposition import base_rows, low_rank_factors
 from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
+from rankwright.core.matrix import base_rows, low_rank_factors
 from rankwright.penalties import Gram
 from rankwright.penalties.gram import cosines_sq
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from models import tiny_bert, tiny_llama, tokens
-from rankwright.core.decomposition import as_rows, effective_weight
 from rankwright.core.effective import weight_change
+from rankwright.core.matrix import as_rows, effective_weight
 from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA, XGBLoRA
 from rankwright.training import export_check

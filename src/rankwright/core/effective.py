@@ -10,15 +10,15 @@ import torch
 from peft.tuners.lora.layer import Embedding, LoraLayer, MultiheadAttention, ParamWrapper
 from torch import Tensor, nn
 
-from rankwright.core.decomposition import (
+from rankwright.core.errors import MethodError
+from rankwright.core.linalg import nonzero
+from rankwright.core.matrix import (
     CONV_LAYERS,
     base_rows,
     check_layer,
     dora_magnitude,
     low_rank_factors,
 )
-from rankwright.core.errors import MethodError
-from rankwright.core.linalg import nonzero
 
 
 def check_adapted(module: LoraLayer, adapter_name: str) -> None:

@@ -26,9 +26,9 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from rankwright.core.decomposition import base_rows
 from rankwright.core.effective import check_linear
 from rankwright.core.linalg import compute_dtype
+from rankwright.core.matrix import base_rows
 from rankwright.core.part import Init
 from rankwright.core.run import adapted_layers
 from rankwright.layers.stacked import StackedFactor, stacks, write_ranks

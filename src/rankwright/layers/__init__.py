@@ -1,6 +1,6 @@
 """How an adapted layer computes."""
 
-from rankwright.core.decomposition import effective_weight
+from rankwright.core.matrix import effective_weight
 from rankwright.layers.dora import (
     Dora,
     FactoredDora,

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from rankwright.core import standing
 from rankwright.core.catalogue import part
-from rankwright.core.decomposition import (
+from rankwright.core.fused import fuse
+from rankwright.core.linalg import RowNorm, attach_row_norm, nonzero, row_norm
+from rankwright.core.matrix import (
     CONV_LAYERS,
     as_rows,
     as_weight,
@@ -36,8 +38,6 @@ from rankwright.core.decomposition import (
     tensor_version,
     weight_version,
 )
-from rankwright.core.fused import fuse
-from rankwright.core.linalg import RowNorm, attach_row_norm, nonzero, row_norm
 from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]

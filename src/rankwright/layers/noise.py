@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.hooks import RemovableHandle
 
-from rankwright.core.decomposition import (
+from rankwright.core.errors import MethodError
+from rankwright.core.linalg import factored_row_norm
+from rankwright.core.matrix import (
     CONV_LAYERS,
     base_rows,
     dora_magnitude,
     low_rank_factors,
 )
-from rankwright.core.errors import MethodError
-from rankwright.core.linalg import factored_row_norm
 
 _NOT_LINEAR = (*CONV_LAYERS, Embedding, MultiheadAttention, ParamWrapper)
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rankwright.core.catalogue import part
-from rankwright.core.decomposition import tensor_version
 from rankwright.core.linalg import compute_dtype
+from rankwright.core.matrix import tensor_version
 from rankwright.core.method import check_field
 from rankwright.core.part import Layer, OptimizerPart
 from rankwright.core.run import Run

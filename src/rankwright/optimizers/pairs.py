@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from peft.tuners.lora.layer import Embedding, LoraLayer
 from torch import Tensor, nn
 
-from rankwright.core.decomposition import check_layer, dora_magnitude
 from rankwright.core.errors import MethodError
+from rankwright.core.matrix import check_layer, dora_magnitude
 from rankwright.core.run import adapted_layers
 from rankwright.layers.stacked import StackedFactor
 

@@ -20,18 +20,18 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
 from rankwright.core.catalogue import part
-from rankwright.core.decomposition import (
-    base_rows,
-    check_layer,
-    low_rank_factors,
-    weight_version,
-)
 from rankwright.core.linalg import (
     BaseGram,
     base_gram,
     compute_dtype,
     factored_cosines_sq,
     nonzero,
+)
+from rankwright.core.matrix import (
+    base_rows,
+    check_layer,
+    low_rank_factors,
+    weight_version,
 )
 from rankwright.core.part import Penalty
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from rankwright.core.catalogue import part
-from rankwright.core.decomposition import base_rows
 from rankwright.core.linalg import row_norm_sq
+from rankwright.core.matrix import base_rows
 from rankwright.core.method import check_field
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import MicroBatch, Run

@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankwright.core.decomposition import as_weight, base_rows, dora_magnitude, low_rank_factors
 from rankwright.core.effective import check_adapted, factor_tensors, weight_change
 from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
+from rankwright.core.matrix import as_weight, base_rows, dora_magnitude, low_rank_factors
 from rankwright.core.run import adapted_layers
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
