@@ -150,34 +150,41 @@ def _frozen_weight(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         return None
     W = cast(Tensor, weight_in_use() if weight_in_use else layer.weight)
     bias = cast("Tensor | None", layer.bias)
-    tensors = [t for t in (W, bias) if t is not None]
-    plain = all(type(t) in _PLAIN_TENSORS and not t.requires_grad for t in tensors)
-    return (W, bias) if plain and len({t.dtype for t in tensors}) == 1 else None
+    if not _is_plain_and_frozen(W):
+        return None
+    if bias is not None and not (_is_plain_and_frozen(bias) and bias.dtype == W.dtype):
+        return None
+    return W, bias
+
+
+def _is_plain_and_frozen(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN_TENSORS and not tensor.requires_grad
 
 
 def _untouched(module: nn.Module) -> bool:
     """Whether calling the module is calling its class's forward, and nothing else."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
     )
-    return not any(hooks) and "forward" not in module.__dict__
 
 
 def _fits(x: Tensor, W: Tensor, factors: Factors) -> bool:
     """Whether dtypes and devices are such as the base layer and PEFT accept."""
-    pair = (factors.A, factors.B, factors.A0, factors.B0)
-    tensors = [t for t in pair if t is not None]
-    dropout = factors.dropout is None or type(factors.dropout) in (nn.Identity, nn.Dropout)
-    same_place = all(t.device == x.device for t in (W, *tensors))
-    dense = all(isinstance(t, Tensor) and t.layout == torch.strided for t in tensors)
+    if factors.dropout is not None and type(factors.dropout) not in (nn.Identity, nn.Dropout):
+        return False
+    place = x.device
+    for factor in (factors.A, factors.B, factors.A0, factors.B0):
+        if factor is not None and not (factor.device == place and factor.layout == torch.strided):
+            return False
     if _autocast_dtype(x) is not None:
         right_dtype = torch.float64 not in (x.dtype, W.dtype)  # autocast leaves float64 alone
     else:
         right_dtype = x.dtype == W.dtype
-    return dropout and same_place and dense and right_dtype
+    return W.device == place and right_dtype
 
 
 def _probability(dropout: nn.Module | None) -> float:

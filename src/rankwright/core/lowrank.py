@@ -194,12 +194,12 @@ class _LowRankLinear(Function):
             u, h = _add_products(o, rule, base)
             y = _as(u if o.m is None else _scale_rows(o, u), base.dtype)
         ctx.rule, ctx.origin, ctx.shape = rule, origin, o.x.shape
-        trained = Operands(*(t is not None and t.requires_grad for t in o))  # type: ignore[arg-type]
+        of_x = (o.x,) if origin is None else origin.inputs
         ctx.save_for_backward(
             *o[1:],
-            h if trained.B else None,
-            y if trained.m or trained.n else None,
-            *(() if not trained.A else (o.x,) if origin is None else origin.inputs),
+            h if _is_trained(o.B) else None,
+            y if _is_trained(o.m) or _is_trained(o.n) else None,
+            *(of_x if _is_trained(o.A) else ()),
         )
         return y
 
@@ -230,6 +230,10 @@ class _LowRankLinear(Function):
             if dx is not None:
                 grads["x"] = dx.view(ctx.shape)
         return None, None, *(grads.get(name) for name in Operands._fields)
+
+
+def _is_trained(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
