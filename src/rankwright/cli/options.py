@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import json
 import re
@@ -19,7 +18,7 @@ from jsonargparse import ArgumentParser
 from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
 from rankwright.core import catalogue
 from rankwright.core.catalogue import SLOTS
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.job import TrainConfig
@@ -179,9 +178,7 @@ def check_names(names: Iterable[str], types: dict[str, Any], place: str) -> None
     """Refuse an option that does not exist, with its neighbours."""
     for name in names:
         if name not in types and not name.startswith("trainer."):
-            near = difflib.get_close_matches(name, types, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UsageError(f"{place}there is no option {name}{hint}")
+            raise UsageError(f"{place}there is no option {name}{did_you_mean(name, types)}")
 
 
 def as_arguments(config: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwright.core.catalogue import SLOTS, parts, summary
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 from rankwright.core.registry import available
 from rankwright.job import RunResult
@@ -110,8 +110,9 @@ def print_parts(name: str) -> None:
     """
     found = {slot: parts(slot)[name] for slot in SLOTS if name in parts(slot)}
     if not found:
-        known = ", ".join(name for slot in SLOTS for name in parts(slot))
-        raise MethodError(f"unknown part {name!r}; expected one of {known}")
+        known = [part for slot in SLOTS for part in parts(slot)]
+        hint = did_you_mean(name, known)
+        raise MethodError(f"unknown part {name!r}; expected one of {', '.join(known)}{hint}")
     for slot, cls in found.items():
         print((sys.modules[cls.__module__].__doc__ or "").strip())
         print(f"\n{summary(cls)}\n\n--{slot} {name}")

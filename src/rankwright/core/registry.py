@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from rankwright.core.catalogue import imported
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 
 _METHODS: dict[str, type[Method]] = {}
@@ -44,5 +44,5 @@ def get(name: str) -> type[Method]:
         return found
     raise MethodError(
         f"unknown method {name!r}; expected one of {', '.join(available())}, or "
-        "package.module:Class for one of your own"
+        f"package.module:Class for one of your own{did_you_mean(name, available())}"
     )

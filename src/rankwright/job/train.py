@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import platform
 import shutil
@@ -18,7 +17,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import write_json
@@ -302,9 +301,10 @@ def _check_trainer_keys(keys: Iterable[str]) -> None:
         if option is not None:
             raise MethodError(f"trainer.{name}: give it as the option {option} instead")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise MethodError(f"trainer.{name}: transformers.TrainingArguments has no {name}{hint}")
+            raise MethodError(
+                f"trainer.{name}: transformers.TrainingArguments has no {name}"
+                f"{did_you_mean(name, known)}"
+            )
 
 
 def _trainer(model: PeftModel, prepared: PreparedTask, folder: RunFolder) -> Trainer:
