@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
 # The runs behind docs/results/first_runs.md, one command each.
 #   RANKWRIGHT_DATA=/folder/with/rte/cola/... STORIES=/folder/of/stories260k docs/results/first_runs.sh [METHOD...]
-# RANKWRIGHT_DATA holds one folder a data set, STORIES a Llama of 260 thousand parameters pretrained
-# on TinyStories; TASKS narrows the tasks. A finished run is left alone, so the script can be started
-# again.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-: "${RANKWRIGHT_DATA:?names the folder that holds rte/, cola/, ...}" "${STORIES:?names the folder of the Llama}"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# TASKS narrows the tasks.
+# shellcheck source=docs/results/prelude.sh
+source "$(dirname "${BASH_SOURCE[0]}")/prelude.sh"
 runs=${RUNS:-runs/first}
-RANKWRIGHT=${RANKWRIGHT:-.venv/bin/rankwright}
 methods=("$@")
 [ ${#methods[@]} -gt 0 ] || methods=(lora dora bidora xgblora cola rac_lora olora pissa flat_lora)
 
@@ -42,12 +37,9 @@ done
 
 for task in ${TASKS:-stsb wnut17 e2e cola rte}; do
   for method in "${methods[@]}"; do
-    output=$runs/$task-$method
-    [ -e "$output/result.json" ] && continue
-    rm -rf "$output"
     # shellcheck disable=SC2086
-    "$RANKWRIGHT" train --method "$method" --method.r 8 --method.lora_alpha 16 \
+    run "$runs/$task-$method" --method "$method" --method.r 8 --method.lora_alpha 16 \
       --task "examples/tasks/$task.yaml" ${of_task[$task]} ${of_method[$method]:-} \
-      ${of_both[$task-$method]:-} --batch-size 16 --seed "${SEED:-0}" --output "$output"
+      ${of_both[$task-$method]:-} --batch-size 16 --seed "${SEED:-0}"
   done
 done

@@ -1,14 +1,10 @@
 #!/usr/bin/env bash
 # The runs behind docs/results/optimizer_runs.md, one command each.
 #   RANKWRIGHT_DATA=/folder/with/rte/stsb/gsm8k STORIES=/folder/of/stories260k docs/results/optimizer_runs.sh [NAME...]
-# STORIES holds a Llama of 260 thousand parameters pretrained on TinyStories; TASKS narrows the
-# tasks. A finished run is left alone, so the script can be started again.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-: "${RANKWRIGHT_DATA:?names the folder that holds rte/, stsb/, gsm8k/}" "${STORIES:?names the folder of the Llama}"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# TASKS narrows the tasks.
+# shellcheck source=docs/results/prelude.sh
+source "$(dirname "${BASH_SOURCE[0]}")/prelude.sh"
 runs=${RUNS:-runs/optimizers}
-RANKWRIGHT=${RANKWRIGHT:-.venv/bin/rankwright}
 names=("$@")
 [ ${#names[@]} -gt 0 ] || names=(lora lora_plus rslora lora_fa sora ba_lora lora_pro lora_rite)
 
@@ -31,13 +27,9 @@ declare -A of_both=( # xi times steps is 2, the gates' rate 4 xi
 
 for task in ${TASKS:-stsb rte gsm8k}; do
   for name in "${names[@]}"; do
-    output=$runs/$task-$name
-    [ -e "$output/result.json" ] && continue
-    rm -rf "$output"
     # shellcheck disable=SC2086
-    "$RANKWRIGHT" train --method "${name/rslora/lora}" --method.r 8 --method.lora_alpha 16 \
+    run "$runs/$task-$name" --method "${name/rslora/lora}" --method.r 8 --method.lora_alpha 16 \
       --task "examples/tasks/$task.yaml" --batch-size 16 ${of_task[$task]} --learning-rate 1e-3 \
-      ${of_name[$name]:-} ${of_both[$task-$name]:-} --seed "${SEED:-0}" \
-      --output "$output"
+      ${of_name[$name]:-} ${of_both[$task-$name]:-} --seed "${SEED:-0}"
   done
 done
