@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "task", "method", "metric", "before", "after", "test", "trainable", "stored", "steps", "passes",
-    "step time (s)", "peak memory (MiB)",
+    "task", "method", "metric", "before", "after", "test", "loss a token", "trainable", "stored",
+    "steps", "passes", "step time (s)", "peak memory (MiB)",
 )  # fmt: skip
 
 
@@ -24,6 +24,7 @@ def row(folder: str, result: dict[str, Any]) -> list[str]:
         f"{result['before'][metric]:.4f}",
         f"**{result['after'][metric]:.4f}**",
         "" if test is None else f"{test:.4f}",
+        loss_of_a_token(result),
         f"{cost['trainable_parameters']:,}",
         f"{cost['stored_parameters']:,}",
         f"{cost['steps']}",
@@ -31,6 +32,12 @@ def row(folder: str, result: dict[str, Any]) -> list[str]:
         f"{cost['median_step_seconds']:.2f}",
         f"{cost['peak_memory_bytes'] / 2**20:.0f}",
     ]
+
+
+def loss_of_a_token(result: dict[str, Any]) -> str:
+    """Before and after training, on the validation rows; empty where the task is not generative."""
+    before, after = (result[when].get("loss_per_token") for when in ("before", "after"))
+    return "" if before is None else f"{before:.2f} → {after:.2f}"
 
 
 def main(folder: str) -> None:
