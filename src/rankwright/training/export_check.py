@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -181,3 +183,38 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if drawn:
             logging.enable_progress_bar()
+
+
+@dataclass
+class Errors:
+    """Squares of the Frobenius norms of the changes and of what is missing of them, by layer."""
+
+    missing: dict[str, float] = field(default_factory=dict)
+    whole: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, layers: Iterable[str]) -> Errors:
+        """Of an export that keeps every factor."""
+        layers = list(layers)
+        return cls(dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 1.0))
+
+    def add(self, name: str, change: Tensor, written: Tensor) -> None:
+        """Note the change of a layer's weight, and what was written of it; both (d_out, d_in)."""
+        self.whole[name] = float(change.square().sum())
+        self.missing[name] = float((change - written).square().sum())
+
+    @property
+    def by_layer(self) -> dict[str, float]:
+        """Relative error of every layer."""
+        return {name: _ratio(self.missing[name], whole) for name, whole in self.whole.items()}
+
+    @property
+    def total(self) -> float:
+        """Relative error of all layers together."""
+        return _ratio(sum(self.missing.values()), sum(self.whole.values()))
+
+
+def _ratio(missing: float, whole: float) -> float:
+    if not whole:
+        return math.inf if missing else 0.0
+    return math.sqrt(missing / whole)
