@@ -213,23 +213,26 @@ class _LowRankLinear(Function):
             if x is None and h is None and y is None:  # linear in x: any x will do
                 o = o._replace(x=grad.new_zeros(ctx.shape, requires_grad=True))
             return None, None, *_plain_grads(o, rule, needs, grad)
-        grads: dict[str, Tensor] = {}
+        dx = dA = dB = dm = dn = None
         with _no_autocast(grad):
             dy = grad.reshape(-1, grad.shape[-1])
             if y is not None:
-                grads = _magnitude_grads(o, y.reshape(dy.shape), dy)
-            if o.m is not None and o.n is not None:
-                dy = _as(dy * (o.m / nonzero(o.n)), dy.dtype)
-            dx = dy @ _as(_rows(o.W, rule), dy.dtype) if needs.x else None
+                dm, dn = _magnitude_grads(o, y.reshape(dy.shape), dy)
+            if m is not None and n is not None:
+                dy = _as(dy * (m / nonzero(n)), dy.dtype)
+            if needs.x:
+                dx = dy @ _as(_rows(W, rule), dy.dtype)
             for pair in _pairs(o, rule):
                 gh = (pair.B.T @ _as(dy.T, pair.B.dtype)).mul_(rule.s)  # (r, tokens)
-                if pair.trained:
-                    grads |= _factor_grads(o, rule, needs, pair, gh, h, dy)
+                if pair.trained and needs.A:
+                    dA = _grad_of_a(o, rule, pair, gh)
+                if pair.trained and h is not None:
+                    dB = _grad_of_b(B, rule, h, dy)
                 if dx is not None:
                     dx = _add_input_grad(dx, pair, gh, rule)
             if dx is not None:
-                grads["x"] = dx.view(ctx.shape)
-        return None, None, *(grads.get(name) for name in Operands._fields)
+                dx = dx.view(ctx.shape)
+        return None, None, dx, None, None, dA, dB, None, None, dm, dn
 
 
 def _is_trained(tensor: Tensor | None) -> bool:
@@ -274,9 +277,11 @@ class _Pair(NamedTuple):
 
 
 def _pairs(o: Operands, rule: Rule) -> list[_Pair]:
-    dtypes = [factor.dtype for factor in (o.A, o.A0) if factor is not None]
-    dtype = rule.dtype or dtypes[0] if dtypes else None
-    A, B, A0, B0 = (f if f is None or dtype is None else _as(f, dtype) for f in o[3:7])
+    of = o.A0 if o.A is None else o.A
+    if of is None:
+        return []
+    dtype = rule.dtype or of.dtype
+    A, B, A0, B0 = (None if factor is None else _as(factor, dtype) for factor in o[3:7])
     if A0 is None or B0 is None:
         return [] if A is None or B is None else [_Pair(A, B, dropped=rule.dropout > 0)]
     if A is None or B is None:
@@ -339,7 +344,7 @@ def _scale_rows(o: Operands, u: Tensor) -> Tensor:
     return y if o.bias is None else y.add_((1 - g) * o.bias)
 
 
-def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
+def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """`dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`; nothing of the layer's size.
 
     A row with m = 0 is silent, and its output says nothing about the gradient: `lowrank_linear` is
@@ -348,23 +353,21 @@ def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
     m, n = cast(Tensor, o.m), cast(Tensor, o.n)
     product = dy * y if o.bias is None else (y - o.bias).mul_(dy)
     total = product.sum(0, dtype=torch.promote_types(product.dtype, m.dtype))
-    return {"m": total / torch.where(m == 0, 1.0, m), "n": -total / nonzero(n)}
+    return total / torch.where(m == 0, 1.0, m), -total / nonzero(n)
 
 
-def _factor_grads(
-    o: Operands, rule: Rule, needs: Any, pair: _Pair, gh: Tensor, h: Tensor | None, dy: Tensor
-) -> dict[str, Tensor]:
-    """dL/dA (r, in) and dL/dB (out, r)."""
-    grads = {}
-    if needs.A:
-        trained = _trained(gh, o)
-        if rule.mirrored and len(gh) > len(trained):
-            trained = trained + gh[len(trained) :]  # dy (B + B_0) - dy B_0
-        grads["A"] = trained @ _input(o, rule, pair)
-    if h is not None:
-        like = torch.empty_like(cast(Tensor, o.B), dtype=h.dtype)  # DDP wants B's own strides
-        grads["B"] = torch.mul((h @ _as(dy, h.dtype)).T, rule.s, out=like)
-    return grads
+def _grad_of_a(o: Operands, rule: Rule, pair: _Pair, gh: Tensor) -> Tensor:
+    """dL/dA (r, in)."""
+    trained = _trained(gh, o)
+    if rule.mirrored and len(gh) > len(trained):
+        trained = trained + gh[len(trained) :]  # dy (B + B_0) - dy B_0
+    return trained @ _input(o, rule, pair)
+
+
+def _grad_of_b(B: Tensor, rule: Rule, h: Tensor, dy: Tensor) -> Tensor:
+    """dL/dB (out, r)."""
+    like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
+    return torch.mul((h @ _as(dy, h.dtype)).T, rule.s, out=like)
 
 
 def _add_input_grad(dx: Tensor, pair: _Pair, gh: Tensor, rule: Rule) -> Tensor:
