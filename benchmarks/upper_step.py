@@ -44,13 +44,13 @@ METHODS: dict[str, Method] = {
 """What is measured; DoRA first, the rest in its steps."""
 
 
-def measure(shape: str, rounds: int) -> list[str]:
-    """Lines of a table of times."""
+def measure(shape: str, rounds: int, names: Sequence[str]) -> list[str]:
+    """Lines of a table of times; DoRA is the first of the names."""
     torch.manual_seed(0)
     base = SHAPES[shape].build()
     batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
-    loops = {name: loop_over(base, method, held_out) for name, method in METHODS.items()}
-    steps = {name: getattr(method, "unroll_steps", 1) for name, method in METHODS.items()}
+    loops = {name: loop_over(base, METHODS[name], held_out) for name in names}
+    steps = {name: getattr(METHODS[name], "unroll_steps", 1) for name in names}
     calls = [(_steps(loop, batch, steps[name]), _nothing) for name, loop in loops.items()]
     turns = take_turns(calls, Meter(), rounds)
     lines = [
@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=["minilm", "llama"], choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=12, help="turns; 0 for memory alone")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=METHODS)
     parser.add_argument("--processes", type=int, default=3, help="processes a peak; 0 for none")
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -113,9 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_peak(*given.peak_of)
         return
     for shape in given.shapes:
-        lines = measure(shape, given.rounds) if given.rounds else []
-        lines += peaks(shape, given.processes) if given.processes else []
-        print("\n".join(lines), flush=True)
+        if given.rounds:
+            names = ["DoRA", *(name for name in given.methods if name != "DoRA")]
+            print("\n".join(measure(shape, given.rounds, names)), flush=True)
+        if given.processes:
+            print("\n".join(peaks(shape, given.processes)), flush=True)
 
 
 if __name__ == "__main__":

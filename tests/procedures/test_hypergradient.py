@@ -127,6 +127,23 @@ def test_the_error_falls_with_the_radius(mode, factor):
         assert coarse / fine == pytest.approx(factor, rel=0.15)
 
 
+@pytest.mark.parametrize("mode", ["fd_forward", "fd_central", "betty"])
+def test_a_difference_forms_no_gradient_of_the_lower_level(mode):
+    trained = []
+
+    def loss(model, rows):
+        trained.append([parameter(model, name).requires_grad for name in (*LOWER, *UPPER)])
+        return cross_entropy(model, rows)
+
+    run = searching(hypergradient=mode)
+    run._loss = loss
+    run.train_step(batch(0))
+    every, upper = [True] * 8, [False] * 6 + [True] * 2
+    assert trained == [every, every, *[upper] * (len(trained) - 2)]
+    assert len(trained) == run.passes
+    assert all(parameter(run.model, name).requires_grad for name in LOWER)
+
+
 @pytest.mark.parametrize("mode", ["fd_forward", "fd_central", "exact", "betty"])
 def test_the_implicit_term_is_linear_in_the_upper_loss(mode):
     def scaled(k):

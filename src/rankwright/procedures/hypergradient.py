@@ -258,7 +258,8 @@ class Hypergradient:
     ) -> list[Tensor]:
         """grad_m L_tr at `centre + eps w`; the sum is formed in w's precision, rounded once."""
         _write(self.lower, torch._foreach_add(_widened(centre), w, alpha=eps))
-        return _widened(self.run.gradients(self.upper, batches))
+        with _frozen(self.lower):
+            return _widened(self.run.gradients(self.upper, batches))
 
     def _autograd_product(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
         """grad_m <grad_V L_tr(V0, m), w>; only plain operations have a second derivative."""
@@ -434,6 +435,18 @@ def _clones(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+
+@contextlib.contextmanager
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Keep and compute nothing for gradients that nobody asks for."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 @torch.no_grad()
