@@ -3,9 +3,9 @@
     RANKWRIGHT_DATA=/folder/with/stsb python docs/results/selection.py
 
 all-MiniLM-L6-v2 with a new head on 500 rows of stsb: 100 steps of 8 rows of at most 48 tokens, five
-rounds of 20 steps, two of six layers a round, rank 8. Three seeds (head, factors, draws, order of
-rows), the same for every policy. Prints Pearson's correlation on the first 300 validation rows, and
-differences to the uniform draw with Student's 95 % interval.
+rounds of 20 steps, two of seven layers a round (the pooler is one), rank 8. Three seeds (head,
+factors, draws, order of rows), the same for every policy. Prints Pearson's correlation on the first
+300 validation rows, and differences to the uniform draw with Student's 95 % interval.
 """
 
 from __future__ import annotations
