@@ -10,7 +10,6 @@ falls on all of them; ratios are taken within a turn. Memory is measured in a pr
 from __future__ import annotations
 
 import argparse
-import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -109,13 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.peak_of:
         _print_peak(*given.peak_of)
         return
-    layers = [measure_layers(s, given.rounds, not given.no_memory) for s in given.shapes]
-    methods = [method_steps(s, given.steps) for s in given.shapes] if given.steps else []
-    found = {
-        "layers": list(itertools.chain.from_iterable(layers)),
-        "methods": list(itertools.chain.from_iterable(methods)),
-    }
-    write(found, RESULTS if given.write else None)
+    for shape in given.shapes:  # what is measured is written at once
+        layers = measure_layers(shape, given.rounds, not given.no_memory)
+        methods = method_steps(shape, given.steps) if given.steps else []
+        write({"layers": layers, "methods": methods}, RESULTS if given.write else None)
 
 
 if __name__ == "__main__":

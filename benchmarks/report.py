@@ -21,24 +21,47 @@ BEGIN, END = "<!-- tables: written by `make bench` -->", "<!-- end of tables -->
 COLOURS = {"floor": "#888888", "full": "#888888", "peft": "#d08020", "rankwright": "#2060b0"}
 
 
-def write(found: dict[str, list[Row]], folder: Path | None) -> None:
+Tables = dict[str, list[Row]]
+"""Rows of the tables `layers` and `methods`."""
+
+
+def write(found: Tables, folder: Path | None) -> None:
     """Print the tables; with a folder, put them between the marks of its benchmark.md as well.
 
     Args:
-        found: Rows of the tables `layers` and `methods`.
-        folder: Gets benchmark.json and benchmark.svg too.
+        found: Rows of some models.
+        folder: Gets benchmark.json and benchmark.svg too. Rows of other models that were measured
+            there on such a machine stay.
     """
-    text = tables(found)
-    print(text)
+    print(tables(found))
     if folder is None:
         return
-    everything = {"machine": machine(), **found}
-    (folder / "benchmark.json").write_text(json.dumps(everything, indent=1) + "\n")
-    (folder / "benchmark.svg").write_text(plot(found["layers"]))
-    page = folder / "benchmark.md"
+    record, page = folder / "benchmark.json", folder / "benchmark.md"
+    everything = merged(json.loads(record.read_text()) if record.exists() else {}, found)
+    record.write_text(json.dumps({"machine": machine(), **everything}, indent=1) + "\n")
+    (folder / "benchmark.svg").write_text(plot(everything["layers"]))
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{tables(everything)}\n{END}{after}")
+
+
+def merged(old: dict[str, Any], found: Tables) -> Tables:
+    """The rows that were found, and those of other models that were there, in the usual order.
+
+    Args:
+        old: What benchmark.json held; it counts if it is from such a machine.
+        found: New rows.
+    """
+    shapes = {row["shape"] for rows in found.values() for row in rows}
+    same = old.get("machine") == machine()
+    order = list(SHAPES)
+    return {
+        name: sorted(
+            [row for row in old.get(name, ()) if same and row["shape"] not in shapes] + rows,
+            key=lambda row: order.index(row["shape"]),
+        )
+        for name, rows in found.items()
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -57,9 +80,11 @@ def tables(found: dict[str, list[Row]]) -> str:
     facts = "; ".join(f"{name} {value}" for name, value in machine().items())
     parts = [f"Measured on: {facts}.\n"]
     for shape, rows in _by_shape(found["layers"]):
-        parts += [f"\n### {SHAPES[shape].title}: forward and backward\n", _layer_table(rows)]
+        what = f"forward and backward, {rows[0]['turns']} turns"
+        parts += [f"\n### {SHAPES[shape].title}: {what}\n", _layer_table(rows)]
     for shape, rows in _by_shape(found["methods"]):
-        parts += [f"\n### {SHAPES[shape].title}: whole optimizer steps\n", _method_table(rows)]
+        what = f"whole optimizer steps, {rows[0]['turns']} turns"
+        parts += [f"\n### {SHAPES[shape].title}: {what}\n", _method_table(rows)]
     return "\n".join(parts) + "\n"
 
 

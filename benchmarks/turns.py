@@ -41,7 +41,7 @@ def take_turns(
 
 def figures(turns: list[list[dict[str, float]]], place: int, floor: int = 0) -> dict[str, Any]:
     """Medians of one call, and quartiles of its ratio to the floor's."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"turns": len(turns)}
     for unit in turns[0][place]:
         values = [turn[place][unit] for turn in turns]
         ratios = [turn[place][unit] / turn[floor][unit] for turn in turns]

@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks import optimizers, rounds, upper_step
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
 from benchmarks.published_rite import PublishedRite
-from benchmarks.report import plot, tables
+from benchmarks.report import machine, merged, plot, tables
 from benchmarks.shapes import SHAPES, Shape, llama
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full, layers
@@ -164,11 +164,21 @@ def test_steps_and_rounds_of_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_report_has_a_line_for_every_row() -> None:
-    time = {"ms": {"median": 2.0, "ratio": [0.9, 1.0, 1.1]}}
+    time = {"turns": 9, "ms": {"median": 2.0, "ratio": [0.9, 1.0, 1.1]}}
     row = {"shape": "llama", "by": "floor", "saved_bytes": 1 << 20, "peak_bytes": None, **time}
     rows = [{**row, "name": "floor"}, {**row, "name": "LoRA <8>", "by": "peft"}]
     steps = [{"shape": "llama", "name": "dora", "passes": 1.0, **time}]
     text = tables({"layers": rows, "methods": steps})
     assert "| LoRA <8> | **1.00** | 0.90-1.10 | 2 | 1.000 | 1.0 |" in text
     assert "| dora | **1.00** |" in text
+    assert "forward and backward, 9 turns" in text
     assert "LoRA &lt;8&gt;" in plot(rows)
+
+
+def test_what_was_measured_of_other_models_on_such_a_machine_stays() -> None:
+    old = {"machine": machine(), "layers": [{"shape": "llama", "n": 1}, {"shape": "minilm"}]}
+    found = {"layers": [{"shape": "llama", "n": 2}], "methods": []}
+    expected = [{"shape": "minilm"}, {"shape": "llama", "n": 2}]
+    assert merged(old, found) == {"layers": expected, "methods": []}
+    assert merged({**old, "machine": {"threads": 99}}, found) == found
+    assert merged({}, found) == found
