@@ -149,6 +149,8 @@ def dropped_places(numel: int, p: float, seed: int, device: torch.device) -> Ten
     Returns:
         Ascending places, int64; `numel` for those beyond the end.
     """
+    if p >= 1:
+        return torch.arange(numel, device=device)
     mean, deviation = numel * p, math.sqrt(numel * p * (1 - p))
     draws = min(numel, int(mean + 7 * deviation + 16))  # too few once in 10^12 times
     generator = torch.Generator(device).manual_seed(seed)
@@ -168,13 +170,30 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
     Returns:
         A new tensor of the same shape.
     """
-    if p >= 1:
-        return torch.zeros_like(x)
+    return drop_at(x, p, dropped_places(x.numel(), p, seed, x.device))
+
+
+def drop_at(x: Tensor, p: float, places: Tensor) -> Tensor:
+    """`drop` with the places at hand.
+
+    Args:
+        x: Any shape.
+        p: Dropout probability, up to 1.
+        places: What `dropped_places` gave for it.
+
+    Returns:
+        A new tensor of the same shape.
+    """
     buffer = x.new_empty(x.numel() + 1)  # one more, for the places beyond the end
     dropped = buffer[:-1].view(x.shape)
-    torch.mul(x, 1 / (1 - p), out=dropped)
-    buffer.index_fill_(0, dropped_places(x.numel(), p, seed, x.device), 0.0)
+    torch.mul(x, _kept_scale(p), out=dropped)
+    buffer.index_fill_(0, places, 0.0)
     return dropped
+
+
+def _kept_scale(p: float) -> float:
+    """What is kept is multiplied by this; nothing is kept at p = 1."""
+    return 1 / (1 - p) if p < 1 else 0.0
 
 
 def keep_mask(shape: torch.Size, p: float, seed: int, like: Tensor) -> Tensor:
@@ -224,12 +243,13 @@ class _LowRankLinear(Function):
                 dx = dy @ _as(_rows(W, rule), dy.dtype)
             for pair in _pairs(o, rule):
                 gh = (pair.B.T @ _as(dy.T, pair.B.dtype)).mul_(rule.s)  # (r, tokens)
+                places = _places(rule, pair, len(dy), dy.device)
                 if pair.trained and needs.A:
-                    dA = _grad_of_a(o, rule, pair, gh)
+                    dA = _grad_of_a(o, rule, pair, gh, places)
                 if pair.trained and h is not None:
                     dB = _grad_of_b(B, rule, h, dy)
                 if dx is not None:
-                    dx = _add_input_grad(dx, pair, gh, rule)
+                    dx = _add_input_grad(dx, pair, gh, rule, places)
             if dx is not None:
                 dx = dx.view(ctx.shape)
         return None, None, dx, None, None, dA, dB, None, None, dm, dn
@@ -313,7 +333,8 @@ def _add_products(o: Operands, rule: Rule, y: Tensor) -> tuple[Tensor, Tensor | 
     """
     trained = None
     for pair in _pairs(o, rule):
-        h = pair.A @ _input(o, rule, pair).T
+        places = _places(rule, pair, y.numel() // y.shape[-1], y.device)
+        h = pair.A @ _input(o, rule, pair, places).T
         if pair.trained:
             trained = _trained(h, o)
         y = y if y.dtype == h.dtype else y.to(torch.promote_types(y.dtype, h.dtype))
@@ -325,10 +346,17 @@ def _add_products(o: Operands, rule: Rule, y: Tensor) -> tuple[Tensor, Tensor | 
     return y, trained
 
 
-def _input(o: Operands, rule: Rule, pair: _Pair) -> Tensor:
+def _places(rule: Rule, pair: _Pair, tokens: int, device: torch.device) -> Tensor | None:
+    """Where the input that a pair sees is dropped; None where it is not."""
+    if not pair.dropped:
+        return None
+    return dropped_places(tokens * pair.A.shape[1], rule.dropout, rule.seed, device)
+
+
+def _input(o: Operands, rule: Rule, pair: _Pair, places: Tensor | None) -> Tensor:
     """What a pair sees of the input, (tokens, in)."""
     x = _as(o.x.reshape(-1, o.x.shape[-1]), pair.A.dtype)
-    return drop(x, rule.dropout, rule.seed) if pair.dropped else x
+    return x if places is None else drop_at(x, rule.dropout, places)
 
 
 def _trained(rows: Tensor, o: Operands) -> Tensor:
@@ -356,12 +384,12 @@ def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
     return total / torch.where(m == 0, 1.0, m), -total / nonzero(n)
 
 
-def _grad_of_a(o: Operands, rule: Rule, pair: _Pair, gh: Tensor) -> Tensor:
+def _grad_of_a(o: Operands, rule: Rule, pair: _Pair, gh: Tensor, places: Tensor | None) -> Tensor:
     """dL/dA (r, in)."""
     trained = _trained(gh, o)
     if rule.mirrored and len(gh) > len(trained):
         trained = trained + gh[len(trained) :]  # dy (B + B_0) - dy B_0
-    return trained @ _input(o, rule, pair)
+    return trained @ _input(o, rule, pair, places)
 
 
 def _grad_of_b(B: Tensor, rule: Rule, h: Tensor, dy: Tensor) -> Tensor:
@@ -370,13 +398,18 @@ def _grad_of_b(B: Tensor, rule: Rule, h: Tensor, dy: Tensor) -> Tensor:
     return torch.mul((h @ _as(dy, h.dtype)).T, rule.s, out=like)
 
 
-def _add_input_grad(dx: Tensor, pair: _Pair, gh: Tensor, rule: Rule) -> Tensor:
-    if dx.dtype == gh.dtype and not pair.dropped:
+def _add_input_grad(
+    dx: Tensor, pair: _Pair, gh: Tensor, rule: Rule, places: Tensor | None
+) -> Tensor:
+    if places is not None:
+        buffer = gh.new_empty(gh.shape[1] * pair.A.shape[1] + 1)  # as in `drop_at`
+        product = buffer[:-1].view(gh.shape[1], pair.A.shape[1])
+        torch.mm((gh * _kept_scale(rule.dropout)).T, pair.A, out=product)
+        buffer.index_fill_(0, places, 0.0)
+        return dx.add_(product)
+    if dx.dtype == gh.dtype:
         return dx.addmm_(gh.T, pair.A)
-    product = gh.T @ pair.A
-    if pair.dropped:
-        product = drop(product, rule.dropout, rule.seed)
-    return dx.add_(product)
+    return dx.add_(gh.T @ pair.A)
 
 
 def _plain_grads(o: Operands, rule: Rule, needs: Any, grad: Tensor) -> list[Tensor | None]:
