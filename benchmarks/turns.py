@@ -40,11 +40,11 @@ def take_turns(
 
 
 def figures(turns: list[list[dict[str, float]]], place: int, floor: int = 0) -> dict[str, Any]:
-    """Medians of one call, and quartiles of its ratio to the floor's."""
-    found: dict[str, Any] = {"turns": len(turns)}
+    """By unit the median of a call and quartiles of its ratio to the floor's; then `turns`."""
+    found: dict[str, Any] = {}
     for unit in turns[0][place]:
         values = [turn[place][unit] for turn in turns]
         ratios = [turn[place][unit] / turn[floor][unit] for turn in turns]
         quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         found[unit] = {"median": statistics.median(values), "ratio": quartiles}
-    return found
+    return {**found, "turns": len(turns)}
