@@ -10,23 +10,19 @@ falls on all of them; ratios are taken within a turn. Memory is measured in a pr
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.meters import Meter, peak_bytes, saved_bytes
+from benchmarks.meters import ROOT, Meter, peak_bytes, peak_in_fresh_process, saved_bytes
 from benchmarks.report import write
 from benchmarks.shapes import SHAPES
 from benchmarks.steps import method_steps
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import Variant, all_variants
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 
 
@@ -72,17 +68,15 @@ def measure_layers(shape: str, rounds: int, memory: bool) -> list[dict[str, Any]
             "of": subject.variant.of,
             "by": subject.variant.by,
             "saved_bytes": saved_bytes(subject.model, subject.forward),
-            "peak_bytes": _peak_in_fresh_process(shape, subject.variant.name) if memory else None,
+            "peak_bytes": _peak(shape, subject.variant.name) if memory else None,
             **figures(turns, place),
         }
         for place, subject in enumerate(subjects)
     ]
 
 
-def _peak_in_fresh_process(shape: str, name: str) -> int:
-    command = [sys.executable, "-m", "benchmarks.bench", "--peak-of", shape, name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    return int(done.stdout.split()[-1])
+def _peak(shape: str, name: str) -> int:
+    return peak_in_fresh_process("benchmarks.bench", shape, name)
 
 
 def _print_peak(shape: str, name: str) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import struct
+import subprocess
 import sys
 import time
 import weakref
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+ROOT = Path(__file__).resolve().parent.parent
 Call = Callable[[], Any]
 
 _PERF_EVENT_OPEN = 298  # system call number on x86-64
@@ -94,6 +96,19 @@ def peak_bytes(call: Call) -> int:
     before = _resident()
     call()
     return _resident_peak() - before
+
+
+def peak_in_fresh_process(module: str, shape: str, name: str) -> int:
+    """Bytes that `python -m MODULE --peak-of SHAPE NAME` prints last.
+
+    Args:
+        module: A module of this folder that prints `peak_bytes` of what it is asked for.
+        shape: Key of the model.
+        name: What is measured on it.
+    """
+    command = [sys.executable, "-m", module, "--peak-of", shape, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return int(done.stdout.split()[-1])
 
 
 def _resident() -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.meters import Meter
 from benchmarks.shapes import SHAPES
-from benchmarks.turns import figures, take_turns
+from benchmarks.turns import figures, nothing, take_turns
 from benchmarks.variants import floor, shared
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
@@ -39,7 +39,7 @@ def method_steps(shape: str, rounds: int) -> list[dict[str, Any]]:
     methods = {name: method() for name, method in available().items()} | BIDORA
     loops = {name: loop_over(base, method, held_out) for name, method in methods.items()}
     calls = [_floor_step(base, batch), *(_step(loop, batch) for loop in loops.values())]
-    turns = take_turns([(call, _nothing) for call in calls], Meter(), rounds)
+    turns = take_turns([(call, nothing) for call in calls], Meter(), rounds)
     rows = [{"shape": shape, "name": "floor", "passes": 1.0, **figures(turns, 0)}]
     for place, (name, loop) in enumerate(loops.items(), start=1):
         passes = loop.passes / loop.step
@@ -67,7 +67,3 @@ def _floor_step(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
 
 def _step(loop: Loop, batch: dict[str, Tensor]) -> Callable[[], Any]:
     return lambda: loop.train_step(batch)
-
-
-def _nothing() -> None:
-    pass

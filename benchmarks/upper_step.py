@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.meters import Meter, peak_bytes
+from benchmarks.meters import Meter, peak_bytes, peak_in_fresh_process
 from benchmarks.shapes import SHAPES
 from benchmarks.steps import loop_over
-from benchmarks.turns import figures, take_turns
+from benchmarks.turns import figures, nothing, take_turns
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
 from rankwright.methods import BiDoRA, DoRA
@@ -51,7 +47,7 @@ def measure(shape: str, rounds: int, names: Sequence[str]) -> list[str]:
     batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
     loops = {name: loop_over(base, METHODS[name], held_out) for name in names}
     steps = {name: getattr(METHODS[name], "unroll_steps", 1) for name in names}
-    calls = [(_steps(loop, batch, steps[name]), _nothing) for name, loop in loops.items()]
+    calls = [(_steps(loop, batch, steps[name]), nothing) for name, loop in loops.items()]
     turns = take_turns(calls, Meter(), rounds)
     lines = [
         f"| {SHAPES[shape].title} | passes | DoRA steps | quartiles | ms a step |",
@@ -71,17 +67,15 @@ def peaks(shape: str, processes: int) -> list[str]:
     lines = ["| peak of two steps | MB | to DoRA | range |", "| --- | ---: | ---: | ---: |"]
     of_dora = 0.0
     for name in ("DoRA", "BiDoRA, no Gram penalty", "BiDoRA", "BiDoRA, published Gram penalty"):
-        command = [sys.executable, "-m", "benchmarks.upper_step", "--peak-of", shape, name]
-        run = partial(subprocess.run, command, capture_output=True, text=True, check=True)
-        found = [int(run(cwd=ROOT).stdout.split()[-1]) / 1e6 for _ in range(processes)]
+        found = [
+            peak_in_fresh_process("benchmarks.upper_step", shape, name) / 1e6
+            for _ in range(processes)
+        ]
         peak = statistics.median(found)
         of_dora = of_dora or peak
         span = f"{min(found):.0f}-{max(found):.0f} MB"
         lines.append(f"| {name} | {peak:.0f} | {peak / of_dora:.2f} | {span} |")
     return [*lines, "", f"Medians of {processes} processes.", ""]
-
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def _print_peak(shape: str, name: str) -> None:
@@ -94,10 +88,6 @@ def _print_peak(shape: str, name: str) -> None:
 
 def _steps(loop: Loop, batch: dict[str, torch.Tensor], number: int) -> Callable[[], Any]:
     return lambda: [loop.train_step(batch) for _ in range(number)]
-
-
-def _nothing() -> None:
-    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rankwright.core.blocks import prepare
 from rankwright.core.lowrank import Operands, Rule, lowrank_linear, new_seed
-from rankwright.core.origins import origin_of
+from rankwright.core.origins import autocast_dtype, origin_of
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
@@ -98,7 +98,7 @@ class FusedLinear(Linear):
             mirrored=factors.mirrored,
             dropout=p,
             seed=new_seed() if p else 0,
-            dtype=_autocast_dtype(x),
+            dtype=autocast_dtype(x),
         )
 
     def _factors(self, adapter: str) -> Factors | None:
@@ -180,7 +180,7 @@ def _fits(x: Tensor, W: Tensor, factors: Factors) -> bool:
     for factor in (factors.A, factors.B, factors.A0, factors.B0):
         if factor is not None and not (factor.device == place and factor.layout == torch.strided):
             return False
-    if _autocast_dtype(x) is not None:
+    if autocast_dtype(x) is not None:
         right_dtype = torch.float64 not in (x.dtype, W.dtype)  # autocast leaves float64 alone
     else:
         right_dtype = x.dtype == W.dtype
@@ -190,8 +190,3 @@ def _fits(x: Tensor, W: Tensor, factors: Factors) -> bool:
 def _probability(dropout: nn.Module | None) -> float:
     active = isinstance(dropout, nn.Dropout) and dropout.training
     return float(cast(nn.Dropout, dropout).p) if active else 0.0
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

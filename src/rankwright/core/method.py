@@ -255,3 +255,8 @@ def check_field(
     if not holds:
         given = getattr(owner, name) if value is dataclasses.MISSING else value
         raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")
+
+
+def none_or_at_least(value: float | None, least: float) -> bool:
+    """Whether a field that may be None is not below its least value."""
+    return value is None or value >= least

@@ -52,9 +52,14 @@ def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor
         compute: See `Origin`.
         inputs: See `Origin`.
     """
+    origin = Origin(compute, tuple(inputs), autocast_dtype(tensor))
+    _noted[tensor] = (origin, tensor._version)
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast computes in on the tensor's device; None without autocast."""
     kind = tensor.device.type
-    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    _noted[tensor] = (Origin(compute, tuple(inputs), autocast), tensor._version)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def origin_of(tensor: Tensor) -> Origin | None:

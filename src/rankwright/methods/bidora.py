@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from rankwright.core.method import Method, Slots, check_field
+from rankwright.core.method import Method, Slots, check_field, none_or_at_least
 from rankwright.core.part import Export
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
@@ -109,8 +109,8 @@ class BiDoRA(Method):
         for name, holds, expected in (
             ("gram_weight", self.gram_weight >= 0, "a number of at least 0"),
             ("gram_form", self.gram_form in get_args(GramForm), "norm or squared"),
-            ("gram_rows", _none_or(self.gram_rows, 2), "at least 2, or None"),
-            ("gram_modules", _none_or(self.gram_modules, 1), "at least 1, or None"),
+            ("gram_rows", none_or_at_least(self.gram_rows, 2), "at least 2, or None"),
+            ("gram_modules", none_or_at_least(self.gram_modules, 1), "at least 1, or None"),
             ("norm_grad", self.norm_grad in get_args(NormGrad), "full or detached"),
         ):
             check_field(self, name, holds, expected)
@@ -124,7 +124,3 @@ class BiDoRA(Method):
             procedure=Bilevel.from_fields(self),
             export=Export("DoRA adapter of rank r"),
         )
-
-
-def _none_or(value: int | None, least: int) -> bool:
-    return value is None or value >= least

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.method import check_field, none_or_at_least
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.dora import Dora
@@ -103,7 +103,11 @@ class Bilevel(Procedure):
             ("hypergradient", self.hypergradient in MODES, one_of[0]),
             ("val_fraction", 0 < self.val_fraction < 1, "a share in (0, 1)"),
             ("unroll_steps", self.unroll_steps >= 1, "an integer of at least 1"),
-            ("upper_lr", _none_or(self.upper_lr, 0), "a learning rate of at least 0, or None"),
+            (
+                "upper_lr",
+                none_or_at_least(self.upper_lr, 0),
+                "a learning rate of at least 0, or None",
+            ),
             ("upper_weight_decay", self.upper_weight_decay >= 0, "a number of at least 0"),
             ("upper_betas", all(0 <= b < 1 for b in betas), "two numbers in [0, 1), or None"),
             (
@@ -117,7 +121,7 @@ class Bilevel(Procedure):
                 self.fd_share == 1 or self.hypergradient in FINITE_DIFFERENCES,
                 f"1 with {self.hypergradient}, which takes no finite difference",
             ),
-            ("xi", _none_or(self.xi, 0), "a number of at least 0, or None"),
+            ("xi", none_or_at_least(self.xi, 0), "a number of at least 0, or None"),
             ("search_fraction", 0 < self.search_fraction < 1, "a share in (0, 1)"),
             ("retrain_from", self.retrain_from in get_args(RetrainFrom), one_of[1]),
             ("retrain_lr_ratio", self.retrain_lr_ratio > 0, "a number above 0"),
@@ -381,10 +385,6 @@ class BilevelState(ProcedureState):
 def _forget_gradients(parameters: dict[str, nn.Parameter]) -> None:
     for parameter in parameters.values():
         parameter.grad = None
-
-
-def _none_or(value: float | None, least: float) -> bool:
-    return value is None or value >= least
 
 
 def _compiles(pattern: str) -> bool:
