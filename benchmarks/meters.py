@@ -120,6 +120,11 @@ def _resident() -> int:
 
 
 def _resident_peak() -> int:
+    """Of this program: `ru_maxrss` would be that of the parent, if it was larger when it forked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
