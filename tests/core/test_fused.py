@@ -33,13 +33,13 @@ WITHOUT_LAYERS = ("full", "head_only")
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Fills up with one entry for each layer that computes as one function."""
     found: Calls = []
-    original = fused.lowrank_linear
+    original = fused.lowrank_linears
 
-    def counted(*arguments: Any) -> Tensor:
-        found.append(arguments)
-        return original(*arguments)
+    def counted(layers: Any, origin: Any) -> tuple[Tensor, ...]:
+        found.extend(layers)
+        return original(layers, origin)
 
-    monkeypatch.setattr(fused, "lowrank_linear", counted)
+    monkeypatch.setattr(fused, "lowrank_linears", counted)
     return found
 
 

@@ -12,11 +12,8 @@ from torch import Tensor
 from rankwright.core.lowrank import (
     Operands,
     Rule,
-    drop,
-    dropped_places,
-    keep_mask,
     lowrank_linear,
-    new_seed,
+    lowrank_linears,
     plain_linear,
 )
 
@@ -166,39 +163,67 @@ def test_a_fresh_pair_changes_no_bit() -> None:
         assert torch.equal(lowrank_linear(mirror, Rule(s=2.0, mirrored=True)), base)
 
 
-# Dropout
+# Several layers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
-def test_every_entry_is_dropped_independently_with_probability_p(p: float) -> None:
-    n = 200_000
-    mask = keep_mask(torch.Size([n]), p, 3, torch.empty(0, dtype=torch.float64))
-    dropped = (mask == 0).double()
-    deviation = (p * (1 - p) / n) ** 0.5
-    assert abs(float(dropped.mean()) - p) < 4 * deviation
-    torch.testing.assert_close(mask[mask != 0], torch.full_like(mask[mask != 0], 1 / (1 - p)))
-    centred = dropped - p
-    for lag in (1, 2, 7, 64):
-        correlation = float((centred[lag:] * centred[:-lag]).mean()) / (p * (1 - p))
-        assert abs(correlation) < 5 / n**0.5, lag
-    for part in (dropped[: n // 10], dropped[-n // 10 :]):  # from the first entry to the last
-        assert abs(float(part.mean()) - p) < 4 * deviation * 10**0.5
+def layers_of_one_input(
+    *parts: str, dtype: Any = torch.float64, **rule: Any
+) -> list[tuple[Operands, Rule]]:
+    """Layers of as many outputs as each other and different tensors."""
+    made = [operands(PARTS[name], dtype=dtype) for name in parts]
+    x = made[0].x
+    found = []
+    for i, o in enumerate(made):
+        moved = {
+            name: (t.detach() * (1 + i)).requires_grad_(t.requires_grad)
+            for name, t in o._asdict().items()
+            if t is not None and name != "x"
+        }
+        found.append((Operands(x, **moved), Rule(s=0.5 + i, seed=3 + i, **rule)))
+    return found
 
 
-def test_the_mask_is_a_function_of_the_seed() -> None:
-    places = [dropped_places(1000, 0.1, seed, torch.device("cpu")) for seed in (1, 1, 2)]
-    assert torch.equal(places[0], places[1])
-    assert not torch.equal(places[0], places[2])
-    x = torch.randn(4, 5, 6)
-    state = torch.get_rng_state()
-    y = drop(x, 0.5, 1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(y, x * keep_mask(x.shape, 0.5, 1, x))
+def joint_gradients(outputs: Any, layers: Any, used: Any) -> list[Tensor | None]:
+    tensors = [t for o, _ in layers for t in o[1:] if t is not None and t.requires_grad]
+    draw = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(y.shape, generator=draw, dtype=torch.float64).to(y) for y in outputs]
+    loss = sum((outputs[i] * cotangents[i]).sum() for i in used)
+    return list(torch.autograd.grad(loss, [layers[0][0].x, *tensors], allow_unused=True))
 
 
-def test_every_seed_is_drawn_from_the_global_state() -> None:
-    torch.manual_seed(0)
-    first = [new_seed(), new_seed()]
-    torch.manual_seed(0)
-    assert [new_seed(), new_seed()] == first
-    assert first[0] != first[1]
+GROUPS = [
+    ("lora", "lora", "lora"),
+    ("dora", "dora with history", "dora"),
+    ("history", "nothing", "lora"),
+    ("history alone", "history"),
+]
+
+
+@pytest.mark.parametrize("used", [(0, 1), (1,)])
+@pytest.mark.parametrize("rule", [{}, {"mirrored": True}, {"dropout": 0.3}], ids=str)
+@pytest.mark.parametrize("parts", GROUPS, ids=str)
+def test_layers_of_one_input_are_each_what_they_are_alone(
+    parts: tuple[str, ...], rule: dict[str, Any], used: tuple[int, ...]
+) -> None:
+    layers = layers_of_one_input(*parts, **rule)
+    alone = [plain_linear(o, rule) for o, rule in layers]
+    together = lowrank_linears(layers)
+    torch.testing.assert_close(list(together), alone, rtol=1e-12, atol=1e-12)
+    expected = joint_gradients(alone, layers, used)
+    for found, right in zip(joint_gradients(together, layers, used), expected, strict=True):
+        if right is None:  # of a layer that took no part in the loss
+            assert found is None
+        else:
+            torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
+def test_layers_of_one_input_can_be_differentiated_twice() -> None:
+    layers = layers_of_one_input("lora", "dora with history")
+    flat = [t for o, _ in layers for t in o[1:]]
+
+    def call(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = [Operands(x, *tensors[i * 8 : i * 8 + 8]) for i in range(2)]
+        return lowrank_linears([(o, rule) for o, (_, rule) in zip(made, layers, strict=True)])
+
+    assert torch.autograd.gradcheck(call, (layers[0][0].x, *flat))
+    assert torch.autograd.gradgradcheck(call, (layers[0][0].x, *flat))

@@ -1,4 +1,4 @@
-"""PEFT's LoRA layer over a linear layer, computed by `lowrank_linear` wherever that can be.
+"""PEFT's LoRA layer over a linear layer, computed by `lowrank_linears` wherever that can be.
 
 `Method.apply` calls `fuse`. A layer steps back to PEFT's own forward, call by call, where something
 asks for it: an adapter that is merged or disabled, several at once, a quantised or sharded base, a
@@ -18,8 +18,10 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 from rankwright.core.blocks import prepare
-from rankwright.core.lowrank import Operands, Rule, lowrank_linear, new_seed
+from rankwright.core.dropout import new_seed
+from rankwright.core.lowrank import Operands, Rule, lowrank_linears
 from rankwright.core.origins import autocast_dtype, origin_of
+from rankwright.core.siblings import Siblings, siblings_in
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
@@ -54,7 +56,12 @@ class FusedLinear(Linear):
     What is no `nn.Linear` takes part if it has a method for it: `factors_with(lora_B) -> Factors`
     in the place of `lora_A`, `weight_in_use() -> Tensor` in the place of the base layer, and a LoRA
     variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
+
+    Attributes:
+        siblings: The projections of its block that see the same input, if it has any.
     """
+
+    siblings: Siblings | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """See PEFT's `Linear.forward`.
@@ -68,13 +75,29 @@ class FusedLinear(Linear):
             (..., out).
         """
         if not (_plain or args or kwargs or torch.compiler.is_compiling()):
-            call = self._fused_call(x)
-            if call is not None:
-                return lowrank_linear(*call, origin_of(x))
+            output = self._fused_output(x)
+            if output is not None:
+                return output
         return cast(Tensor, super().forward(x, *args, **kwargs))
 
+    def _fused_output(self, x: Tensor) -> Tensor | None:
+        """The output, alone or with those that see the same input; None: PEFT's forward has to."""
+        siblings = self.siblings
+        found = None if siblings is None else siblings.take(self, x)
+        if found is not None:
+            return found
+        call = self._fused_call(x)
+        if call is None:
+            return None
+        others = [] if siblings is None else siblings.others(self)
+        ready = [(other, c) for other in others if (c := other._fused_call(x)) is not None]
+        first, *outputs = lowrank_linears([call, *(c for _, c in ready)], origin_of(x))
+        if siblings is not None and ready:
+            siblings.keep(x, zip((other for other, _ in ready), outputs, strict=True))
+        return first
+
     def _fused_call(self, x: Tensor) -> tuple[Operands, Rule] | None:
-        """The arguments of `lowrank_linear`; None where PEFT's forward has to do it."""
+        """What `lowrank_linears` is called with; None where PEFT's forward has to do it."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         off = self.disable_adapters or self.merged
         if off or len(names) != 1 or self.lora_bias[names[0]]:
@@ -126,6 +149,10 @@ def fuse(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = FusedLinear
+    for siblings, layers in siblings_in(model):
+        for layer in layers:
+            if type(layer) is FusedLinear:
+                layer.siblings = siblings
     prepare(model)
 
 

@@ -6,6 +6,8 @@ r"""The adapted linear layer as one autograd function: the least work and the le
 W (out, in), b (out), A (r, in), B (out, r), A_0 (R, in), B_0 (out, R), m and n (out). PEFT computes
 the same as six operations of its own. Here
 
+- layers that see the same x are one function: they share the product with their factors A, the sum
+  of their gradients of x, and what is kept of x;
 - both products are added into the base layer's output, and into the gradient of x, as they are
   multiplied; the scaling is folded in; A and A_0, B and B_0 are multiplied as one;
 - kept for the backward are x, or what x was computed from, if that is known (only where A is
@@ -22,7 +24,7 @@ Differentiated twice, it steps back to the plain operations.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -32,10 +34,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from rankwright.core.dropout import drop_at, dropped_places, keep_mask, kept_scale
 from rankwright.core.linalg import nonzero
 from rankwright.core.origins import Origin
-
-Grads = tuple[Tensor | None, ...]
 
 
 class Operands(NamedTuple):
@@ -86,6 +87,9 @@ class Rule:
     dtype: torch.dtype | None = None
 
 
+Layer = tuple[Operands, Rule]
+
+
 def lowrank_linear(operands: Operands, rule: Rule, origin: Origin | None = None) -> Tensor:
     """The layer's output.
 
@@ -97,7 +101,24 @@ def lowrank_linear(operands: Operands, rule: Rule, origin: Origin | None = None)
     Returns:
         (..., out), in the dtype that the base layer would give.
     """
-    return cast(Tensor, _LowRankLinear.apply(rule, origin, *operands))  # type: ignore[no-untyped-call]
+    return lowrank_linears([(operands, rule)], origin)[0]
+
+
+def lowrank_linears(layers: Sequence[Layer], origin: Origin | None = None) -> tuple[Tensor, ...]:
+    """The outputs of layers that see the same input.
+
+    Args:
+        layers: Operands, all with the same x, and rules.
+        origin: See `lowrank_linear`.
+
+    Returns:
+        For each layer what `lowrank_linear` gives, but for the order of summation.
+    """
+    rules = tuple(rule for _, rule in layers)
+    tensors = (tensor for operands, _ in layers for tensor in operands[1:])
+    x = layers[0][0].x
+    outputs = _LowRankLinears.apply(rules, origin, x, *tensors)  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, ...]", outputs)
 
 
 def plain_linear(operands: Operands, rule: Rule) -> Tensor:
@@ -126,137 +147,166 @@ def plain_linear(operands: Operands, rule: Rule) -> Tensor:
     return u.to(y.dtype)
 
 
-# Dropout -----------------------------------------------------------------------------------------
-
-
-def new_seed() -> int:
-    """A seed from the global CPU generator, so that a replay of its state draws it again."""
-    return int(torch.randint(2**31 - 1, ()).item())
-
-
-def dropped_places(numel: int, p: float, seed: int, device: torch.device) -> Tensor:
-    """Which entries dropout sets to zero: a pure function of the arguments and the type of device.
-
-    The gaps between them are drawn, geometrically distributed, instead of a number for every entry:
-    p numel draws, and every entry is dropped with probability p independently of the others.
-
-    Args:
-        numel: Number of entries.
-        p: Dropout probability.
-        seed: Of the draw.
-        device: Where.
-
-    Returns:
-        Ascending places, int64; `numel` for those beyond the end.
-    """
-    if p >= 1:
-        return torch.arange(numel, device=device)
-    mean, deviation = numel * p, math.sqrt(numel * p * (1 - p))
-    draws = min(numel, int(mean + 7 * deviation + 16))  # too few once in 10^12 times
-    generator = torch.Generator(device).manual_seed(seed)
-    u = torch.rand(draws, generator=generator, device=device)
-    gaps = u.neg_().log1p_().mul_(1 / math.log1p(-p)).to(torch.int64).add_(1)
-    return gaps.cumsum(0).sub_(1).clamp_(max=numel)
-
-
-def drop(x: Tensor, p: float, seed: int) -> Tensor:
-    """Dropout: entries set to zero with probability p, the others divided by 1 - p.
-
-    Args:
-        x: Any shape.
-        p: Dropout probability, up to 1.
-        seed: Of the mask.
-
-    Returns:
-        A new tensor of the same shape.
-    """
-    return drop_at(x, p, dropped_places(x.numel(), p, seed, x.device))
-
-
-def drop_at(x: Tensor, p: float, places: Tensor) -> Tensor:
-    """`drop` with the places at hand.
-
-    Args:
-        x: Any shape.
-        p: Dropout probability, up to 1.
-        places: What `dropped_places` gave for it.
-
-    Returns:
-        A new tensor of the same shape.
-    """
-    buffer = x.new_empty(x.numel() + 1)  # one more, for the places beyond the end
-    dropped = buffer[:-1].view(x.shape)
-    torch.mul(x, _kept_scale(p), out=dropped)
-    buffer.index_fill_(0, places, 0.0)
-    return dropped
-
-
-def _kept_scale(p: float) -> float:
-    """What is kept is multiplied by this; nothing is kept at p = 1."""
-    return 1 / (1 - p) if p < 1 else 0.0
-
-
-def keep_mask(shape: torch.Size, p: float, seed: int, like: Tensor) -> Tensor:
-    """The mask that `drop` multiplies by, as a tensor: 0, or 1 / (1 - p)."""
-    return drop(like.new_ones(shape), p, seed)
-
-
 # The function ------------------------------------------------------------------------------------
 
+_FIELDS = len(Operands._fields) - 1  # of a layer, x apart
 
-class _LowRankLinear(Function):
+
+class _LowRankLinears(Function):
     @staticmethod
-    def forward(ctx: Any, rule: Rule, origin: Origin | None, *tensors: Any) -> Tensor:
-        o = Operands(*tensors)
-        with _no_autocast(o.x):
-            base = _base_output(o, rule)
-            u, h = _add_products(o, rule, base)
-            y = _as(u if o.m is None else _scale_rows(o, u), base.dtype)
-        ctx.rule, ctx.origin, ctx.shape = rule, origin, o.x.shape
-        of_x = (o.x,) if origin is None else origin.inputs
+    def forward(
+        ctx: Any, rules: tuple[Rule, ...], origin: Origin | None, x: Tensor, *tensors: Any
+    ) -> tuple[Tensor, ...]:
+        layers = _layers(x, tensors, rules)
+        with _no_autocast(x):
+            outputs = [_base_output(o, rule) for o, rule in layers]
+            dtypes = [y.dtype for y in outputs]
+            hs = _add_products(layers, outputs)
+            for i, (o, _) in enumerate(layers):
+                scaled = outputs[i] if o.m is None else _scale_rows(o, outputs[i])
+                outputs[i] = _as(scaled, dtypes[i])
+        ctx.set_materialize_grads(False)
+        ctx.rules, ctx.origin, ctx.shape, ctx.dtype = rules, origin, x.shape, x.dtype
+        of_x = (x,) if origin is None else origin.inputs
         ctx.save_for_backward(
-            *o[1:],
-            h if _is_trained(o.B) else None,
-            y if _is_trained(o.m) or _is_trained(o.n) else None,
-            *(of_x if _is_trained(o.A) else ()),
+            *tensors,
+            *(h if _is_trained(o.B) else None for (o, _), h in zip(layers, hs, strict=True)),
+            *(y if _needs_output(o) else None for (o, _), y in zip(layers, outputs, strict=True)),
+            *(of_x if any(_is_trained(o.A) for o, _ in layers) else ()),
         )
-        return y
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        W, bias, A, B, A0, B0, m, n, h, y, *of_x = ctx.saved_tensors
-        x = _input_again(ctx.origin, of_x)
-        o, rule = Operands(x, W, bias, A, B, A0, B0, m, n), ctx.rule
-        needs = Operands(*ctx.needs_input_grad[2:])
-        if torch.is_grad_enabled():
-            if x is None and h is None and y is None:  # linear in x: any x will do
-                o = o._replace(x=grad.new_zeros(ctx.shape, requires_grad=True))
-            return None, None, *_plain_grads(o, rule, needs, grad)
-        dx = dA = dB = dm = dn = None
-        with _no_autocast(grad):
-            dy = grad.reshape(-1, grad.shape[-1])
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        count, needs = len(ctx.rules), ctx.needs_input_grad[2:]
+        some = next((grad for grad in grads if grad is not None), None)
+        if some is None:
+            return (None, None, *(None for _ in needs))
+        saved, end = ctx.saved_tensors, count * _FIELDS
+        hs, ys = saved[end : end + count], saved[end + count : end + 2 * count]
+        x = _input_again(ctx.origin, saved[end + 2 * count :])
+        again = torch.is_grad_enabled()  # to be differentiated once more
+        if again and x is None and all(kept is None for kept in (*hs, *ys)):
+            x = some.new_zeros(ctx.shape, requires_grad=True)  # linear in x: any will do
+        layers = _layers(x, saved[:end], ctx.rules)
+        if again:
+            return (None, None, *_plain_grads(layers, needs, grads))
+        with _no_autocast(some):
+            found = _Gradients(layers, needs, ctx.dtype)
+            found.through_outputs(grads, ys)
+            found.through_products(hs)
+        dx = None if found.dx is None else found.dx.view(ctx.shape)
+        return (None, None, dx, *found.of_operands())
+
+
+class _Gradients:
+    """What a backward gathers.
+
+    Attributes:
+        dx: (tokens, in), or None.
+    """
+
+    def __init__(self, layers: Sequence[Layer], needs: Sequence[bool], dtype: torch.dtype) -> None:
+        self.dx: Tensor | None = None
+        self._layers, self._needs, self._dtype = layers, needs, dtype
+        self._dus: dict[int, Tensor] = {}  # (tokens, out), of those layers that got a gradient
+        self._of: list[dict[str, Tensor]] = [{} for _ in layers]
+
+    def through_outputs(self, grads: Sequence[Tensor | None], ys: Sequence[Tensor | None]) -> None:
+        """dL/dm, dL/dn, and the part of dL/dx that comes through the base weights."""
+        for i, (o, rule) in enumerate(self._layers):
+            grad, y = grads[i], ys[i]
+            if grad is None:
+                continue
+            du = grad.reshape(-1, grad.shape[-1])
             if y is not None:
-                dm, dn = _magnitude_grads(o, y.reshape(dy.shape), dy)
-            if m is not None and n is not None:
-                dy = _as(dy * (m / nonzero(n)), dy.dtype)
-            if needs.x:
-                dx = dy @ _as(_rows(W, rule), dy.dtype)
-            for pair in _pairs(o, rule):
-                gh = (pair.B.T @ _as(dy.T, pair.B.dtype)).mul_(rule.s)  # (r, tokens)
-                places = _places(rule, pair, len(dy), dy.device)
-                if pair.trained and needs.A:
-                    dA = _grad_of_a(o, rule, pair, gh, places)
+                self._of[i]["m"], self._of[i]["n"] = _magnitude_grads(o, y.reshape(du.shape), du)
+            if o.m is not None and o.n is not None:
+                du = _as(du * (o.m / nonzero(o.n)), du.dtype)
+            if self._needs[0]:
+                self._add_to_x(du, _as(_rows(o.W, rule), du.dtype))
+            self._dus[i] = du
+
+    def through_products(self, hs: Sequence[Tensor | None]) -> None:
+        """dL/dA, dL/dB, and the part of dL/dx that comes through the products."""
+        for stack in _stacks(self._layers, self._dus):
+            ghs = [
+                (pair.B.T @ _as(self._dus[pair.layer].T, pair.B.dtype)).mul_(pair.rule.s)
+                for pair in stack
+            ]
+            gh = _joined(ghs)  # (K, tokens)
+            places = _places(stack, gh.shape[1], gh.device)
+            self._put_grads_of_a(stack, ghs, gh, places)
+            for pair in stack:
+                h = hs[pair.layer]
                 if pair.trained and h is not None:
-                    dB = _grad_of_b(B, rule, h, dy)
-                if dx is not None:
-                    dx = _add_input_grad(dx, pair, gh, rule, places)
-            if dx is not None:
-                dx = dx.view(ctx.shape)
-        return None, None, dx, None, None, dA, dB, None, None, dm, dn
+                    self._of[pair.layer]["B"] = self._grad_of_b(pair, h)
+            if self._needs[0]:
+                self._add_products_to_x(stack, gh, places)
+
+    def of_operands(self) -> Iterator[Tensor | None]:
+        """One for each argument of the function behind x."""
+        return (of.get(name) for of in self._of for name in Operands._fields[1:])
+
+    def _grad_of_b(self, pair: _Pair, h: Tensor) -> Tensor:
+        """(out, r)."""
+        B, du = cast(Tensor, self._layers[pair.layer][0].B), self._dus[pair.layer]
+        like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
+        return torch.mul((h @ _as(du, h.dtype)).T, pair.rule.s, out=like)
+
+    def _put_grads_of_a(
+        self, stack: _Stack, ghs: list[Tensor], gh: Tensor, places: Tensor | None
+    ) -> None:
+        wanted = [
+            (pair, _rows_of_a(pair, part))
+            for pair, part in zip(stack, ghs, strict=True)
+            if pair.trained and _is_trained(self._layers[pair.layer][0].A)
+        ]
+        if not wanted:
+            return
+        parts = [rows for _, rows in wanted]
+        whole = sum(map(len, parts)) == len(gh)
+        found = (gh if whole else _joined(parts)) @ _input(self._layers[0][0].x, stack, places)
+        for (pair, _), dA in zip(
+            wanted, found.split_with_sizes([len(rows) for rows in parts]), strict=True
+        ):
+            self._of[pair.layer]["A"] = dA
+
+    def _add_products_to_x(self, stack: _Stack, gh: Tensor, places: Tensor | None) -> None:
+        A = _joined([pair.A for pair in stack])
+        if places is None:
+            self._add_to_x(gh.T, A)
+        else:
+            p = stack[0].rule.dropout
+            buffer = gh.new_empty(gh.shape[1] * A.shape[1] + 1)  # as in `drop_at`
+            product = buffer[:-1].view(gh.shape[1], A.shape[1])
+            torch.mm((gh * kept_scale(p)).T, A, out=product)
+            buffer.index_fill_(0, places, 0.0)
+            cast(Tensor, self.dx).add_(product)  # the base weights' part is there
+
+    def _add_to_x(self, left: Tensor, right: Tensor) -> None:
+        if self.dx is None:
+            self.dx = _as(left @ right, self._dtype)
+        elif self.dx.dtype == left.dtype:
+            self.dx.addmm_(left, right)
+        else:
+            self.dx.add_(left @ right)
+
+
+def _layers(x: Any, tensors: Sequence[Any], rules: Sequence[Rule]) -> list[Layer]:
+    """The operands of each layer, from the flat arguments."""
+    return [
+        (Operands(x, *tensors[i * _FIELDS : (i + 1) * _FIELDS]), rule)
+        for i, rule in enumerate(rules)
+    ]
 
 
 def _is_trained(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
+
+
+def _needs_output(o: Operands) -> bool:
+    return _is_trained(o.m) or _is_trained(o.n)
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -281,36 +331,58 @@ def _input_again(origin: Origin | None, kept: list[Tensor]) -> Any:
 
 
 class _Pair(NamedTuple):
-    """Factors that are multiplied as one, the trained ones first.
+    """Factors of a layer that are multiplied as one, the trained ones first.
 
     Attributes:
+        layer: Place of the layer.
+        rule: Of the layer.
         A: (K, in).
         B: (out, K).
-        trained: Whether the trained pair is in it.
+        trained: Rank of the trained pair in it; 0 if it is not.
         dropped: Whether it sees the dropped input.
     """
 
+    layer: int
+    rule: Rule
     A: Tensor
     B: Tensor
-    trained: bool = True
+    trained: int
     dropped: bool = False
 
 
-def _pairs(o: Operands, rule: Rule) -> list[_Pair]:
+_Stack = list[_Pair]
+"""Pairs that see the same input."""
+
+
+def _stacks(layers: Sequence[Layer], which: Collection[int]) -> list[_Stack]:
+    """The pairs of those layers; what is dropped has an input of its own."""
+    found: dict[Any, _Stack] = {}
+    for i in which:
+        for pair in _pairs(i, *layers[i]):
+            found.setdefault(i if pair.dropped else pair.A.dtype, []).append(pair)
+    return list(found.values())
+
+
+def _pairs(layer: int, o: Operands, rule: Rule) -> list[_Pair]:
     of = o.A0 if o.A is None else o.A
     if of is None:
         return []
     dtype = rule.dtype or of.dtype
     A, B, A0, B0 = (None if factor is None else _as(factor, dtype) for factor in o[3:7])
-    if A0 is None or B0 is None:
-        return [] if A is None or B is None else [_Pair(A, B, dropped=rule.dropout > 0)]
     if A is None or B is None:
-        return [_Pair(A0, B0, trained=False)]
+        return [] if A0 is None or B0 is None else [_Pair(layer, rule, A0, B0, 0)]
+    r = len(A)
+    if A0 is None or B0 is None:
+        return [_Pair(layer, rule, A, B, r, rule.dropout > 0)]
     if rule.dropout:
-        return [_Pair(A, B, dropped=True), _Pair(A0, B0, trained=False)]
+        return [_Pair(layer, rule, A, B, r, True), _Pair(layer, rule, A0, B0, 0)]
     if rule.mirrored:
         A, A0, B, B0 = A, A - A0, B + B0, -B0
-    return [_Pair(torch.cat((A, A0)), torch.cat((B, B0), dim=1))]
+    return [_Pair(layer, rule, torch.cat((A, A0)), torch.cat((B, B0), dim=1), r)]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _rows(W: Tensor, rule: Rule) -> Tensor:
@@ -325,44 +397,53 @@ def _base_output(o: Operands, rule: Rule) -> Tensor:
     return F.linear(x, W, bias).contiguous()
 
 
-def _add_products(o: Operands, rule: Rule, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`y` with the products added, and the trained pair's A drop(x)^T (r, tokens).
+def _add_products(layers: Sequence[Layer], outputs: list[Tensor]) -> list[Tensor | None]:
+    """Add the products to the outputs; give the trained pairs' A drop(x)^T (r, tokens).
 
-    In place; if `y` is in lower precision than the factors, in a copy in theirs, to be rounded at
-    the very end.
+    In place; an output in lower precision than the factors is replaced by a copy in theirs, to be
+    rounded at the very end.
     """
-    trained = None
-    for pair in _pairs(o, rule):
-        places = _places(rule, pair, y.numel() // y.shape[-1], y.device)
-        h = pair.A @ _input(o, rule, pair, places).T
-        if pair.trained:
-            trained = _trained(h, o)
-        y = y if y.dtype == h.dtype else y.to(torch.promote_types(y.dtype, h.dtype))
-        flat = y.view(-1, y.shape[-1])
-        if y.dtype == h.dtype:
-            flat.addmm_(h.T, pair.B.T, alpha=rule.s)
-        else:
-            flat.add_(h.T @ pair.B.T, alpha=rule.s)
-    return y, trained
+    hs: list[Tensor | None] = [None] * len(layers)
+    x = layers[0][0].x
+    for stack in _stacks(layers, range(len(layers))):
+        tokens = x.numel() // x.shape[-1]
+        places = _places(stack, tokens, x.device)
+        h = _joined([pair.A for pair in stack]) @ _input(x, stack, places).T  # (K, tokens)
+        frozen = len(h) - sum(pair.trained for pair in stack)
+        for pair, part in zip(stack, _parts(h, stack), strict=True):
+            if pair.trained:  # a copy, where a view would keep the frozen rows too
+                hs[pair.layer] = part[: pair.trained].clone() if frozen else part
+            outputs[pair.layer] = _plus_product(outputs[pair.layer], part, pair)
+    return hs
 
 
-def _places(rule: Rule, pair: _Pair, tokens: int, device: torch.device) -> Tensor | None:
-    """Where the input that a pair sees is dropped; None where it is not."""
+def _parts(h: Tensor, stack: _Stack) -> Sequence[Tensor]:
+    return (h,) if len(stack) == 1 else h.split_with_sizes([len(pair.A) for pair in stack])
+
+
+def _plus_product(y: Tensor, h: Tensor, pair: _Pair) -> Tensor:
+    y = _as(y, torch.promote_types(y.dtype, h.dtype))
+    flat = y.view(-1, y.shape[-1])
+    if y.dtype == h.dtype:
+        flat.addmm_(h.T, pair.B.T, alpha=pair.rule.s)
+    else:
+        flat.add_(h.T @ pair.B.T, alpha=pair.rule.s)
+    return y
+
+
+def _places(stack: _Stack, tokens: int, device: torch.device) -> Tensor | None:
+    """Where the input that a stack sees is dropped; None where it is not."""
+    pair = stack[0]
     if not pair.dropped:
         return None
-    return dropped_places(tokens * pair.A.shape[1], rule.dropout, rule.seed, device)
+    return dropped_places(tokens * pair.A.shape[1], pair.rule.dropout, pair.rule.seed, device)
 
 
-def _input(o: Operands, rule: Rule, pair: _Pair, places: Tensor | None) -> Tensor:
-    """What a pair sees of the input, (tokens, in)."""
-    x = _as(o.x.reshape(-1, o.x.shape[-1]), pair.A.dtype)
-    return x if places is None else drop_at(x, rule.dropout, places)
-
-
-def _trained(rows: Tensor, o: Operands) -> Tensor:
-    """Of (K, ...) the rows of the trained pair; a copy, where a view would keep all of them."""
-    r = len(cast(Tensor, o.A))
-    return rows if len(rows) == r else rows[:r].clone()
+def _input(x: Tensor, stack: _Stack, places: Tensor | None) -> Tensor:
+    """What a stack sees of the input, (tokens, in)."""
+    pair = stack[0]
+    x = _as(x.reshape(-1, x.shape[-1]), pair.A.dtype)
+    return x if places is None else drop_at(x, pair.rule.dropout, places)
 
 
 def _scale_rows(o: Operands, u: Tensor) -> Tensor:
@@ -384,48 +465,39 @@ def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
     return total / torch.where(m == 0, 1.0, m), -total / nonzero(n)
 
 
-def _grad_of_a(o: Operands, rule: Rule, pair: _Pair, gh: Tensor, places: Tensor | None) -> Tensor:
-    """dL/dA (r, in)."""
-    trained = _trained(gh, o)
-    if rule.mirrored and len(gh) > len(trained):
-        trained = trained + gh[len(trained) :]  # dy (B + B_0) - dy B_0
-    return trained @ _input(o, rule, pair, places)
+def _rows_of_a(pair: _Pair, gh: Tensor) -> Tensor:
+    """What dL/dA is the product of with the input, (r, tokens)."""
+    rows = gh[: pair.trained]
+    if pair.rule.mirrored and len(gh) > len(rows):
+        return rows + gh[pair.trained :]  # dy (B + B_0) - dy B_0
+    return rows
 
 
-def _grad_of_b(B: Tensor, rule: Rule, h: Tensor, dy: Tensor) -> Tensor:
-    """dL/dB (out, r)."""
-    like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
-    return torch.mul((h @ _as(dy, h.dtype)).T, rule.s, out=like)
-
-
-def _add_input_grad(
-    dx: Tensor, pair: _Pair, gh: Tensor, rule: Rule, places: Tensor | None
-) -> Tensor:
-    if places is not None:
-        buffer = gh.new_empty(gh.shape[1] * pair.A.shape[1] + 1)  # as in `drop_at`
-        product = buffer[:-1].view(gh.shape[1], pair.A.shape[1])
-        torch.mm((gh * _kept_scale(rule.dropout)).T, pair.A, out=product)
-        buffer.index_fill_(0, places, 0.0)
-        return dx.add_(product)
-    if dx.dtype == gh.dtype:
-        return dx.addmm_(gh.T, pair.A)
-    return dx.add_(gh.T @ pair.A)
-
-
-def _plain_grads(o: Operands, rule: Rule, needs: Any, grad: Tensor) -> list[Tensor | None]:
+def _plain_grads(
+    layers: Sequence[Layer], needs: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The gradients with a graph of their own.
 
     Raises:
         RuntimeError: The input was not kept, because A is frozen.
     """
-    if not isinstance(o.x, Tensor):
+    x, rule = layers[0][0].x, layers[0][1]
+    if not isinstance(x, Tensor):
         raise RuntimeError(
             "this layer's A is frozen, so its input was not kept, and the backward cannot be "
             "differentiated; run the forward inside rankwright.core.fused.plain_layers()"
         )
-    wanted = [cast(Tensor, tensor) for tensor, need in zip(o, needs, strict=True) if need]
-    device = grad.device.type
+    operands = [x, *(tensor for o, _ in layers for tensor in o[1:])]
+    wanted = [cast(Tensor, t) for t, need in zip(operands, needs, strict=True) if need]
+    device = x.device.type
     with torch.enable_grad(), torch.autocast(device, rule.dtype, enabled=rule.dtype is not None):
-        y = plain_linear(o, rule)
-        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+        pairs = [
+            (plain_linear(o, rule), grad)
+            for (o, rule), grad in zip(layers, grads, strict=True)
+            if grad is not None
+        ]
+        outputs, given = zip(*pairs, strict=True)
+        found = iter(
+            torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True)
+        )
     return [next(found) if need else None for need in needs]

@@ -1,0 +1,220 @@
+"""Projections that see the same input compute as one function, wherever they do see it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import BartConfig, BartForSequenceClassification
+
+from models import batch, rows_for, tiny_bert, tiny_llama
+from rankwright.core import fused
+from rankwright.core.fused import FusedLinear, fuse
+from rankwright.core.siblings import siblings_in
+from rankwright.methods import DoRA, LoRA
+
+Sizes = list[int]
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> Sizes:
+    """Of every function that is called, the number of its layers."""
+    found: Sizes = []
+    original = fused.lowrank_linears
+
+    def counted(layers: Any, origin: Any) -> tuple[Tensor, ...]:
+        found.append(len(layers))
+        return original(layers, origin)
+
+    monkeypatch.setattr(fused, "lowrank_linears", counted)
+    return found
+
+
+def _the_same(x: Tensor, _: int) -> Tensor:
+    return x
+
+
+class Block(nn.Module):
+    """Attention's projections; `see` says what each is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(6, 4) for _ in range(3))
+        self.see: Callable[[Tensor, int], Tensor] = _the_same
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        return torch.cat([part(self.see(x, i)) for i, part in enumerate(parts)], dim=-1)
+
+
+def adapted(targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")) -> Any:
+    torch.manual_seed(0)
+    model: Any = get_peft_model(Block(), LoraConfig(target_modules=list(targets), r=2))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    fuse(model)
+    return model
+
+
+def x_of(rows: int = 5) -> Tensor:
+    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(1))
+
+
+def alone(model: nn.Module) -> nn.Module:
+    """The same, every projection by itself."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, FusedLinear):
+            module.siblings = None
+    return model
+
+
+# The same function -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method", [LoRA(r=3), LoRA(r=3, lora_dropout=0.3), DoRA(r=3), DoRA(r=3, norm_grad="full")]
+)
+@pytest.mark.parametrize(
+    ("build", "functions"), [(tiny_llama, [3, 1, 2, 1]), (tiny_bert, [3, 1, 1, 1])]
+)
+def test_together_is_alone(build: Any, functions: Sizes, method: Any, sizes: Sizes) -> None:
+    model = method.apply(build().double()).train()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    inputs = batch(rows_for(model.get_base_model(), 3))
+
+    def gradients(model: Any) -> list[Tensor]:
+        torch.manual_seed(2)  # of the dropout
+        loss = model(**inputs).loss
+        return [
+            loss,
+            *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]),
+        ]
+
+    found = gradients(model)
+    blocks = len(sizes) // len(functions)
+    assert blocks > 1
+    assert sizes[: blocks * len(functions)] == functions * blocks
+    for one, other in zip(found, gradients(alone(model)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_only_what_is_adapted_takes_part(sizes: Sizes) -> None:
+    model = adapted(("k_proj", "v_proj"))
+    torch.testing.assert_close(model(x_of()), alone(model)(x_of()))
+    assert sizes == [2, 1, 1]
+
+
+# Where they do not see the same ------------------------------------------------------------------
+
+
+def _a_copy(x: Tensor, i: int) -> Tensor:
+    return x.clone() if i else x
+
+
+def _another(x: Tensor, i: int) -> Tensor:
+    return x + i
+
+
+def _written_to(x: Tensor, i: int) -> Tensor:
+    return x.add_(1) if i == 2 else x
+
+
+@pytest.mark.parametrize("see", [_a_copy, _another, _written_to])
+def test_different_inputs_are_noticed_and_remembered(see: Any, sizes: Sizes) -> None:
+    model = adapted()
+    model.base_model.model.see = see
+    expected = alone(model)(x_of())
+    sizes.clear()
+    for _ in range(2):
+        torch.testing.assert_close(model(x_of()), expected)
+    assert sizes[0] == 3
+    assert sizes[-3:] == [1, 1, 1]
+
+
+def test_another_order_of_calls_is_right_too(sizes: Sizes) -> None:
+    model = adapted()
+    block, x = model.base_model.model, x_of()
+    last = block.v_proj(x)
+    first = block.q_proj(x)
+    torch.testing.assert_close(block.v_proj(x), last)
+    torch.testing.assert_close(alone(model).base_model.model.q_proj(x), first)
+    assert sizes == [1, 3, 1]
+
+
+def test_what_nobody_asks_for_is_not_kept_twice() -> None:
+    """A block of which only the first projection is used."""
+    model = adapted()
+    block, x = model.base_model.model, x_of()
+    block.q_proj(x)
+    first = weakref.ref(block.q_proj.siblings._waiting)
+    block.q_proj(x + 1)
+    assert first() is None
+
+
+def test_without_gradients_and_in_inference_mode(sizes: Sizes) -> None:
+    model = adapted()
+    expected = model(x_of()).detach()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(model(x_of()), expected)
+    assert sizes == [3, 3, 3]
+
+
+def _a_hook(part: nn.Module) -> None:
+    part.register_forward_pre_hook(lambda _module, inputs: (inputs[0] + 1,))
+
+
+def _a_forward(part: nn.Module) -> None:
+    part.forward = lambda x: FusedLinear.forward(part, x + 1)  # type: ignore[assignment,arg-type]
+
+
+@pytest.mark.parametrize("change", [_a_hook, _a_forward])
+def test_a_projection_in_other_hands_computes_alone(change: Any, sizes: Sizes) -> None:
+    model = adapted()
+    block, x = model.base_model.model, x_of()
+    before = model(x)
+    change(block.k_proj)
+    after = model(x)
+    torch.testing.assert_close(after[:, :4], before[:, :4])
+    torch.testing.assert_close(after[:, 4:8], alone(adapted())(x + 1)[:, 4:8])
+    torch.testing.assert_close(after[:, 8:], before[:, 8:])
+    assert sizes[1:3] == [2, 1]
+
+
+def test_copies_and_pickles_have_siblings_of_their_own(sizes: Sizes) -> None:
+    model, x = adapted(), x_of()
+    model.base_model.model.q_proj(x)  # outputs wait
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(2)
+        sizes.clear()
+        assert not torch.allclose(other(x), model(x))
+        torch.testing.assert_close(other(x), alone(other)(x))
+        assert sizes == [3, 3, 3, 1, 1, 1]
+
+
+# Where they are looked for -----------------------------------------------------------------------
+
+
+def test_attention_over_another_sequence_is_left_alone() -> None:
+    config = BartConfig(
+        vocab_size=20, d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8,
+        decoder_ffn_dim=8, encoder_attention_heads=2, decoder_attention_heads=2,
+    )  # fmt: skip
+    assert list(siblings_in(BartForSequenceClassification(config))) == []
+    assert len(list(siblings_in(tiny_llama()))) > 0
