@@ -77,19 +77,31 @@ def test_nothing_but_tables_is_wider_than_the_window(page: Browser, width: int) 
     assert page.run("return document.documentElement.scrollWidth") <= width
 
 
-def test_no_name_in_a_plot_is_on_another_or_on_a_dot(page: Browser) -> None:
-    """In the font that is there."""
-    covered = page.run("""
+@pytest.mark.parametrize("width", [390, 768, 1024, 1280])
+def test_no_name_in_a_plot_is_on_another_or_on_a_dot(page: Browser, width: int) -> None:
+    """In any font, at any scale of the plots; at 12 px most are as tall as the tallest at 11."""
+    page.width(width)
+    fonts = [
+        f"{size} {family}"
+        for size in ("11px", "bold 11px", "12px")
+        for family in ("system-ui", "serif", "monospace", "DejaVu Sans", "Arial")
+    ]
+    covered = page.run(f"""
         const apart = (a, b) =>
           a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
         const covered = [];
-        for (const plot of document.querySelectorAll(".plots.wide svg")) {
+        for (const plot of document.querySelectorAll(".plots.wide svg")) {{
           const names = [...plot.querySelectorAll(".name")];
           if (names.length < 7) covered.push("names are missing");
-          for (const name of names) for (const other of plot.querySelectorAll(".name, circle"))
-            if (name !== other && !apart(...[name, other].map(e => e.getBoundingClientRect())))
-              covered.push(name.textContent + " on " + (other.textContent || "a dot"));
-        }
+          for (const font of {fonts}) {{
+            for (const name of names) name.style.font = font;
+            if (!names[0].style.font) covered.push("no font: " + font);
+            for (const name of names) for (const other of plot.querySelectorAll(".name, circle"))
+              if (name !== other && !apart(...[name, other].map(e => e.getBoundingClientRect())))
+                covered.push(`${{name.textContent}} on ${{other.textContent}} in ${{font}}`);
+          }}
+          for (const name of names) name.style.font = "";
+        }}
         return covered;""")
     assert covered == []
 

@@ -96,17 +96,17 @@ def test_names_stand_apart(where: str) -> None:
 
 
 def drawn_labels(labels: list[Label]) -> dict[str, tuple[float, float, float, float]]:
-    """Left, top, right and bottom of every name in the SVG, at 6.4 by 13 pixels a letter."""
+    """Left, top, right and bottom of every name in the SVG, at 7 by 16 pixels a letter."""
     panel = Panel("t", "d", "x", "y", [], [], labels=labels)
     macros = environment(autoescape=True).get_template("plots.html.j2").module
     svg = ElementTree.fromstring(macros.panel(panel, "id"))
     boxes = {}
     for text in svg.iter("text"):
         if text.get("class") == "name":
-            words_, width = str(text.text), 6.4 * len(str(text.text))
+            words_, width = str(text.text), 7.0 * len(str(text.text))
             shift = {"start": 0.0, "middle": 0.5, "end": 1.0}[str(text.get("text-anchor"))]
             left, base = float(text.get("x")) - shift * width, float(text.get("y"))
-            boxes[words_] = (left, base - 10, left + width, base + 3)
+            boxes[words_] = (left, base - 12, left + width, base + 4)
     assert len(list(svg.iter("path"))) == sum(label.leader is not None for label in labels)
     return boxes
 

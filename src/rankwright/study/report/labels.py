@@ -10,8 +10,13 @@ from statistics import fmean
 
 from rankwright.study.report.panel import BOTTOM, LEFT, WIDTH, Label, Place
 
-LETTER, LINE = 6.4, 13
-"""Width of a character and height of a line, in pixels: what a font of 11 px takes at most."""
+LETTER, ASCENT, DESCENT = 7.0, 12, 4
+"""Width of a character, and what is above and below the baseline, in pixels, at a size of 11 px.
+
+As wide as DejaVu Sans and Verdana, as tall as Noto Sans (15 px), and 1 px for a browser that
+rounds both heights up to whole pixels of a plot it has scaled.
+"""
+LINE = ASCENT + DESCENT
 _DOT = 5.0
 """Half the width of a dot."""
 _NEAR = 9.0
@@ -89,20 +94,21 @@ def box_of(label: Label) -> Box:
     """The room that a label takes."""
     width = LETTER * len(label.text)
     left = label.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor]
-    return left, label.y - LINE + 3, left + width, label.y + 3
+    return left, label.y - ASCENT, left + width, label.y + DESCENT
 
 
 def _places(dot: Place, width: float) -> Iterator[Box]:
     """Boxes for a text of that width, the nearest first."""
     x, y = dot
-    middle = x - width / 2
-    beside = ((x + 8, y - 6), (x - 8 - width, y - 6), (middle, y - 19), (middle, y + 8))
-    askew = tuple((a, b) for b in (y - 18, y + 6) for a in (x + 6, x - 6 - width))
+    middle, level = x - width / 2, y - LINE / 2
+    above, below = y - _DOT - 1 - LINE, y + _DOT + 1
+    beside = ((x + 8, level), (x - 8 - width, level), (middle, above), (middle, below))
+    askew = tuple((a, b) for b in (above, below) for a in (x + 6, x - 6 - width))
     for left, top in (*beside, *askew):
         yield left, top, left + width, top + LINE
     for row, away in itertools.product(range(-_ROWS, _ROWS + 1), _COLUMNS):
         for left in (x + away, x - away - width):
-            top = y + row * LINE - LINE / 2
+            top = level + row * LINE
             yield left, top, left + width, top + LINE
 
 
@@ -119,7 +125,7 @@ def _far(line: Segment) -> bool:
 def _label(line: Segment, box: Box, text: str) -> Label:
     x = line[0][0]
     leader = line if _far(line) else None
-    baseline = round(box[3] - 3, 2)
+    baseline = round(box[3] - DESCENT, 2)
     if box[0] >= x:
         return Label(box[0], baseline, text, "start", leader)
     if box[2] <= x:
