@@ -138,7 +138,7 @@ def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) ->
 
 def nonzero(n: Tensor) -> Tensor:
     """`n` with 1 for 0: a zero row stays zero whatever it is divided by."""
-    return torch.where(n > 0, n, 1.0)
+    return n.masked_fill(n == 0, 1.0)
 
 
 def row_gram(W: Tensor) -> Tensor:

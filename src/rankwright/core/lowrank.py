@@ -220,9 +220,9 @@ class _Gradients:
                 continue
             du = grad.reshape(-1, grad.shape[-1])
             if y is not None:
-                self._of[i]["m"], self._of[i]["n"] = _magnitude_grads(o, y.reshape(du.shape), du)
-            if o.m is not None and o.n is not None:
-                du = _as(du * (o.m / nonzero(o.n)), du.dtype)
+                self._of[i].update(_magnitude_grads(o, y.reshape(du.shape), du))
+            if o.m is not None:
+                du = _as(du * _gain(o), du.dtype)
             if self._needs[0]:
                 self._add_to_x(du, _as(_rows(o.W, rule), du.dtype))
             self._dus[i] = du
@@ -265,11 +265,10 @@ class _Gradients:
         if not wanted:
             return
         parts = [rows for _, rows in wanted]
-        whole = sum(map(len, parts)) == len(gh)
+        ranks = [rows.shape[0] for rows in parts]
+        whole = sum(ranks) == gh.shape[0]
         found = (gh if whole else _joined(parts)) @ _input(self._layers[0][0].x, stack, places)
-        for (pair, _), dA in zip(
-            wanted, found.split_with_sizes([len(rows) for rows in parts]), strict=True
-        ):
+        for (pair, _), dA in zip(wanted, found.split_with_sizes(ranks), strict=True):
             self._of[pair.layer]["A"] = dA
 
     def _add_products_to_x(self, stack: _Stack, gh: Tensor, places: Tensor | None) -> None:
@@ -371,7 +370,7 @@ def _pairs(layer: int, o: Operands, rule: Rule) -> list[_Pair]:
     A, B, A0, B0 = (None if factor is None else _as(factor, dtype) for factor in o[3:7])
     if A is None or B is None:
         return [] if A0 is None or B0 is None else [_Pair(layer, rule, A0, B0, 0)]
-    r = len(A)
+    r = A.shape[0]
     if A0 is None or B0 is None:
         return [_Pair(layer, rule, A, B, r, rule.dropout > 0)]
     if rule.dropout:
@@ -409,7 +408,7 @@ def _add_products(layers: Sequence[Layer], outputs: list[Tensor]) -> list[Tensor
         tokens = x.numel() // x.shape[-1]
         places = _places(stack, tokens, x.device)
         h = _joined([pair.A for pair in stack]) @ _input(x, stack, places).T  # (K, tokens)
-        frozen = len(h) - sum(pair.trained for pair in stack)
+        frozen = h.shape[0] - sum(pair.trained for pair in stack)
         for pair, part in zip(stack, _parts(h, stack), strict=True):
             if pair.trained:  # a copy, where a view would keep the frozen rows too
                 hs[pair.layer] = part[: pair.trained].clone() if frozen else part
@@ -418,7 +417,7 @@ def _add_products(layers: Sequence[Layer], outputs: list[Tensor]) -> list[Tensor
 
 
 def _parts(h: Tensor, stack: _Stack) -> Sequence[Tensor]:
-    return (h,) if len(stack) == 1 else h.split_with_sizes([len(pair.A) for pair in stack])
+    return (h,) if len(stack) == 1 else h.split_with_sizes([pair.A.shape[0] for pair in stack])
 
 
 def _plus_product(y: Tensor, h: Tensor, pair: _Pair) -> Tensor:
@@ -446,14 +445,19 @@ def _input(x: Tensor, stack: _Stack, places: Tensor | None) -> Tensor:
     return x if places is None else drop_at(x, pair.rule.dropout, places)
 
 
+def _gain(o: Operands) -> Tensor:
+    """`g = m / n`, (out,)."""
+    return cast(Tensor, o.m) / nonzero(cast(Tensor, o.n))
+
+
 def _scale_rows(o: Operands, u: Tensor) -> Tensor:
     """`b + g (u - b)` as `g u + (1 - g) b`, in place where u is wide enough."""
-    g = cast(Tensor, o.m) / nonzero(cast(Tensor, o.n))
-    y = u.to(torch.promote_types(u.dtype, g.dtype)).mul_(g)
+    g = _gain(o)
+    y = _as(u, torch.promote_types(u.dtype, g.dtype)).mul_(g)
     return y if o.bias is None else y.add_((1 - g) * o.bias)
 
 
-def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
     """`dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`; nothing of the layer's size.
 
     A row with m = 0 is silent, and its output says nothing about the gradient: `lowrank_linear` is
@@ -462,13 +466,14 @@ def _magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> tuple[Tensor, Tensor
     m, n = cast(Tensor, o.m), cast(Tensor, o.n)
     product = dy * y if o.bias is None else (y - o.bias).mul_(dy)
     total = product.sum(0, dtype=torch.promote_types(product.dtype, m.dtype))
-    return total / torch.where(m == 0, 1.0, m), -total / nonzero(n)
+    found = {"m": total / m.masked_fill(m == 0, 1.0)}
+    return {**found, "n": -total / nonzero(n)} if n.requires_grad else found
 
 
 def _rows_of_a(pair: _Pair, gh: Tensor) -> Tensor:
     """What dL/dA is the product of with the input, (r, tokens)."""
     rows = gh[: pair.trained]
-    if pair.rule.mirrored and len(gh) > len(rows):
+    if pair.rule.mirrored and gh.shape[0] > pair.trained:
         return rows + gh[pair.trained :]  # dy (B + B_0) - dy B_0
     return rows
 
