@@ -22,6 +22,8 @@ from rankwright.core.registry import available
 from trainers import adapter, base_model, build_trainer, logits, probe
 
 TESTS = Path(__file__).resolve().parent.parent
+ROUNDING = 3e-6
+"""Logits of about 1 in float32 by PEFT's forward, which sums in another order than ours."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
 every_model = pytest.mark.parametrize("kind", BUILDS)
@@ -70,7 +72,7 @@ def test_plain_peft_loads_what_every_step_saved(past: Any, name: str, kind: str)
     run = past(name, kind)
     for step, expected in enumerate(run.enabled, start=1):
         loaded = PeftModel.from_pretrained(base_model(kind), run.folder / f"checkpoint-{step}")
-        assert float((logits(loaded, kind) - expected).abs().max()) <= 1e-6, step
+        assert float((logits(loaded, kind) - expected).abs().max()) <= ROUNDING, step
 
 
 @every_model
@@ -81,7 +83,7 @@ def test_plain_peft_loads_what_the_end_left(
     model = past(name, kind).trainer.model
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base_model(kind), tmp_path)
-    assert float((logits(loaded, kind) - logits(model, kind)).abs().max()) <= 1e-6
+    assert float((logits(loaded, kind) - logits(model, kind)).abs().max()) <= ROUNDING
     with model.disable_adapter():
         assert torch.equal(logits(model, kind), past(name, kind).base)
 
@@ -134,7 +136,7 @@ def test_a_process_without_this_package_loads_every_adapter(past: Any) -> None:
     distances = dict(json.loads(line) for line in lines)
     assert last == "alone"
     assert len(distances) == len(cases)
-    assert {case: d for case, d in distances.items() if not d <= 1e-6} == {}
+    assert {case: d for case, d in distances.items() if not d <= ROUNDING} == {}
 
 
 # 4. Merge ----------------------------------------------------------------------------------------
