@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from statistics import fmean
@@ -21,14 +22,20 @@ METRICS = {
 
 def runs(folder: Path, task: str, label: str) -> list[dict[str, Any]]:
     """The records of a method on a task, with `value`: the metric from the outcomes of the rows."""
+    found = [r for r in _records(folder) if (r["task"], r["label"]) == (task, label)]
+    return sorted(found, key=lambda record: record["seed"])
+
+
+@functools.cache
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """Of all runs."""
     records = []
     for file in sorted((folder / "records").glob("*.json")):
         record = json.loads(file.read_text())
-        if (record["task"], record["label"]) == (task, label):
-            table = pq.read_table(file.with_suffix(".parquet")).to_pydict()
-            columns = [[json.loads(text) for text in table[c]] for c in ("label", "prediction")]
-            records.append(record | {"value": METRICS[record["metric"]](*columns)})
-    return sorted(records, key=lambda record: record["seed"])
+        table = pq.read_table(file.with_suffix(".parquet")).to_pydict()
+        columns = [[json.loads(text) for text in table[c]] for c in ("label", "prediction")]
+        records.append(record | {"value": METRICS[record["metric"]](*columns)})
+    return records
 
 
 def values(folder: Path, task: str, label: str) -> dict[int, float]:

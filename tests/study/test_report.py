@@ -22,19 +22,47 @@ STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/temp
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text of the page."""
+    """Tags with their attributes, the text of the page, and the rows of its tables.
+
+    A cell of a row is its text with the value that it is sorted by.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[tuple[str, list[list[tuple[str, str | None]]]]] = []
         self.text = ""
+        self._open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
+        attributes = dict(attrs)
+        self._open.append(tag)
+        self.tags.append((tag, attributes))
+        if tag == "table":
+            self.tables.append((attributes.get("class") or "", []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][1][-1].append(("", attributes.get("data-value")))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass  # of an element that needs no end
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if {"td", "th"} & set(self._open) and "svg" not in self._open:
+            row = self.tables[-1][1][-1]
+            row[-1] = (row[-1][0] + data, row[-1][1])
+
+    def rows(self, table: str) -> list[dict[str, list[tuple[str, str | None]]]]:
+        """The rows of every table of a class, by what is in their first cell."""
+        return [
+            {row[0][0]: row[1:] for row in rows if row}
+            for name, rows in self.tables
+            if name == table
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -74,31 +102,97 @@ def test_every_plot_has_a_text_alternative(page: Page) -> None:
         assert named or attributes.get("role") == "presentation"
 
 
+def number_cells(study: StudyFolder, task: str, method: str) -> list[tuple[str, float]]:
+    """What the number cells of a method's row show and are sorted by, from the raw files."""
+    scale, digits = (1, 4) if task == "e2e" else (100, 1)
+    cost = {
+        name: raw_files.cost(study.path, task, method, name)
+        for name in (
+            "training_seconds", "median_step_seconds", "peak_memory_bytes",
+            "trainable_parameters", "stored_parameters", "passes",
+        )
+    }  # fmt: skip
+    mean, _, high = raw_files.interval(raw_files.values(study.path, task, method).values())
+    difference, wide = difference_cell(study, task, method)
+    return [
+        (f"{scale * mean:.{digits}f} ± {scale * (high - mean):.{digits}f}", mean),
+        (difference, wide),
+        (f"{digits_3(cost['training_seconds'])} s", cost["training_seconds"]),
+        (f"{digits_3(cost['median_step_seconds'])} s", cost["median_step_seconds"]),
+        (f"{cost['peak_memory_bytes'] / 2**20:.0f} MiB", cost["peak_memory_bytes"]),
+        (parameters(cost["trainable_parameters"]), cost["trainable_parameters"]),
+        (parameters(cost["stored_parameters"]), cost["stored_parameters"]),
+        (f"{cost['passes']:.0f}", cost["passes"]),
+    ]
+
+
+def difference_cell(study: StudyFolder, task: str, method: str) -> tuple[str, float]:
+    if method == "dora":
+        return "", 0.0
+    scale, digits = (1, 4) if task == "e2e" else (100, 1)
+    of_seeds = raw_files.differences(study.path, task, method, "dora")
+    if not of_seeds.any():
+        zero = f"{0:.{digits}f}"
+        return f"{zero} ± {zero}", 0.0
+    mean, _, high = raw_files.interval(of_seeds)
+    shown = f"{scale * mean:+.{digits}f} ± {scale * (high - mean):.{digits}f}"
+    return shown.replace("-", "−"), mean
+
+
+def digits_3(number: float) -> str:
+    return f"{number:#.3g}".rstrip(".")
+
+
+def parameters(number: float) -> str:
+    if number < 1000:
+        return str(int(number))
+    return f"{digits_3(number / 1e6)} M" if number >= 1e6 else f"{digits_3(number / 1e3)} k"
+
+
 def test_the_tables_figures_are_those_of_the_raw_files(page: Page, study: StudyFolder) -> None:
-    cells = [
-        float(a["data-value"] or "nan")
-        for t, a in page.tags
-        if a.get("class") == "mean" and t == "td"
-    ]
-    expected = [
-        raw_files.interval(raw_files.values(study.path, task, method).values())[0]
-        for task in ("rte", "cola", "e2e")
-        for method in made_up.QUALITY
-    ]
-    assert sorted(cells) == pytest.approx(sorted(expected), rel=1e-12)
+    tables = dict(zip(("rte", "cola", "e2e"), page.rows("results"), strict=True))
+    forests = dict(zip(tables, page.rows("forest"), strict=True))
+    for task in tables:
+        for method in made_up.QUALITY:
+            seeds = " (4 of 5 seeds)" if (task, method) == ("cola", "full") else ""
+            expected = number_cells(study, task, method)
+            row = tables[task][method]
+            found = [row[k] for k in (0, 2, 4, 5, 6, 7, 8, 9)]
+            assert len(row) == 10
+            texts = [text for text, _ in expected]
+            texts[0] += seeds
+            texts[1] = texts[1] or "baseline"
+            assert [text for text, _ in found] == texts
+            values = [float(value or "nan") for _, value in found]
+            assert values == pytest.approx([value for _, value in expected], rel=1e-9)
+            if method != "dora":
+                assert forests[task][method][-1][0] == texts[1]
+
+
+def test_what_was_forgotten_is_that_of_the_raw_files(page: Page, study: StudyFolder) -> None:
+    (table,) = page.rows("forgetting")
+    for method in made_up.QUALITY:
+        records = [run["forgetting"] for run in raw_files.runs(study.path, "e2e", method)]
+        mean, _, high = raw_files.interval([r["after"] - r["before"] for r in records])
+        ((text, value),) = table[method]
+        assert text == f"{mean:+.3f} ± {high - mean:.3f}"
+        assert float(value or "nan") == pytest.approx(mean)
 
 
 def test_the_summary_says_the_figures_of_the_raw_files(
     found: StudyFigures, study: StudyFolder
 ) -> None:
     text = markdown(found)
-    for task, scale, digits in (("rte", 100, 1), ("cola", 100, 1), ("e2e", 1, 4)):
+    for task in ("rte", "cola", "e2e"):
         section = re.search(rf"^## {task}$.*?(?=^## )", text, flags=re.MULTILINE | re.DOTALL)
         assert section is not None
+        lines = [line for line in section[0].splitlines() if line.startswith("| ")]
+        rows = {line[1]: line for line in ([c.strip() for c in r.split("|")] for r in lines)}
         for method in made_up.QUALITY:
-            mean, _, high = raw_files.interval(raw_files.values(study.path, task, method).values())
-            shown = f"{scale * mean:.{digits}f} ± {scale * (high - mean):.{digits}f}"
-            assert f"| {method} | {shown} |" in section[0]
+            mean, difference, *costs = (shown for shown, _ in number_cells(study, task, method))
+            seeds = len(raw_files.values(study.path, task, method))
+            _, _, *row, _ = rows[method]
+            assert row == [mean, difference, row[2], str(seeds), *costs]
     assert "\n\n\n" not in text
     assert found.study.command in text
     assert "3f" * 32 in text
