@@ -104,7 +104,7 @@ def test_under_autocast(build: Any) -> None:
     kept = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
     for found, expected in zip(ours, kept, strict=True):
         torch.testing.assert_close(
-            found, expected, rtol=0.02, atol=2e-3 * float(expected.abs().max())
+            found, expected, rtol=0.02, atol=1e-2 * float(expected.abs().max())
         )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForSequenceClassification
 
 from models import batch, rows_for, tiny_bert, tiny_llama
-from rankwright.core import fused
+from rankwright.core import fused, siblings
+from rankwright.core.blocks import release
 from rankwright.core.fused import FusedLinear, fuse
 from rankwright.core.siblings import siblings_in
 from rankwright.methods import DoRA, LoRA
@@ -110,6 +111,62 @@ def test_together_is_alone(build: Any, functions: Sizes, method: Any, sizes: Siz
     assert sizes[: blocks * len(functions)] == functions * blocks
     for one, other in zip(found, gradients(alone(model)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_as_close_as_alone(dtype: Any, autocast: bool) -> None:
+    model = adapted()
+
+    def gradients(model: Any, x: Tensor) -> list[Tensor]:
+        x = x.clone().requires_grad_()
+        wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = model(x)
+        return [y.detach(), *torch.autograd.grad(y.float().square().sum(), wanted)]
+
+    exact = gradients(copy.deepcopy(model).double(), x_of().double()) if not autocast else None
+    model = model.to(dtype)
+    found, other = gradients(model, x_of().to(dtype)), gradients(alone(model), x_of().to(dtype))
+    for i, (one, right) in enumerate(zip(found, other, strict=True)):
+        assert one.dtype == right.dtype
+        scale = float(right.abs().max())
+        assert float((one - right).abs().max()) <= 0.02 * scale, i
+        if exact is not None:
+            assert float((one - exact[i]).abs().max()) <= 0.03 * float(exact[i].abs().max()), i
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_under_gradient_checkpointing(reentrant: bool, sizes: Sizes) -> None:
+    model = LoRA(r=3).apply(tiny_llama().double()).train()
+    inputs = batch(rows_for(model.get_base_model(), 3))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    plain = torch.autograd.grad(model(**inputs).loss, parameters)
+    before = list(sizes)
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    model(**inputs).loss.backward()
+    for parameter, expected in zip(parameters, plain, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-12, atol=1e-14)
+    assert sizes[len(before) :].count(3) == 2 * before.count(3)  # once more in the backward
+
+
+def test_release_lets_each_compute_alone(sizes: Sizes) -> None:
+    model = adapted()
+    expected = model(x_of())
+    release(model)
+    torch.testing.assert_close(model(x_of()), expected)
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_names_of_one_s_own(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(siblings, "SHARED", [*siblings.SHARED, ("0", "1")])
+    model: Any = get_peft_model(
+        nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), LoraConfig(target_modules=["0", "1"], r=1)
+    )
+    fuse(model)
+    model(torch.randn(2, 3))  # one after the other: not siblings after all
+    assert sizes == [2, 1]
 
 
 def test_only_what_is_adapted_takes_part(sizes: Sizes) -> None:

@@ -102,12 +102,13 @@ def prepare(model: nn.Module) -> None:
 
 
 def release(model: nn.Module) -> None:
-    """Undo `prepare`.
+    """Undo `prepare`, and let projections that share an input compute alone.
 
     Args:
         model: Changed in place.
     """
     for module in model.modules():
+        module.__dict__.pop("siblings", None)
         for key, hook in list(module._forward_hooks.items()):
             if hook is _note_output:
                 del module._forward_hooks[key]

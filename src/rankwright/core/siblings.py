@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-SHARED = (
+SHARED: list[tuple[str, ...]] = [
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
     ("gate_proj", "up_proj"),
-)
-"""Names of projections of a block's one input, in the order in which they are called."""
+]
+"""Names of projections of a block's one input, in the order in which they are called; add yours."""
 
 SECOND_INPUT = {"encoder_hidden_states", "key_value_states", "context", "memory", "key", "value"}
 """Arguments of attention over another sequence, whose keys are not of this input."""

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
-from rankwright.core.search import RATES, OneOf, SearchSpace
+from rankwright.core.search import RATES, LogRange, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
@@ -68,6 +68,7 @@ class XGBLoRA(Method):
 
     space: ClassVar[SearchSpace] = {
         **RATES,
+        "learning_rate": LogRange(1e-3, 1e-2),  # a booster has the steps of one round only
         "rounds": OneOf((4, 8, 16)),
         "layers_per_round": OneOf((1 / 3, 2 / 3, None)),
     }
