@@ -161,10 +161,24 @@ BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama":
 OF_EVERY_SORT = ["lora", "bidora", "xgblora", "sora"]
 """Without phases, with two, with many, and with one whose end changes the ranks."""
 
-IN_TURN = list(zip(METHODS, itertools.cycle(BUILDS)))
-"""Every method on one of the models: for what is costly, and the engine's doing."""
+
+def one_of_each(*slots: str) -> list[str]:
+    """A method for every filling of these slots: for what does not know the other slots."""
+    chosen: dict[tuple[Any, ...], str] = {}
+    for name in [*OF_EVERY_SORT, *METHODS]:
+        filled = method_named(name).slots()
+        of_slots = (type(getattr(filled, slot)) for slot in slots)
+        chosen.setdefault((*of_slots, name in FACTORED), name)
+    return list(chosen.values())
 
 
 def method_named(name: str, **changes: Any) -> Method:
     """The method as its row says, with changes."""
     return available()[name](**{**TABLE[name].fields, **changes})
+
+
+BY_FORWARD = one_of_each("layer", "penalty", "procedure")
+"""One for every way of computing the loss and its gradients: inits and optimizers do neither."""
+
+IN_TURN = list(zip(METHODS, itertools.cycle(BUILDS)))
+"""Every method on one of the models: for what is costly, and the engine's doing."""

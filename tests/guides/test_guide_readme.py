@@ -13,7 +13,7 @@ import rankwright.methods  # noqa: F401  (registers the methods)
 from rankwright.cli import COMMANDS, main
 from rankwright.cli.options import parse_train
 from rankwright.core.registry import available
-from rankwright.job import TrainConfig, build_method
+from rankwright.job import TrainConfig, build_method, combinations
 from rankwright.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,8 @@ def test_commands_parse(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(GUIDES)
+    # tests/job/test_combinations.py probes every method; here the command has to run
+    monkeypatch.setattr(combinations, "available", lambda: {"full": available()["full"]})
     described = {"model": "minilm", "task": "stdlib-docs", "method": "bidora"}
     for words in commands(page):
         arguments = words[1:]

@@ -190,7 +190,7 @@ def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: Study
     }
     rng = np.random.default_rng(11)
     drawn = []
-    for _ in range(1000):
+    for _ in range(300):
         rows = rng.integers(40, size=40)
         values = [
             runs["lora", seed].compute(rows) - runs["dora", seed].compute(rows)

@@ -11,7 +11,17 @@ import transformers
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from method_table import BATCH, IN_TURN, METHODS, OF_EVERY_SORT, ROWS, STEPS, TABLE, method_named
+from method_table import (
+    BATCH,
+    BY_FORWARD,
+    IN_TURN,
+    OF_EVERY_SORT,
+    ROWS,
+    STEPS,
+    TABLE,
+    method_named,
+    one_of_each,
+)
 from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import FORWARD
@@ -21,8 +31,7 @@ from rankwright.training.checkpoint import IncompleteCheckpointWarning, newest_c
 from rankwright.training.data import PhaseSampler
 from trainers import adapter, arguments, base_model, build_trainer, logits
 
-every_method = pytest.mark.parametrize("name", METHODS)
-in_turn = pytest.mark.parametrize(("name", "kind"), IN_TURN)
+by_forward = pytest.mark.parametrize("name", BY_FORWARD)
 of_every_sort = pytest.mark.parametrize("name", OF_EVERY_SORT)
 
 OF_BATCHES = "ba_lora"
@@ -78,7 +87,9 @@ def test_bidora_that_leaves_the_magnitudes_alone_is_dora_with_fixed_ones(tmp_pat
 # Steps -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), [run for run in IN_TURN if run[0] != OF_BATCHES])
+@pytest.mark.parametrize(
+    ("name", "kind"), [run for run in IN_TURN if run[0] in set(BY_FORWARD) - {OF_BATCHES}]
+)
 def test_two_micro_batches_are_one_batch(name: str, kind: str, tmp_path: Path) -> None:
     """20 rows: the last step of each of the two epochs has one micro-batch only."""
     found = []
@@ -116,7 +127,7 @@ class Norms(TrainerCallback):
         self.seen.append(float(torch.nn.utils.get_total_norm(grads)))
 
 
-@every_method
+@pytest.mark.parametrize("name", one_of_each("optimizer", "penalty", "procedure"))
 def test_gradients_are_clipped_after_the_penalty(name: str, tmp_path: Path) -> None:
     norms = Norms()
     trainer = trained(method_named(name), "bert", tmp_path, callbacks=[norms], max_grad_norm=0.01)
@@ -127,7 +138,7 @@ def test_gradients_are_clipped_after_the_penalty(name: str, tmp_path: Path) -> N
     assert all(entry["grad_norm"] > 0.01 for entry in trainer.state.log_history[:-1])
 
 
-@every_method
+@by_forward
 def test_bfloat16_autocast(name: str, tmp_path: Path) -> None:
     exact = trained(method_named(name), "bert", tmp_path, dropout=False)
     rounded = trained(method_named(name), "bert", tmp_path, dropout=False, bf16=True)
@@ -139,7 +150,7 @@ def test_bfloat16_autocast(name: str, tmp_path: Path) -> None:
     assert rounded.cost().passes == TABLE[name].passes
 
 
-@in_turn
+@pytest.mark.parametrize(("name", "kind"), [run for run in IN_TURN if run[0] in BY_FORWARD])
 def test_gradient_checkpointing_changes_no_number(name: str, kind: str, tmp_path: Path) -> None:
     plain = trained(method_named(name), kind, tmp_path, max_steps=4)
     recomputed = trained(
@@ -152,7 +163,7 @@ def test_gradient_checkpointing_changes_no_number(name: str, kind: str, tmp_path
 # Reports -----------------------------------------------------------------------------------------
 
 
-@every_method
+@pytest.mark.parametrize("name", [*OF_EVERY_SORT, OF_BATCHES])
 def test_tensorboard_gets_what_the_procedure_measured(name: str, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -208,7 +219,7 @@ def test_the_best_model_is_there_at_the_end(name: str, tmp_path: Path) -> None:
     assert not torch.equal(logits(last, "bert"), logits(plain, "bert"))
 
 
-@of_every_sort
+@pytest.mark.parametrize("name", ["xgblora", "sora"])
 def test_only_so_many_checkpoints_are_kept(name: str, tmp_path: Path) -> None:
     trainer = evaluated(name, tmp_path, save_total_limit=2)
     kept = {path.name for path in tmp_path.iterdir()}
@@ -216,7 +227,7 @@ def test_only_so_many_checkpoints_are_kept(name: str, tmp_path: Path) -> None:
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
 
 
-@of_every_sort
+@pytest.mark.parametrize("name", ["bidora", "xgblora"])
 def test_epochs_are_counted_as_steps_are(name: str, tmp_path: Path) -> None:
     by_steps = trained(method_named(name), "bert", tmp_path)
     by_epochs = trained(method_named(name), "bert", tmp_path, max_steps=-1, num_train_epochs=2)
@@ -227,7 +238,7 @@ def test_epochs_are_counted_as_steps_are(name: str, tmp_path: Path) -> None:
 # Resuming ----------------------------------------------------------------------------------------
 
 
-@of_every_sort
+@pytest.mark.parametrize("name", ["lora", "bidora"])
 def test_resume_takes_true_a_path_and_the_newest_whole_one(name: str, tmp_path: Path) -> None:
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
     expected = adapter(trained(method_named(name), "bert", tmp_path, **saving).model)
@@ -292,7 +303,7 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step == 3
 
 
-@every_method
+@pytest.mark.parametrize("name", one_of_each("procedure"))
 def test_stopping_early_still_ends_the_procedure(name: str, tmp_path: Path) -> None:
     trainer = build_trainer(method_named(name), "bert", tmp_path, callbacks=[Stop()])
     ended = []
@@ -325,7 +336,7 @@ class TheirTrainer(transformers.Trainer):
         return (2 * loss[0], loss[1]) if isinstance(loss, tuple) else 2 * loss
 
 
-@pytest.mark.parametrize("name", [*OF_EVERY_SORT, OF_BATCHES])
+@pytest.mark.parametrize("name", ["lora", "bidora", OF_BATCHES])
 def test_any_trainer_takes_a_method(name: str, tmp_path: Path) -> None:
     cls = with_method(TheirTrainer)
     assert (cls.__name__, issubclass(cls, TheirTrainer)) == ("TheirTrainerWithMethod", True)
