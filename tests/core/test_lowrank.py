@@ -108,6 +108,19 @@ def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
 
 
+def test_what_was_frozen_in_the_forward_stays_so_in_the_backward() -> None:
+    """A finite difference freezes factors, and its graph may be taken back through later."""
+    o = operands(PARTS["lora"])
+    A, B = o.A, o.B
+    assert A is not None
+    assert B is not None
+    y = lowrank_linear(o._replace(A=A.requires_grad_(False)), Rule(s=1.0))
+    A.requires_grad_()
+    y.sum().backward()
+    assert A.grad is None
+    torch.testing.assert_close(B.grad, (o.x @ A.T).sum((0, 1)).detach().expand(6, 3))
+
+
 def test_a_A0_cannot_be_differentiated_twice() -> None:  # noqa: N802
     o = operands(PARTS["lora"])
     o = o._replace(A=o.A.detach())  # type: ignore[union-attr]

@@ -95,7 +95,7 @@ def test_saved_adapter_is_peft_s(kind: str, tmp_path: Path) -> None:
     move(model)
     model.save_pretrained(tmp_path)
     vanilla = PeftModel.from_pretrained(build(kind), tmp_path).eval()
-    torch.testing.assert_close(logits(vanilla), logits(model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(vanilla), logits(model), rtol=0, atol=3e-6)
 
     again = PeftModel.from_pretrained(build(kind), tmp_path).eval()
     use_factored_dora(again, init_magnitude=False)

@@ -202,7 +202,7 @@ def test_the_saved_adapter_is_the_model_at_every_step(build, tmp_path):
         run.train_step(data)
         run.model.save_pretrained(tmp_path / str(step))
         vanilla = PeftModel.from_pretrained(build(), tmp_path / str(step))
-        torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=1e-6)
+        torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=3e-6)
         with run.model.disable_adapter():
             assert torch.equal(logits(run.model), base)
     ranks = [4, 4, 6, 6, 6, 7, 7, 7, 7]  # the next link's rank is there as soon as it starts

@@ -65,7 +65,7 @@ def test_what_is_saved_is_the_model_and_the_base_is_untouched(kind: str, tmp_pat
         train(run, step, step + 1)
         run.model.save_pretrained(tmp_path / str(step))
         vanilla = PeftModel.from_pretrained(build(kind), tmp_path / str(step))
-        torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=1e-6)
+        torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=3e-6)
         with run.model.disable_adapter():
             assert torch.equal(logits(run.model), expected)
     kept, unloaded = build(kind).state_dict(), run.model.unload().state_dict()

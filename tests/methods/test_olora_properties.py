@@ -164,7 +164,7 @@ def test_conv1d_is_transposed_first() -> None:
     """GPT-2 stores (in, out). PEFT's QR does not look: c_attn fails, square c_proj runs wrong."""
     base = logits(tiny_gpt2())
     ours = OLoRA(target_modules=["c_attn", "attn.c_proj"], **FIELDS).apply(tiny_gpt2())
-    assert off(logits(ours), base) < 1e-6
+    assert off(logits(ours), base) < 3e-6
     square = pefts_own(OLoRA, tiny_gpt2(), target_modules=["attn.c_proj"], fan_in_fan_out=True)
     assert off(logits(square), base) > 1e-3
     wide = pefts_own(OLoRA, tiny_gpt2(), target_modules=["c_attn"], fan_in_fan_out=True)

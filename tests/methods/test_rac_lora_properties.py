@@ -314,7 +314,7 @@ def test_the_saved_adapter_is_the_model_at_every_step(side, build, tmp_path):
         if step % 3 != 1:  # in a link, and right after a knot
             run.model.save_pretrained(tmp_path / str(step))
             vanilla = PeftModel.from_pretrained(build(), tmp_path / str(step))
-            torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=1e-6)
+            torch.testing.assert_close(logits(vanilla), logits(run.model), rtol=0, atol=3e-6)
         with run.model.disable_adapter():
             assert torch.equal(logits(run.model), base)
 
@@ -375,7 +375,7 @@ def test_what_no_seed_gives_again_is_stored(fields, tmp_path):
     assert len(stored) == (21 if "mode" in fields else 14)
     expand_seeded(tmp_path)
     model = PeftModel.from_pretrained(tiny_llama(), tmp_path)
-    torch.testing.assert_close(logits(model), logits(run.model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(model), logits(run.model), rtol=0, atol=3e-6)
 
 
 def test_another_machines_draws_are_noticed(tmp_path, monkeypatch):

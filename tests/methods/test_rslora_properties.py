@@ -59,7 +59,7 @@ def test_plain_peft_loads_patterns_and_scaling(method: Any, tmp_path: Path) -> N
         run.train_step(batch(classification_rows(8, seed=step)))
     run.model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_bert(), tmp_path)
-    torch.testing.assert_close(logits(loaded), logits(run.model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(loaded), logits(run.model), rtol=0, atol=3e-6)
     assert not torch.allclose(logits(loaded), logits(tiny_bert()), atol=1e-3)
 
 

@@ -234,7 +234,7 @@ def test_plain_peft_loads_every_step(name: str, tmp_path: Path) -> None:
         run.model.save_pretrained(tmp_path / str(number))
         loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / str(number))
         distance = float((output(loaded) - output(run.model)).abs().max())
-        assert distance <= 1e-6, number
+        assert distance <= 3e-6, number
         with run.model.disable_adapter():
             assert torch.equal(output(run.model), output(tiny_llama()))
     run.finish()

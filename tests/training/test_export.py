@@ -79,7 +79,7 @@ def test_adapter_loads_in_plain_peft(method: Any, tmp_path: Path) -> None:
     report = export_adapter(model, tmp_path / "out")
     loaded = PeftModel.from_pretrained(tiny_bert(), tmp_path / "out")
     ids = tokens(4)
-    assert (logits(loaded, ids) - logits(model, ids)).abs().max() <= 1e-6
+    assert (logits(loaded, ids) - logits(model, ids)).abs().max() <= 3e-6
     assert (report.kind, report.rank, report.relative_error) == ("adapter", 4, 0.0)
     assert report.size_bytes == sum(f.stat().st_size for f in (tmp_path / "out").iterdir())
 
@@ -151,9 +151,9 @@ def test_a_chain_is_a_lora_of_the_summed_rank(tmp_path: Path) -> None:
     for _ in range(6):
         run.train_step({"input_ids": tokens(4), "labels": torch.tensor([0, 1, 0, 1])})
     run.finish()
-    assert export_lora(model, tmp_path / "exact").logit_difference <= 1e-6
+    assert export_lora(model, tmp_path / "exact").logit_difference <= 3e-6
     assert export_lora(model, tmp_path / "cut", 2).rank == 2
-    assert export_merged(model, tmp_path / "merged").logit_difference <= 1e-6
+    assert export_merged(model, tmp_path / "merged").logit_difference <= 3e-6
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["lora", "dora", "rslora"])
@@ -202,7 +202,7 @@ def test_conv1d_of_gpt2(use_dora: bool, tmp_path: Path) -> None:
     model = perturbed(get_peft_model(tiny_gpt2(), config))
     for export in (export_adapter, export_merged):
         report = export(model, tmp_path / export.__name__)
-        assert report.logit_difference <= 1e-6
+        assert report.logit_difference <= 3e-6
     assert export_lora(model, tmp_path / "lora", rank=16).relative_error <= 1e-5
 
 
@@ -378,7 +378,7 @@ def test_a_base_that_an_init_has_changed(tmp_path: Path) -> None:
     for export in (export_adapter, export_lora):
         with pytest.raises(ExportError, match="'pissa' has changed the base weights"):
             export(model, tmp_path / "out")
-    assert export_merged(model, tmp_path / "out").logit_difference <= 1e-6
+    assert export_merged(model, tmp_path / "out").logit_difference <= 3e-6
 
 
 def test_trained_biases_and_bias_of_the_factors(tmp_path: Path) -> None:

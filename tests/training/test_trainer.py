@@ -210,11 +210,11 @@ def test_the_best_model_is_there_at_the_end(name: str, tmp_path: Path) -> None:
     plain = PeftModel.from_pretrained(base_model("bert"), best)
     assert torch.equal(adapter(trainer.model)["base_model.model.classifier.weight"],
                        adapter(plain)["base_model.model.classifier.weight"])  # fmt: skip
-    assert float((logits(trainer.model, "bert") - logits(plain, "bert")).abs().max()) <= 1e-6
+    assert float((logits(trainer.model, "bert") - logits(plain, "bert")).abs().max()) <= 3e-6
     trainer.save_model(str(tmp_path / "final"))
     saved = PeftModel.from_pretrained(base_model("bert"), tmp_path / "final")
     # not its bits where the end prunes ranks
-    torch.testing.assert_close(logits(saved, "bert"), logits(plain, "bert"), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(saved, "bert"), logits(plain, "bert"), rtol=0, atol=3e-6)
     last = PeftModel.from_pretrained(base_model("bert"), tmp_path / "checkpoint-8")
     assert not torch.equal(logits(last, "bert"), logits(plain, "bert"))
 

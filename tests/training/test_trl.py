@@ -97,7 +97,7 @@ def test_supervised_fine_tuning(
     assert [p.name for p in trainer.run.phases] == [p for p, _ in TABLE[name].phases]
     trainer.save_model(str(tmp_path / "final"))
     plain = PeftModel.from_pretrained(base(tokenizer), tmp_path / "final")
-    assert float((logits(plain, "llama") - logits(trainer.model, "llama")).abs().max()) <= 1e-6
+    assert float((logits(plain, "llama") - logits(trainer.model, "llama")).abs().max()) <= 3e-6
     again = fine_tuned(
         method_named(name), tokenizer, tmp_path, resume=str(tmp_path / "checkpoint-3")
     )

@@ -208,7 +208,8 @@ class _Gradients:
 
     def __init__(self, layers: Sequence[Layer], needs: Sequence[bool], dtype: torch.dtype) -> None:
         self.dx: Tensor | None = None
-        self._layers, self._needs, self._dtype = layers, needs, dtype
+        self._layers, self._dtype = layers, dtype
+        self._needs_x, self._needs_a = needs[0], needs[Operands._fields.index("A") :: _FIELDS]
         self._dus: dict[int, Tensor] = {}  # (tokens, out), of those layers that got a gradient
         self._of: list[dict[str, Tensor]] = [{} for _ in layers]
 
@@ -223,7 +224,7 @@ class _Gradients:
                 self._of[i].update(_magnitude_grads(o, y.reshape(du.shape), du))
             if o.m is not None:
                 du = _as(du * _gain(o), du.dtype)
-            if self._needs[0]:
+            if self._needs_x:
                 self._add_to_x(du, _as(_rows(o.W, rule), du.dtype))
             self._dus[i] = du
 
@@ -241,7 +242,7 @@ class _Gradients:
                 h = hs[pair.layer]
                 if pair.trained and h is not None:
                     self._of[pair.layer]["B"] = self._grad_of_b(pair, h)
-            if self._needs[0]:
+            if self._needs_x:
                 self._add_products_to_x(stack, gh, places)
 
     def of_operands(self) -> Iterator[Tensor | None]:
@@ -260,7 +261,7 @@ class _Gradients:
         wanted = [
             (pair, _rows_of_a(pair, part))
             for pair, part in zip(stack, ghs, strict=True)
-            if pair.trained and _is_trained(self._layers[pair.layer][0].A)
+            if pair.trained and self._needs_a[pair.layer]  # as it was in the forward
         ]
         if not wanted:
             return
