@@ -230,6 +230,14 @@ def test_layers_of_one_input_are_each_what_they_are_alone(
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 
 
+def test_outputs_may_be_written_to() -> None:
+    layers = layers_of_one_input("lora", "lora")
+    expected = joint_gradients([2 * plain_linear(o, rule) for o, rule in layers], layers, (0, 1))
+    doubled = [y.mul_(2) for y in lowrank_linears(layers)]
+    for found, right in zip(joint_gradients(doubled, layers, (0, 1)), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
 def test_layers_of_one_input_can_be_differentiated_twice() -> None:
     layers = layers_of_one_input("lora", "dora with history")
     flat = [t for o, _ in layers for t in o[1:]]

@@ -164,7 +164,7 @@ class _LowRankLinears(Function):
             hs = _add_products(layers, outputs)
             for i, (o, _) in enumerate(layers):
                 scaled = outputs[i] if o.m is None else _scale_rows(o, outputs[i])
-                outputs[i] = _as(scaled, dtypes[i])
+                outputs[i] = _no_view(_as(scaled, dtypes[i]))
         ctx.set_materialize_grads(False)
         ctx.rules, ctx.origin, ctx.shape, ctx.dtype = rules, origin, x.shape, x.dtype
         of_x = (x,) if origin is None else origin.inputs
@@ -316,6 +316,14 @@ def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 _NOTHING = nullcontext()
+
+
+def _no_view(y: Tensor) -> Tensor:
+    """The tensor itself to autograd: a view among several outputs could not be written to.
+
+    `F.linear` gives a view of a matrix that nobody else has.
+    """
+    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
