@@ -287,10 +287,8 @@ class _Gradients:
     def _add_to_x(self, left: Tensor, right: Tensor) -> None:
         if self.dx is None:
             self.dx = _as(left @ right, self._dtype)
-        elif self.dx.dtype == left.dtype:
-            self.dx.addmm_(left, right)
         else:
-            self.dx.add_(left @ right)
+            _add_product(self.dx, left, right)
 
 
 def _layers(x: Any, tensors: Sequence[Any], rules: Sequence[Rule]) -> list[Layer]:
@@ -431,12 +429,16 @@ def _parts(h: Tensor, stack: _Stack) -> Sequence[Tensor]:
 
 def _plus_product(y: Tensor, h: Tensor, pair: _Pair) -> Tensor:
     y = _as(y, torch.promote_types(y.dtype, h.dtype))
-    flat = y.view(-1, y.shape[-1])
-    if y.dtype == h.dtype:
-        flat.addmm_(h.T, pair.B.T, alpha=pair.rule.s)
-    else:
-        flat.add_(h.T @ pair.B.T, alpha=pair.rule.s)
+    _add_product(y.view(-1, y.shape[-1]), h.T, pair.B.T, pair.rule.s)
     return y
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, s: float = 1.0) -> None:
+    """`total += s left right`, as it is multiplied where the dtypes allow it."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, alpha=s)
+    else:
+        total.add_(left @ right, alpha=s)
 
 
 def _places(stack: _Stack, tokens: int, device: torch.device) -> Tensor | None:
