@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.meters import ROOT, Meter, peak_bytes, peak_in_fresh_process, saved_bytes
 from benchmarks.report import write
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, little_of
 from benchmarks.steps import method_steps
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import Variant, all_variants
@@ -84,8 +84,8 @@ def _print_peak(shape: str, name: str) -> None:
     base = SHAPES[shape].build().to("cuda" if torch.cuda.is_available() else "cpu")
     batch = SHAPES[shape].batch(base)
     variant = next(variant for variant in all_variants() if variant.name == name)
-    subject = Subject(variant, base, batch)
-    print(peak_bytes(subject.step))
+    Subject(variant, base, little_of(batch)).step()  # what the libraries load once is not its own
+    print(peak_bytes(Subject(variant, base, batch).step))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import struct
@@ -108,8 +109,8 @@ def peak_in_fresh_process(module: str, shape: str, name: str) -> int:
         name: What is measured on it.
     """
     command = [sys.executable, "-m", module, "--peak-of", shape, name]
-    # every tensor of 64 KiB in pages of its own, given back at once: else glibc keeps what it likes
-    own_pages = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    # every tensor of 8 KiB in pages of its own, given back at once: else glibc keeps what it likes
+    own_pages = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "8192"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT, env=own_pages
     )
@@ -118,6 +119,7 @@ def peak_in_fresh_process(module: str, shape: str, name: str) -> int:
 
 def _forget_peak() -> None:
     """Give back what is free, which the call would else fill unseen, and begin the peak anew."""
+    gc.collect()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "malloc_trim"):  # glibc

@@ -54,6 +54,15 @@ class Shape:
         return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
+def little_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Eight tokens of the first row, which run through the same code in no time.
+
+    Args:
+        batch: What `Shape.batch` gave.
+    """
+    return {name: part[:1] if part.dim() == 1 else part[:1, :8] for name, part in batch.items()}
+
+
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.meters import Meter, peak_bytes, peak_in_fresh_process
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, little_of
 from benchmarks.steps import loop_over
 from benchmarks.turns import figures, nothing, take_turns
 from rankwright.core.loop import Loop
@@ -82,6 +82,9 @@ def _print_peak(shape: str, name: str) -> None:
     torch.manual_seed(0)
     base = SHAPES[shape].build()
     batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
+    few = loop_over(base, METHODS[name], little_of(held_out))
+    _steps(few, little_of(batch), 2)()  # what the libraries load once is not the steps' own
+    del few
     loop = loop_over(base, METHODS[name], held_out)
     print(peak_bytes(_steps(loop, batch, 2)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from models import batch, rows_for, tiny_bert, tiny_llama
 from rankwright.core import fused, siblings
 from rankwright.core.blocks import release
 from rankwright.core.fused import FusedLinear, fuse
-from rankwright.core.siblings import siblings_in
+from rankwright.core.siblings import shared_in
 from rankwright.methods import DoRA, LoRA
 
 Sizes = list[int]
@@ -43,16 +42,17 @@ def _the_same(x: Tensor, _: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention's projections; `see` says what each is called with."""
+    """Attention's projections; `see` says what each is called with, `order` when."""
 
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(6, 4) for _ in range(3))
         self.see: Callable[[Tensor, int], Tensor] = _the_same
+        self.order = (0, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = (self.q_proj, self.k_proj, self.v_proj)
-        return torch.cat([part(self.see(x, i)) for i, part in enumerate(parts)], dim=-1)
+        return torch.cat([parts[i](self.see(x, i)) for i in self.order], dim=-1)
 
 
 def adapted(targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")) -> Any:
@@ -154,9 +154,31 @@ def test_under_gradient_checkpointing(reentrant: bool, sizes: Sizes) -> None:
 def test_release_lets_each_compute_alone(sizes: Sizes) -> None:
     model = adapted()
     expected = model(x_of())
-    release(model)
-    torch.testing.assert_close(model(x_of()), expected)
-    assert sizes == [3, 1, 1, 1]
+    copied = copy.deepcopy(model)
+    for one in (model, copied):
+        release(one)
+        torch.testing.assert_close(one(x_of()), expected)
+        assert not one.base_model.model._forward_hooks
+        assert not one.base_model.model._forward_pre_hooks
+    assert sizes == [3, *[1] * 6]
+
+
+def test_a_second_adapter_adds_no_second_hook(sizes: Sizes) -> None:
+    model = adapted()
+    hooks = dict(model.base_model.model._forward_hooks)
+    model.add_adapter("other", LoraConfig(target_modules=["q_proj", "k_proj", "v_proj"], r=2))
+    fuse(model)
+    assert dict(model.base_model.model._forward_hooks) == hooks
+    model(x_of())
+    assert sizes == [3]
+
+
+def test_a_method_applied_anew_leaves_no_hook_of_the_last() -> None:
+    base = tiny_llama()
+    for _ in range(2):
+        base = LoRA(r=2).apply(base).unload()
+    block = LoRA(r=2).apply(base).get_base_model().model.layers[0].self_attn
+    assert len(block._forward_hooks) == len(block._forward_pre_hooks) == 1
 
 
 def test_names_of_one_s_own(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,22 +226,44 @@ def test_different_inputs_are_noticed_and_remembered(see: Any, sizes: Sizes) -> 
 
 def test_another_order_of_calls_is_right_too(sizes: Sizes) -> None:
     model = adapted()
-    block, x = model.base_model.model, x_of()
-    last = block.v_proj(x)
-    first = block.q_proj(x)
-    torch.testing.assert_close(block.v_proj(x), last)
-    torch.testing.assert_close(alone(model).base_model.model.q_proj(x), first)
-    assert sizes == [1, 3, 1]
+    model.base_model.model.order = (2, 0, 1)
+    expected = alone(model)(x_of())
+    sizes.clear()
+    torch.testing.assert_close(model(x_of()), expected)
+    assert sizes == [1, 3]  # v_proj alone, then all: k_proj's output waited
 
 
-def test_what_nobody_asks_for_is_not_kept_twice() -> None:
-    """A block of which only the first projection is used."""
+def test_outputs_wait_within_a_call_of_the_block_only(sizes: Sizes) -> None:
+    """Called by itself a projection waits for nothing that may change before the next call."""
     model = adapted()
     block, x = model.base_model.model, x_of()
     block.q_proj(x)
-    first = weakref.ref(block.q_proj.siblings._waiting)
-    block.q_proj(x + 1)
-    assert first() is None
+    with torch.no_grad():
+        block.k_proj.lora_A["default"].weight.mul_(2)
+    torch.testing.assert_close(block.k_proj(x), alone(model).base_model.model.k_proj(x))
+    with model.disable_adapter():
+        torch.testing.assert_close(block.k_proj(x), block.k_proj.base_layer(x))
+    assert sizes == [1, 1, 1]
+
+
+def _fail(x: Tensor, i: int) -> Tensor:
+    if i == 1:
+        raise RuntimeError("in the middle")
+    return x
+
+
+def test_nothing_is_kept_beyond_the_call(sizes: Sizes) -> None:
+    model = adapted()
+    block = model.base_model.model
+    block.order = (0, 1)  # v_proj's output is computed and not asked for
+    model(x_of())
+    assert block.q_proj.siblings._waiting is None
+    block.see = _fail
+    with pytest.raises(RuntimeError, match="in the middle"):
+        model(x_of())
+    assert block.q_proj.siblings._waiting is None
+    block.q_proj(x_of())
+    assert sizes == [3, 3, 1]
 
 
 def test_without_gradients_and_in_inference_mode(sizes: Sizes) -> None:
@@ -254,7 +298,7 @@ def test_a_projection_in_other_hands_computes_alone(change: Any, sizes: Sizes) -
 
 def test_copies_and_pickles_have_siblings_of_their_own(sizes: Sizes) -> None:
     model, x = adapted(), x_of()
-    model.base_model.model.q_proj(x)  # outputs wait
+    model(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with torch.no_grad():
             for parameter in other.parameters():
@@ -273,5 +317,5 @@ def test_attention_over_another_sequence_is_left_alone() -> None:
         vocab_size=20, d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8,
         decoder_ffn_dim=8, encoder_attention_heads=2, decoder_attention_heads=2,
     )  # fmt: skip
-    assert list(siblings_in(BartForSequenceClassification(config))) == []
-    assert len(list(siblings_in(tiny_llama()))) > 0
+    assert list(shared_in(BartForSequenceClassification(config))) == []
+    assert len(list(shared_in(tiny_llama()))) > 0

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rankwright.core.elementwise import gated, rms_norm
 from rankwright.core.origins import note
+from rankwright.core.siblings import apart
 
 PURE = {
     "torch.nn.modules.activation",
@@ -108,6 +109,7 @@ def release(model: nn.Module) -> None:
         model: Changed in place.
     """
     for module in model.modules():
+        apart(module)
         module.__dict__.pop("siblings", None)
         for key, hook in list(module._forward_hooks.items()):
             if hook is _note_output:

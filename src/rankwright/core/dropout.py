@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,11 +65,25 @@ def drop_at(x: Tensor, p: float, places: Tensor) -> Tensor:
     Returns:
         A new tensor of the same shape.
     """
-    buffer = x.new_empty(x.numel() + 1)  # one more, for the places beyond the end
-    dropped = buffer[:-1].view(x.shape)
-    torch.mul(x, kept_scale(p), out=dropped)
+    return zero_at(places, x.shape, x, lambda out: torch.mul(x, kept_scale(p), out=out))
+
+
+def zero_at(
+    places: Tensor, shape: Sequence[int], like: Tensor, write: Callable[[Tensor], Any]
+) -> Tensor:
+    """A new tensor that is zero at some places.
+
+    Args:
+        places: What `dropped_places` gave for it.
+        shape: Of the tensor.
+        like: Its dtype and device.
+        write: Fills the tensor that it is given; the zeros come after it.
+    """
+    buffer = like.new_empty(math.prod(shape) + 1)  # one more, for the places beyond the end
+    tensor = buffer[:-1].view(shape)
+    write(tensor)
     buffer.index_fill_(0, places, 0.0)
-    return dropped
+    return tensor
 
 
 def kept_scale(p: float) -> float:

@@ -21,7 +21,7 @@ from rankwright.core.blocks import prepare
 from rankwright.core.dropout import new_seed
 from rankwright.core.lowrank import Operands, Rule, lowrank_linears
 from rankwright.core.origins import autocast_dtype, origin_of
-from rankwright.core.siblings import Siblings, siblings_in
+from rankwright.core.siblings import Siblings, shared_in, together
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
@@ -149,10 +149,10 @@ def fuse(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = FusedLinear
-    for siblings, layers in siblings_in(model):
-        for layer in layers:
-            if type(layer) is FusedLinear:
-                layer.siblings = siblings
+    for parent, names in shared_in(model):
+        layers = [part for name in names if type(part := parent._modules.get(name)) is FusedLinear]
+        if len(layers) > 1 and not any(layer.siblings for layer in layers):
+            together(layers, parent, names)
     prepare(model)
 
 

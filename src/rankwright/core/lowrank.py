@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from rankwright.core.dropout import drop_at, dropped_places, keep_mask, kept_scale
+from rankwright.core.dropout import drop_at, dropped_places, keep_mask, kept_scale, zero_at
 from rankwright.core.linalg import nonzero
 from rankwright.core.origins import Origin
 
@@ -277,11 +277,9 @@ class _Gradients:
         if places is None:
             self._add_to_x(gh.T, A)
         else:
-            p = stack[0].rule.dropout
-            buffer = gh.new_empty(gh.shape[1] * A.shape[1] + 1)  # as in `drop_at`
-            product = buffer[:-1].view(gh.shape[1], A.shape[1])
-            torch.mm((gh * kept_scale(p)).T, A, out=product)
-            buffer.index_fill_(0, places, 0.0)
+            left = (gh * kept_scale(stack[0].rule.dropout)).T
+            shape = (gh.shape[1], A.shape[1])
+            product = zero_at(places, shape, gh, lambda out: torch.mm(left, A, out=out))
             cast(Tensor, self.dx).add_(product)  # the base weights' part is there
 
     def _add_to_x(self, left: Tensor, right: Tensor) -> None:

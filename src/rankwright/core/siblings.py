@@ -1,14 +1,15 @@
 """Projections of one block that see the same input: query, key and value; gate and up.
 
 When the first of them is called, all are computed as one function (`lowrank_linears`). The outputs
-of the others wait until they are asked for with that very tensor.
+of the others wait until they are asked for with that very tensor, and no longer than the call of
+their block lasts: nothing else that they depend on changes within it.
 """
 
 from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,18 @@ class Siblings:
         self.parent = parent
         self.names = names
         self.apart = False
+        self._within = False  # a call of the block
         self._waiting: _Waiting | None = None
+        self._handles = [
+            parent.register_forward_pre_hook(self._begin),
+            parent.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def part(self) -> None:
+        """Let each compute alone from now on."""
+        self.apart = True
+        for handle in self._handles:
+            handle.remove()
 
     def take(self, layer: nn.Module, x: Tensor) -> Tensor | None:
         """The layer's output that was computed with another's; None if there is none for this x.
@@ -83,12 +95,12 @@ class Siblings:
         """
         parts = (self.parent._modules.get(name) for name in self.names)
         there = [part for part in parts if type(part) is type(layer)]
-        if self.apart or there[:1] != [layer]:
+        if self.apart or not self._within or there[:1] != [layer]:
             return []
         return [m for m in there[1:] if not (m._forward_pre_hooks or "forward" in m.__dict__)]
 
     def keep(self, x: Tensor, outputs: Iterable[tuple[nn.Module, Tensor]]) -> None:
-        """Let outputs wait, until the next input is kept at the latest.
+        """Let outputs wait.
 
         Args:
             x: The input.
@@ -97,27 +109,63 @@ class Siblings:
         by_layer = {id(layer): output for layer, output in outputs}
         self._waiting = _Waiting(weakref.ref(x), _version(x), by_layer)
 
+    def _begin(self, _module: nn.Module, _args: Any) -> None:
+        self._within = True
+
+    def _end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self._within, self._waiting = False, None
+
     def __getstate__(self) -> dict[str, Any]:
         """For a copy: it waits for nothing."""
-        return {**self.__dict__, "_waiting": None}
+        return {**self.__dict__, "_within": False, "_waiting": None}
 
 
 def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def siblings_in(model: nn.Module) -> Iterator[tuple[Siblings, list[nn.Module]]]:
-    """Every block's projections that see one input, and those modules.
+def together(layers: Sequence[Any], parent: nn.Module, names: tuple[str, ...]) -> None:
+    """Let projections compute as one function from now on.
+
+    Args:
+        layers: Those of the projections that are adapted; each notes it as `siblings`.
+        parent: Their block.
+        names: Of all of its projections of that input, in the order in which they are called.
+    """
+    for siblings in _watching(parent):
+        if siblings.names == names:  # of an adapter that is gone
+            siblings.part()
+    siblings = Siblings(parent, names)
+    for layer in layers:
+        layer.siblings = siblings
+
+
+def apart(module: nn.Module) -> None:
+    """Let every projection of a block compute alone from now on.
+
+    Args:
+        module: The block.
+    """
+    for siblings in _watching(module):
+        siblings.part()
+
+
+def _watching(parent: nn.Module) -> list[Siblings]:
+    owners = (getattr(hook, "__self__", None) for hook in parent._forward_pre_hooks.values())
+    return [owner for owner in owners if isinstance(owner, Siblings)]
+
+
+def shared_in(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Every block that has several projections of one input, and all names for those.
 
     Args:
         model: What the blocks are looked for in, by the names of their parts.
     """
     for parent in model.modules():
         for names in SHARED:
-            parts = [parent._modules.get(name) for name in names]
-            there = [part for part in parts if part is not None]
+            there = [name for name in names if parent._modules.get(name) is not None]
             if len(there) > 1 and not _sees_two_inputs(parent):
-                yield Siblings(parent, names), there
+                yield parent, names
 
 
 def _sees_two_inputs(parent: nn.Module) -> bool:

@@ -160,7 +160,9 @@ class Hypergradient:
             grads = self.run.gradients([*self.lower, *self.upper], held_out)
         upper_loss = self.run.last_loss
         v, direct = grads[: len(self.lower)], _widened(grads[len(self.lower) :])
-        implicit = self._implicit(step, v)
+        w = self._along(step, v)
+        del v, grads  # not kept through the passes to come: they are as large as the adapter
+        implicit = self._implicit(step, w)
         gradient = torch._foreach_sub(direct, implicit)
         self._check_finite(global_norm(gradient), "the hypergradient")
         return Estimate(
@@ -172,10 +174,15 @@ class Hypergradient:
 
     # The implicit term ---------------------------------------------------------------------------
 
-    def _implicit(self, step: LowerStep, v: list[Tensor]) -> list[Tensor]:
+    def _along(self, step: LowerStep, v: list[Tensor]) -> list[Tensor]:
+        """What (dg/dm)^T is multiplied with: w, or v for `betty`; empty in `first_order`."""
         if self.mode == "first_order":
+            return []
+        return _widened(v) if self.mode == "betty" else self.direction(step, v)
+
+    def _implicit(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
+        if not w:
             return self._zeros()
-        w = _widened(v) if self.mode == "betty" else self.direction(step, v)
         norm = float(global_norm(w))
         self._check_finite(norm, "the direction of the hypergradient")
         if norm == 0:  # learning rate 0 at the first step of a warm-up, say
