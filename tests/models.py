@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+
+from rankwright.core.method import Method
 
 VOCABULARY = 64
 
@@ -51,6 +54,17 @@ def tiny_llama(seed: int = 0, **options: Any) -> LlamaForCausalLM:
             **options,
         )
     )
+
+
+def trained(build: Callable[..., Any], method: Method, dtype: torch.dtype = torch.float64) -> Any:
+    """An adapted model with factors as after some training."""
+    model = method.apply(build().to(dtype))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    return model
 
 
 def tokens(rows: int, length: int = 12, seed: int = 1) -> Tensor:

@@ -17,24 +17,13 @@ from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from benchmarks.meters import saved_bytes
-from models import batch, rows_for, tiny_bert, tiny_llama
+from models import batch, rows_for, tiny_bert, tiny_llama, trained
 from rankwright.core import lowrank, origins
 from rankwright.core.blocks import FORWARDS, prepare, release
 from rankwright.core.elementwise import gated, rms_norm
 from rankwright.core.fused import plain_layers
 from rankwright.core.origins import note, origin_of
 from rankwright.methods import DoRA, LoRA
-
-
-def trained(build: Any, method: Any, dtype: torch.dtype = torch.float64) -> Any:
-    """An adapted model with factors as after some training."""
-    model = method.apply(build().to(dtype))
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
-    return model
 
 
 def gradients(model: Any, create_graph: bool = False) -> list[Tensor]:

@@ -13,28 +13,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BartConfig, BartForSequenceClassification
 
-from models import batch, rows_for, tiny_bert, tiny_llama
-from rankwright.core import fused, siblings
+from models import batch, rows_for, tiny_bert, tiny_llama, trained
+from rankwright.core import siblings
 from rankwright.core.blocks import release
 from rankwright.core.fused import FusedLinear, fuse
 from rankwright.core.siblings import shared_in
 from rankwright.methods import DoRA, LoRA
 
 Sizes = list[int]
-
-
-@pytest.fixture
-def sizes(monkeypatch: pytest.MonkeyPatch) -> Sizes:
-    """Of every function that is called, the number of its layers."""
-    found: Sizes = []
-    original = fused.lowrank_linears
-
-    def counted(layers: Any, origin: Any) -> tuple[Tensor, ...]:
-        found.append(len(layers))
-        return original(layers, origin)
-
-    monkeypatch.setattr(fused, "lowrank_linears", counted)
-    return found
 
 
 def _the_same(x: Tensor, _: int) -> Tensor:
@@ -89,12 +75,7 @@ def alone(model: nn.Module) -> nn.Module:
     ("build", "functions"), [(tiny_llama, [3, 1, 2, 1]), (tiny_bert, [3, 1, 1, 1])]
 )
 def test_together_is_alone(build: Any, functions: Sizes, method: Any, sizes: Sizes) -> None:
-    model = method.apply(build().double()).train()
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    model = trained(build, method).train()
     inputs = batch(rows_for(model.get_base_model(), 3))
 
     def gradients(model: Any) -> list[Tensor]:
