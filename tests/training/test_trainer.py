@@ -146,7 +146,7 @@ def test_bfloat16_autocast(name: str, tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in adapter(rounded.model).values())
     first = [trainer.state.log_history[0]["loss"] for trainer in (exact, rounded)]
     assert first[0] == pytest.approx(first[1], rel=2e-2)
-    assert first[0] != first[1]
+    assert not same_bits(adapter(exact.model), adapter(rounded.model))
     assert rounded.cost().passes == TABLE[name].passes
 
 
