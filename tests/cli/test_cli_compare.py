@@ -112,6 +112,19 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
     assert config.options == {"batch_size": 8, "bf16": True}
 
 
+STUDIES = Path(__file__).resolve().parents[2] / "docs" / "results" / "studies"
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_published_study_is_one(file: Path) -> None:
+    config, _ = parse_compare(["--config", str(file)])
+    assert config.output == f"runs/studies/{file.stem}"
+    assert config.baseline in [method.label for method in config.parsed_methods]
+    assert len(config.parsed_seeds) >= 5
+    assert config.tune > 0
+    assert file.stem in re.findall(r"[\w-]+", (STUDIES / "run.sh").read_text(encoding="utf-8"))
+
+
 def test_an_option_that_equals_its_default_was_given() -> None:
     config, _ = parse_compare(["--methods", "lora", "--task", "rte", "--learning-rate", "5e-4"])
     assert config.options == {"learning_rate": 5e-4}
