@@ -6,6 +6,7 @@ float64 in gives float64 out.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -134,6 +135,16 @@ def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) ->
         `(out_features,)`; a zero row has gradient 0.
     """
     return cast(Tensor, _RowNorm.apply(norm.n, norm.V_A, W.detach(), A, B, s))  # type: ignore[no-untyped-call]
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off on the tensor's device, where it is on: to enter it costs as much as a product.
+
+    Args:
+        tensor: Any.
+    """
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def nonzero(n: Tensor) -> Tensor:

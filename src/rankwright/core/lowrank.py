@@ -25,7 +25,6 @@ Differentiated twice, it steps back to the plain operations.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +34,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from rankwright.core.dropout import drop_at, dropped_places, keep_mask, kept_scale, zero_at
-from rankwright.core.linalg import nonzero
+from rankwright.core.linalg import no_autocast, nonzero
 from rankwright.core.origins import Origin
 
 
@@ -158,7 +157,7 @@ class _LowRankLinears(Function):
         ctx: Any, rules: tuple[Rule, ...], origin: Origin | None, x: Tensor, *tensors: Any
     ) -> tuple[Tensor, ...]:
         layers = _layers(x, tensors, rules)
-        with _no_autocast(x):
+        with no_autocast(x):
             outputs = [_base_output(o, rule) for o, rule in layers]
             dtypes = [y.dtype for y in outputs]
             hs = _add_products(layers, outputs)
@@ -191,7 +190,7 @@ class _LowRankLinears(Function):
         layers = _layers(x, saved[:end], ctx.rules)
         if again:
             return (None, None, *_plain_grads(layers, needs, grads))
-        with _no_autocast(some):
+        with no_autocast(some):
             found = _Gradients(layers, needs, ctx.dtype)
             found.through_outputs(grads, ys)
             found.through_products(hs)
@@ -303,15 +302,6 @@ def _is_trained(tensor: Tensor | None) -> bool:
 
 def _needs_output(o: Operands) -> bool:
     return _is_trained(o.m) or _is_trained(o.n)
-
-
-def _no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off, where it is on: to enter the context costs as much as a small product."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
-
-
-_NOTHING = nullcontext()
 
 
 def _no_view(y: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from rankwright.core import standing
 from rankwright.core.catalogue import part
 from rankwright.core.fused import fuse
-from rankwright.core.linalg import RowNorm, attach_row_norm, nonzero, row_norm
+from rankwright.core.linalg import RowNorm, attach_row_norm, no_autocast, nonzero, row_norm
 from rankwright.core.matrix import (
     CONV_LAYERS,
+    LowRankFactors,
     as_rows,
     as_weight,
     base_rows,
@@ -113,10 +114,10 @@ class FactoredDora(LoraVariant):
         if self.frozen_norm is not None:
             return self.frozen_norm
         for_gradient = self.norm_grad == "full" and torch.is_grad_enabled()
-        A, B, s = low_rank_factors(module, adapter_name)
-        with torch.autocast(A.device.type, enabled=False):
-            norm = self._remembered(module, adapter_name, for_gradient)
-            return attach_row_norm(norm, base_rows(module), A, B, s) if for_gradient else norm.n
+        factors = low_rank_factors(module, adapter_name)
+        with no_autocast(factors.A):
+            norm = self._remembered(module, factors, for_gradient)
+            return attach_row_norm(norm, base_rows(module), *factors) if for_gradient else norm.n
 
     def magnitude_operands(
         self, module: LoraLayer, adapter_name: str
@@ -224,21 +225,19 @@ class FactoredDora(LoraVariant):
         self.forget()
         return weight.to(orig_weight)
 
-    def _remembered(self, module: LoraLayer, adapter_name: str, for_gradient: bool) -> RowNorm:
+    def _remembered(
+        self, module: LoraLayer, factors: LowRankFactors, for_gradient: bool
+    ) -> RowNorm:
         if torch.compiler.is_compiling():  # which cannot ask for the version of a tensor
-            return self._compute(module, adapter_name, for_gradient)
-        A, B, s = low_rank_factors(module, adapter_name)
+            return row_norm(base_rows(module), *factors, for_gradient=for_gradient)
+        A, B, s = factors
         evaluated = not (module.training or torch.is_grad_enabled())
         period = "eval" if evaluated else standing.period()
         versions = weight_version(module), tensor_version(A), tensor_version(B)
         key = (period, for_gradient, s, *versions)
         if self._known is None or self._known[0] != key or None in key:
-            self._known = (key, self._compute(module, adapter_name, for_gradient))
+            self._known = key, row_norm(base_rows(module), *factors, for_gradient=for_gradient)
         return self._known[1]
-
-    def _compute(self, module: LoraLayer, adapter_name: str, for_gradient: bool) -> RowNorm:
-        A, B, s = low_rank_factors(module, adapter_name)
-        return row_norm(base_rows(module), A, B, s, for_gradient=for_gradient)
 
 
 def use_factored_dora(

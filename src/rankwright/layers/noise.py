@@ -22,7 +22,7 @@ from torch.autograd import Function
 from torch.utils.hooks import RemovableHandle
 
 from rankwright.core.errors import MethodError
-from rankwright.core.linalg import factored_row_norm
+from rankwright.core.linalg import factored_row_norm, no_autocast
 from rankwright.core.matrix import (
     CONV_LAYERS,
     base_rows,
@@ -139,7 +139,7 @@ class _NoiseProduct(Function):
     def forward(ctx: Any, x: Tensor, noise: Noise, backward: bool) -> Tensor:
         ctx.noise, ctx.is_backward = noise, backward
         eps = noise.draw(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             return x @ (eps if backward else eps.T)
 
     @staticmethod

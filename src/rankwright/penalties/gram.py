@@ -25,6 +25,7 @@ from rankwright.core.linalg import (
     base_gram,
     compute_dtype,
     factored_cosines_sq,
+    no_autocast,
     nonzero,
 )
 from rankwright.core.matrix import (
@@ -107,7 +108,7 @@ class Gram(Penalty):
     def _of_layer(self, run: Run, name: str, layer: LoraLayer) -> Tensor:
         W, (A, B, s) = base_rows(layer), low_rank_factors(layer, run.adapter_name)
         d_out, rows = len(W), _drawn(run, len(W), self.rows, name)
-        with torch.autocast(W.device.type, enabled=False):
+        with no_autocast(W):
             if rows is None:
                 total, scale = factored_cosines_sq(W, A, B, s, _base_gram(layer, W)), 1.0
             else:

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from rankwright.core.linalg import no_autocast
+
 Norm = Literal["frobenius", "nuclear"]
 
 EXACT_UP_TO = 256
@@ -49,7 +51,7 @@ class _SpectralRatio(Function):
     @staticmethod
     def forward(ctx: Any, Z: Tensor, k: int, norm: Norm) -> Tensor:
         wide = Z.shape[0] <= Z.shape[1]
-        with torch.autocast(Z.device.type, enabled=False):
+        with no_autocast(Z):
             gram = Z @ Z.T if wide else Z.T @ Z
         squares, U = (_all if norm == "nuclear" else _leading)(gram, k)
         tiny = len(gram) * torch.finfo(gram.dtype).eps * squares[0]
@@ -71,7 +73,7 @@ class _SpectralRatio(Function):
         c = leading * inverse / N
         if ctx.norm == "nuclear":
             c = c - top / N**2 * inverse
-        with torch.autocast(Z.device.type, enabled=False):
+        with no_autocast(Z):
             d = (U * c) @ (U.T @ Z) if ctx.wide else ((Z @ U) * c) @ U.T
         if ctx.norm == "frobenius":
             d -= top / N**3 * Z
