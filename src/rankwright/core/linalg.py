@@ -108,13 +108,13 @@ def row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, *, for_gradient: bool = 
     """
     dtype = compute_dtype(W, A, B)
     A, B = A.to(dtype), B.to(dtype)
-    norms, products, start = [], [], 0
-    for rows in torch.split(W, max(1, BLOCK_NUMBERS // max(1, W.shape[1]))):
-        V = torch.addmm(rows.to(dtype), B[start : start + len(rows)], A, alpha=s)
+    norms, products, size = [], [], max(1, BLOCK_NUMBERS // max(1, W.shape[1]))
+    for start in range(0, len(W), size):
+        rows = slice(start, start + size)
+        V = torch.addmm(W[rows].to(dtype), B[rows], A, alpha=s)
         norms.append(torch.linalg.vector_norm(V, dim=1))
         if for_gradient:
             products.append(A @ V.T)
-        start += len(rows)
     return RowNorm(torch.cat(norms), torch.cat(products, dim=1) if for_gradient else None)
 
 
