@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from rankwright.core.method import Method
+if TYPE_CHECKING:  # processes that have no rankwright use this module too
+    from rankwright.core.method import Method
 
 VOCABULARY = 64
 

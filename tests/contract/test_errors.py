@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from method_table import FACTORED, METHODS, OF_EVERY_SORT, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
+from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
 from rankwright.core.part import Procedure
@@ -250,6 +251,7 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
     message = rf"{what} at step 5 is (nan|inf).*last good checkpoint is .*checkpoint-4\."
     with pytest.raises(TrainingError, match=message):
         poison.trainer.train()
+    assert standing.period() is None
     assert same_bits(adapter(poison.trainer.model), poison.before)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in poison.before.values())
 

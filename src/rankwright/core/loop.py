@@ -11,6 +11,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
 from rankwright.core.run import MicroBatch, Run, clipping, random_state
@@ -143,7 +144,8 @@ class Loop(Run):
             self.begin(self.total_steps)
         self._wrapped.train()
         self.fire("before_step")
-        total = self._forward_backward(batches)
+        with standing.within():
+            total = self._forward_backward(batches)
         self.fire("after_backward")
         if self._max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)

@@ -31,10 +31,17 @@ def end() -> None:
 
 
 @contextmanager
-def still() -> Iterator[None]:
-    """Parameters stand still inside; what held outside is forgotten."""
-    begin()
+def within() -> Iterator[None]:
+    """What stands still inside may move after it, also if it fails in the middle of a step."""
     try:
         yield
     finally:
         end()
+
+
+@contextmanager
+def still() -> Iterator[None]:
+    """Parameters stand still inside; what held outside is forgotten."""
+    begin()
+    with within():
+        yield
