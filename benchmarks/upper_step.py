@@ -82,9 +82,8 @@ def _print_peak(shape: str, name: str) -> None:
     torch.manual_seed(0)
     base = SHAPES[shape].build()
     batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
-    few = loop_over(base, METHODS[name], little_of(held_out))
-    _steps(few, little_of(batch), 2)()  # what the libraries load once is not the steps' own
-    del few
+    # what the libraries load once is not the steps' own
+    _steps(loop_over(base, METHODS[name], little_of(held_out)), little_of(batch), 2)()
     loop = loop_over(base, METHODS[name], held_out)
     print(peak_bytes(_steps(loop, batch, 2)))
 

@@ -93,9 +93,11 @@ class Siblings:
         Args:
             layer: One of the projections.
         """
+        if self.apart or not self._within:
+            return []
         parts = (self.parent._modules.get(name) for name in self.names)
         there = [part for part in parts if type(part) is type(layer)]
-        if self.apart or not self._within or there[:1] != [layer]:
+        if there[:1] != [layer]:
             return []
         return [m for m in there[1:] if not (m._forward_pre_hooks or "forward" in m.__dict__)]
 
