@@ -155,7 +155,8 @@ def test_flags_are_shown_as_in_the_guides(capsys: pytest.CaptureFixture[str]) ->
 def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     config, _ = parse_compare(arguments[1:])
     planned = plan(config, "c")
-    runs = planned.runs({("train", m.label): m for m in config.parsed_methods})
+    (task,) = config.parsed_tasks
+    runs = planned.runs({(task.label, m.label): m for m in config.parsed_methods})
     object.__setattr__(planned.record, "runs", runs)
     planned.record.save(planned.folder.description)
     console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())

@@ -96,6 +96,13 @@ def test_tasks_have_short_names() -> None:
     assert TaskSpec.parse({"task": "rte", "label": "small", "train_rows": 9}).label == "small"
 
 
+def test_a_task_may_have_a_budget_of_its_own() -> None:
+    tasks = [{"task": "rte", "label": "long", "budget": "20-passes"}, "rte"]
+    study = config(task=tasks, budget="9-seconds")
+    assert [str(study.budget_of(task)) for task in study.parsed_tasks] == ["20-passes", "9-seconds"]
+    assert "budget" not in study.parsed_tasks[0].options
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -115,6 +122,7 @@ def test_tasks_have_short_names() -> None:
         ({"methods": [{"method": "lora", "init": "nope"}]}, "nope"),
         ({"methods": []}, "expected names, comma separated or in a list"),
         ({"task": [{"task": "rte", "seed": 3}]}, "expected a name, or a mapping with `task`"),
+        ({"task": [{"task": "rte", "budget": 9}]}, "budget = '9': expected passes or seconds"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": "1,x"}, "different whole numbers such as 0,1,5"),
         ({"seeds": 0}, "a number of at least 1"),

@@ -19,6 +19,7 @@ from rankwright.study.figures import figures
 from rankwright.study.processes import Exit
 from rankwright.study.protocol import OUTCOME
 from rankwright.study.records import Measurement, StudyRecord
+from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, TaskError
 from studies import Heard, InProcess, carried_out
@@ -186,7 +187,25 @@ def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) 
         assert measured.trainable_parameters > 0
 
 
-def test_a_budget_in_seconds_is_measured_once_and_kept(config_of: Study) -> None:
+def two_tasks(rows_file: Path, budget: str) -> list[dict[str, Any]]:
+    """The same rows as two tasks, the second with a budget of its own."""
+    columns = {"text_column": "sentence", "label_column": "topic"}
+    rows = {"data": str(rows_file), **columns, "validation_share": 0.3}
+    return [{**rows, "label": "few"}, {**rows, "label": "more", "budget": budget}]
+
+
+def test_a_task_with_a_budget_of_its_own(config_of: Study, rows_file: Path) -> None:
+    config = config_of(methods="lora", task=two_tasks(rows_file, "5-passes"), budget="2-passes")
+    folder, _ = carried_out(config)
+    assert {run.task: run.cost.steps for run in folder.records()} == {"few": 2, "more": 5}
+    assert folder.study.budgets == {"few": "2-passes", "more": "5-passes"}
+    assert "2 passes (few) or 5 passes (more) a run" in lede(figures(folder))
+    other = config_of(methods="lora", task=two_tasks(rows_file, "6-passes"), budget="2-passes")
+    with pytest.raises(MethodError, match=r"more: budget = '5-passes', this command '6-passes'"):
+        carried_out(other)
+
+
+def test_a_budget_in_seconds_is_measured_once_and_kept(config_of: Study, rows_file: Path) -> None:
     class Steady(InProcess):
         """On a machine on which a pass takes 50 ms."""
 
@@ -198,11 +217,13 @@ def test_a_budget_in_seconds_is_measured_once_and_kept(config_of: Study) -> None
                 dataclasses.replace(measured, seconds_per_pass=0.05).save(folder / OUTCOME)
             return end
 
-    config, processes = config_of(methods="lora", budget="0.2-seconds"), Steady()
+    tasks = two_tasks(rows_file, "0.2-seconds")
+    config, processes = config_of(methods="lora", task=tasks, budget="2-passes"), Steady()
     folder = compare(config, "c", processes, Heard())
-    assert [purpose for purpose, _ in processes.done] == ["measure", "run"]
-    (measured,), (run,) = folder.study.measurements, folder.study.runs
-    assert (measured.seconds_per_pass, run.steps) == (0.05, 4)
+    assert [purpose for purpose, _ in processes.done] == ["measure", "run", "run"]
+    (measured,), runs = folder.study.measurements, folder.study.runs
+    assert (measured.task, measured.seconds_per_pass) == ("more", 0.05)
+    assert {run.task: run.steps for run in runs} == {"few": 2, "more": 4}
     _, processes = carried_out(config)
     assert processes.done == []
 

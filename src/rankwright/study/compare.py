@@ -71,9 +71,10 @@ def compare(
         TaskError: The data is not what a task declares.
     """
     study = _continued(plan(config, command))
-    if config.parsed_budget.unit == "seconds":
-        study = _measured(study, processes, observer)
     specs = _untuned(study)
+    timed = {t.label for t in config.parsed_tasks if config.budget_of(t).unit == "seconds"}
+    in_seconds = {key: spec for key, spec in specs.items() if key[0] in timed}
+    study = _measured(study, in_seconds, processes, observer)
     study = _saved(study, specs)
     observer.planned(study)
     for task in config.parsed_tasks:  # tuned and run one by one: the first results come early
@@ -97,8 +98,10 @@ def dry_run(
         processes: What carries the steps out.
         observer: Hears how it gets on.
     """
-    study = _measured(plan(config, command), processes, observer)
-    return dataclasses.replace(study.record, runs=study.runs(_untuned(study)))
+    study = plan(config, command)
+    specs = _untuned(study)
+    study = _measured(study, specs, processes, observer)
+    return dataclasses.replace(study.record, runs=study.runs(specs))
 
 
 def _continued(study: Plan) -> Plan:
@@ -133,12 +136,10 @@ def _untuned(study: Plan) -> Specs:
 # Before the runs ---------------------------------------------------------------------------------
 
 
-def _measured(study: Plan, processes: Processes, observer: Observer) -> Plan:
-    """With a measurement of every method on every task."""
+def _measured(study: Plan, specs: Specs, processes: Processes, observer: Observer) -> Plan:
+    """With a measurement of each of these."""
     found = list(study.record.measurements)
-    missing = {
-        key: spec for key, spec in _untuned(study).items() if study.measurement(*key) is None
-    }
+    missing = {key: spec for key, spec in specs.items() if study.measurement(*key) is None}
     for (task, label), spec in missing.items():
         observer.says(f"measuring a few steps of {label} on {task}")
         with tempfile.TemporaryDirectory(prefix="rankwright-") as folder:

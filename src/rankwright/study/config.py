@@ -34,7 +34,8 @@ class StudyConfig:
             not tuned. `against` (a label) is what the method is compared with instead of the
             baseline.
         task: Names of tasks, comma separated, or in YAML a list of names and of mappings with
-            `label` and options of the run, such as {label: rte-500, task: rte, train_rows: 500}.
+            `label`, `budget` where it is not the study's, and options of the run, such as
+            {label: rte-500, task: rte, train_rows: 500}.
         model: Folder or hub name of a pretrained model, or "minilm".
         seeds: How many seeds, from 0 on, or the seeds themselves: 0,1,5 or in YAML a list.
         budget: What every run may cost: "2000-passes" forward and backward through the model, or
@@ -136,6 +137,10 @@ class StudyConfig:
             return (TaskSpec.parse({}, "data"),)
         return _distinct("task", map(TaskSpec.parse, _listed("task", self.task)))
 
+    def budget_of(self, task: TaskSpec) -> Budget:
+        """The budget of a run on the task."""
+        return task.budget or self.parsed_budget
+
     def train_config(self, task: TaskSpec, method: MethodSpec, **values: Any) -> TrainConfig:
         """The description of one run.
 
@@ -221,19 +226,22 @@ class TaskSpec:
     Attributes:
         label: What the study calls it.
         options: Options of its runs, `task` or `data` among them.
+        budget: What a run on it may cost; None for the study's budget.
     """
 
     label: str
     options: dict[str, Any]
+    budget: Budget | None = None
 
     @classmethod
     def parse(cls, given: Any, label: str | None = None) -> TaskSpec:
         """From a name, or a mapping as `StudyConfig.task` has it.
 
         Raises:
-            MethodError: It is neither, or sets what the study decides.
+            MethodError: It is neither, sets what the study decides, or has no budget that can be.
         """
         values = {"task": given} if isinstance(given, str) else dict(given)
+        budget = values.pop("budget", None)
         named = values.pop("label", label) or values.get("task") or values.get("data")
         decided = [name for name in DECIDED if name in values and name != "task"]
         if named is None or decided:
@@ -241,7 +249,8 @@ class TaskSpec:
                 f"task: {given!r}: expected a name, or a mapping with `task` or `data`, and "
                 f"none of {', '.join(DECIDED[1:])}"
             )
-        return cls(_short(str(named)), values)
+        own = None if budget is None else Budget.parse(str(budget))
+        return cls(_short(str(named)), values, own)
 
 
 Spec = TypeVar("Spec", MethodSpec, TaskSpec)

@@ -68,7 +68,7 @@ class Plan:
         """Optimizer steps of the method within the budget."""
         measured = self.measurement(task, spec.label)
         seconds = None if measured is None else measured.seconds_per_pass
-        return self.config.parsed_budget.steps(spec.method, seconds)
+        return self.config.budget_of(self.task(task)).steps(spec.method, seconds)
 
     def runs(self, specs: Mapping[tuple[str, str], MethodSpec]) -> tuple[PlannedRun, ...]:
         """Every run, seed by seed, so that all methods have equally many at any time.
@@ -261,6 +261,7 @@ def _task_record(config: StudyConfig, spec: TaskSpec) -> TaskRecord:
         rows={name: len(rows) for name, rows in present.items()},
         data_sha256={name: _digest(task, rows) for name, rows in present.items()},
         options={**config.options, **spec.options},
+        budget=None if spec.budget is None else str(spec.budget),
     )
 
 

@@ -82,6 +82,7 @@ class TaskRecord:
         rows: Rows by split.
         data_sha256: Digest of the rows by split, inputs and targets.
         options: Fields of `TrainConfig` by name that this task is run with.
+        budget: What a run on it may cost; None for the study's budget.
     """
 
     task: str
@@ -93,6 +94,7 @@ class TaskRecord:
     rows: dict[str, int]
     data_sha256: dict[str, str]
     options: dict[str, Any]
+    budget: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,8 @@ class StudyRecord(Record):
         methods: The methods, in the user's order.
         baseline: Label of the method that those are compared with which name no other.
         seeds: The seeds, the same for every method and task.
-        budget: What every run may cost, such as "2000-passes" or "60-seconds".
+        budget: What a run may cost, such as "2000-passes" or "60-seconds", where its task has no
+            budget of its own.
         trials: Trials of every method on every task; 0 without tuning.
         runs: Every run of the plan.
         versions: Versions of Python and packages.
@@ -206,6 +209,11 @@ class StudyRecord(Record):
         """Method -> what it is compared with, by label; the baseline only if it names another."""
         pairs = {method.label: method.against or self.baseline for method in self.methods}
         return {label: other for label, other in pairs.items() if label != other}
+
+    @property
+    def budgets(self) -> dict[str, str]:
+        """Task -> what a run on it may cost."""
+        return {task.task: task.budget or self.budget for task in self.tasks}
 
     def with_baseline(self, baseline: str) -> StudyRecord:
         """The same, every method compared with this one.

@@ -124,12 +124,21 @@ def lede(figures: StudyFigures) -> str:
     study = figures.study
     tasks = ", ".join(task.task for task in study.tasks)
     tuned = f" after {study.trials} trials of tuning each" if study.trials else ""
-    budget = study.budget.replace("-", " ")
     return (
         f"{_counted(len(study.methods), 'method')} on {tasks}, "
-        f"{_counted(len(study.seeds), 'seed')} each, {budget} a run{tuned}. "
+        f"{_counted(len(study.seeds), 'seed')} each, {budget(study)} a run{tuned}. "
         f"Model: {study.model}. Compared with {study.baseline}{_others(study)}."
     )
+
+
+def budget(study: StudyRecord) -> str:
+    """What a run may cost: `150 passes (rte) or 300 passes (cola, stsb)`."""
+    tasks: dict[str, list[str]] = {}
+    for task, allowed in study.budgets.items():
+        tasks.setdefault(allowed.replace("-", " "), []).append(task)
+    if len(tasks) == 1:
+        return next(iter(tasks))
+    return " or ".join(f"{allowed} ({', '.join(names)})" for allowed, names in tasks.items())
 
 
 def _others(study: StudyRecord) -> str:
