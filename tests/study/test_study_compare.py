@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
-from rankwright.study.processes import Exit
-from rankwright.study.protocol import OUTCOME
-from rankwright.study.records import Measurement, StudyRecord
+from rankwright.study.processes import Exit, Processes
+from rankwright.study.protocol import OUTCOME, REQUEST, Request
+from rankwright.study.records import Measurement, StudyFolder, StudyRecord
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, TaskError
@@ -85,6 +87,35 @@ def test_two_names_of_one_method_give_the_same(config_of: Study) -> None:
         assert folder.examples(a).predictions == folder.examples(b).predictions
     (verdict,) = [m.verdict for m in figures(folder).tasks[0].methods if m.verdict is not None]
     assert verdict.words(Unit()) == "b − a = 0 on every one of 2 seeds: not distinguishable."
+
+
+def test_two_commands_that_start_together_share_the_runs(config_of: Study) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    class Machine(Processes):
+        """Has runs on record at once, but the first not before the other has begun one, too."""
+
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.done: list[str] = []
+
+        def run(self, folder: Path) -> Exit:
+            self.done.append(folder.name)
+            if len(self.done) == 1:
+                together.wait()
+            record = StudyFolder(Path(Request.load(folder / REQUEST).study)).record(folder.name)
+            record.parent.mkdir(exist_ok=True)
+            record.touch()
+            return Exit.DONE
+
+    config, machines, heard = config_of(seeds=4), [Machine(), Machine()], [Heard(), Heard()]
+    with ThreadPoolExecutor(2) as pool:
+        parts = zip(machines, heard, strict=True)
+        for end in [pool.submit(compare, config, "c", machine, ear) for machine, ear in parts]:
+            end.result()
+    names = [f"data--{label}--{seed}" for label in ("full", "lora") for seed in range(4)]
+    assert sorted(machines[0].done + machines[1].done) == names
+    assert [sorted(ear.finished_runs) for ear in heard] == [names, names]
 
 
 def test_what_is_finished_is_not_done_again(config_of: Study) -> None:

@@ -15,7 +15,7 @@ from rankwright.core.errors import TrainingError
 from rankwright.study.config import MethodSpec, StudyConfig
 from rankwright.study.plan import Plan, check_continues, measured_steps, plan
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
-from rankwright.study.protocol import OUTCOME, locked
+from rankwright.study.protocol import CLAIM, OUTCOME, locked
 from rankwright.study.records import (
     FailureRecord,
     Measurement,
@@ -222,13 +222,14 @@ class _Runs:
                 if not self._waiting:
                     return
                 run = self._waiting.popleft()
-            if self._done(run):  # by another machine, meanwhile
-                self.observer.finished(run)
-            elif self._held_elsewhere(run):
-                self._waiting.append(run)
-                time.sleep(ASIDE_SECONDS)
-            else:
-                self._carry_out(run)
+            with locked(self.study.folder.run(run.name), name=CLAIM, wait=False) as ours:
+                if self._done(run):  # by another machine, meanwhile
+                    self.observer.finished(run)
+                elif ours:
+                    self._carry_out(run)
+                else:
+                    self._waiting.append(run)
+                    time.sleep(ASIDE_SECONDS)
 
     def _carry_out(self, run: PlannedRun) -> None:
         folder = self.study.folder
@@ -256,7 +257,3 @@ class _Runs:
 
     def _done(self, run: PlannedRun) -> bool:
         return self.study.folder.record(run.name).exists()
-
-    def _held_elsewhere(self, run: PlannedRun) -> bool:
-        with locked(self.study.folder.run(run.name), wait=False) as free:
-            return not free

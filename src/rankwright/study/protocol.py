@@ -22,6 +22,9 @@ OUTCOME = "outcome.json"
 ERROR = "error.json"
 LOG = "log.txt"
 LOCK = "lock"
+"""Held by the process that carries a run out."""
+CLAIM = "claim"
+"""Held by the study that has a run carried out, from before its process starts until it ends."""
 
 FAILED = 1
 """Exit status after an error that would come again."""
@@ -100,18 +103,19 @@ class ErrorReport(Record):
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[bool]:
     """Hold a run's folder against other processes; the system lets go when the process ends.
 
     Args:
         folder: The run's folder.
+        name: Which of its locks, `LOCK` or `CLAIM`.
         wait: Wait for another process to let go; else yield False at once.
 
     Yields:
         Whether the folder is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
+    with (folder / name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
