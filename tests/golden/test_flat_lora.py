@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chain_toy import Tanh, mean_square
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.layers.noise import Noise
+from rankwright.core.noise import Noise
 from rankwright.methods import FlatLoRA
 
 DATA = Path(__file__).parent / "data" / "flat-lora"
@@ -69,7 +69,7 @@ def test_trajectory(
     def stored(noise: Noise, dtype: torch.dtype) -> Tensor:
         i = [layer.in_features for layer in layers].index(noise.in_features)
         close(noise.std, g[f"rowstd{run.step}.{i}"])
-        return g[f"noise{run.step}.{i}"].to(dtype)
+        return g[f"noise{run.step}.{i}"].to(dtype, copy=True)
 
     monkeypatch.setattr(Noise, "draw", stored)
     for step in range(len(g["loss"]) // accumulation):

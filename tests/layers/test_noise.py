@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
 
 from rankwright.core.errors import MethodError
+from rankwright.core.fused import fuse, plain_layers
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.matrix import base_rows
+from rankwright.core.noise import Noise
+from rankwright.core.run import adapted_layers
 from rankwright.layers import effective_weight, use_factored_dora
-from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
+from rankwright.layers.noise import add_noise, check_noise, row_std
+from rankwright.methods import LoRA
 
 OUT, IN = 6, 5
 
@@ -43,6 +50,12 @@ def adapted(W: Tensor, A: Tensor, B: Tensor, **options: Any) -> Any:
 
 def random_layer(**options: Any) -> Any:
     return adapted(random(OUT, IN), random(2, IN, seed=1), random(OUT, 2, seed=2), **options)
+
+
+def fused(layer: Any) -> Any:
+    """The same layer as methods have it: what can add the noise to a copy of its weight does."""
+    fuse(nn.Sequential(layer))
+    return layer
 
 
 def std_of(layer: Any, strength: float) -> Tensor:
@@ -125,13 +138,14 @@ def gradients(layer: Any, x: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(layer(x).square().sum(), [x, *trained]))
 
 
+@pytest.mark.parametrize("how", [lambda layer: layer, fused], ids=["peft", "fused"])
 @pytest.mark.parametrize("dora", [False, True])
-def test_gradients_are_those_at_the_perturbed_weight(dora: bool) -> None:
+def test_gradients_are_those_at_the_perturbed_weight(dora: bool, how: Callable[[Any], Any]) -> None:
     """Of LoRA: at base W + eps. Of DoRA: eps comes after the magnitude, as a constant."""
     layer, x = random_layer(use_dora=dora), random(3, 2, IN, seed=5)
     noise = noise_of(layer)
     eps = noise.draw(torch.float64)
-    handle = add_noise(layer, "default", lambda: noise)
+    handle = add_noise(how(layer), "default", lambda: noise)
     found = gradients(layer, x)
     handle.remove()
     clean = layer.forward
@@ -153,8 +167,9 @@ def test_lora_under_noise_is_lora_on_the_perturbed_base() -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_gradcheck_twice() -> None:
-    layer = random_layer()
+@pytest.mark.parametrize("how", [lambda layer: layer, fused], ids=["peft", "fused"])
+def test_gradcheck_twice(how: Callable[[Any], Any]) -> None:
+    layer = how(random_layer())
     handle = add_noise(layer, "default", lambda: noise_of(layer))
     x = random(2, IN, seed=5).requires_grad_()
     assert torch.autograd.gradcheck(layer, x)
@@ -183,9 +198,42 @@ def test_on_average_the_gradient_of_a_quadratic_loss_is_the_clean_one() -> None:
     assert abs(float(excess.mean()) - expected_excess) < 4 * float(excess.std()) / draws**0.5
 
 
+def test_noise_is_added_to_the_weight_where_it_can_be_and_to_the_output_elsewhere() -> None:
+    """Never twice, whatever came before."""
+    layer, x = fused(random_layer()), random(3, IN, seed=5)
+    noise, ways = noise_of(layer), []
+    eps, clean = noise.draw(torch.float64), layer.eval()(x)
+    handle = add_noise(layer.train(), "default", lambda: noise)
+    for way in (contextlib.nullcontext, plain_layers, contextlib.nullcontext):
+        with way():
+            torch.testing.assert_close(layer(x), clean + x @ eps.T, rtol=1e-12, atol=1e-12)
+        ways.append(layer.has_noise)
+    assert ways == [True, False, True]
+    assert torch.equal(layer.eval()(x), clean)
+    handle.remove()
+    assert torch.equal(layer.train()(x), clean)
+
+
+def test_projections_of_one_input_have_a_noise_each(llama_folder: Path) -> None:
+    model = LoRA(target_modules=["q_proj", "k_proj", "v_proj"]).apply(
+        AutoModelForCausalLM.from_pretrained(llama_folder)
+    )
+    layers = adapted_layers(model.train())
+    noises = {name: noise_of(layer, seed=i) for i, (name, layer) in enumerate(layers.items())}
+    handles = [add_noise(m, "default", lambda n=n: noises[n]) for n, m in layers.items()]
+    ids = torch.arange(12).reshape(2, 6)
+    found = model(ids).logits
+    assert all(layer.has_noise for layer in layers.values())
+    with plain_layers():
+        torch.testing.assert_close(model(ids).logits, found)
+    for handle in handles:
+        handle.remove()
+    assert not torch.allclose(model(ids).logits, found)
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_recomputed_forward_has_the_same_noise(use_reentrant: bool) -> None:
-    layer, x = random_layer(), random(3, IN, seed=5).requires_grad_()
+    layer, x = fused(random_layer()), random(3, IN, seed=5).requires_grad_()
     handle = add_noise(layer, "default", lambda: noise_of(layer))
     grads = []
     for forward in (layer, lambda x: checkpoint(layer, x, use_reentrant=use_reentrant)):
@@ -272,11 +320,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     assert not any(reference() is not None for reference in alive)
 
 
-def test_nothing_of_the_size_of_a_weight_is_kept(drawn: list[int]) -> None:
+@pytest.mark.parametrize("how", [lambda model: None, fuse], ids=["peft", "fused"])
+def test_nothing_of_the_size_of_a_weight_is_kept(
+    drawn: list[int], how: Callable[[nn.Module], None]
+) -> None:
     size, tokens_, layers = 96, 3, 4
     model = nn.Sequential(*(nn.Linear(size, size) for _ in range(layers)))
     config = LoraConfig(r=2, target_modules=[str(i) for i in range(layers)])
     adapted_model = get_peft_model(model, config).train()
+    how(adapted_model)
     modules = list(adapted_model.base_model.model)
     x = torch.randn(tokens_, size, requires_grad=True)
 

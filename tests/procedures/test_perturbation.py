@@ -20,11 +20,11 @@ from models import batch, causal_rows, same_bits, tiny_llama
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
+from rankwright.core.noise import Noise
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import Run
 from rankwright.inits import Pissa
 from rankwright.layers import Dora
-from rankwright.layers.noise import Noise
 from rankwright.layers.stacked import StackedLoRA
 from rankwright.methods import BiDoRA, FlatLoRA, LoRA
 from rankwright.procedures.perturbation import Perturbation, ramp

@@ -8,7 +8,7 @@ trained weight or bias, hooks on the parts, a LoRA variant that has no operands 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from rankwright.core.blocks import prepare
 from rankwright.core.dropout import new_seed
 from rankwright.core.lowrank import Operands, Rule, lowrank_linears
+from rankwright.core.noise import Noise
 from rankwright.core.origins import autocast_dtype, origin_of
 from rankwright.core.siblings import Siblings, shared_in, together
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
+_WIDE = (torch.float32, torch.float64)
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
 
 _plain = 0  # how many `plain_layers()` we are in
@@ -59,9 +61,14 @@ class FusedLinear(Linear):
 
     Attributes:
         siblings: The projections of its block that see the same input, if it has any.
+        noise: Gives the noise on the weight for an adapter, in training mode; None: there is none.
+        has_noise: Whether the output that was computed last has it. Where it has not, a weight in
+            low precision say, whoever set `noise` adds it.
     """
 
     siblings: Siblings | None = None
+    noise: Callable[[str], Noise | None] | None = None
+    has_noise = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """See PEFT's `Linear.forward`.
@@ -78,6 +85,8 @@ class FusedLinear(Linear):
             output = self._fused_output(x)
             if output is not None:
                 return output
+        if self.noise is not None:
+            self.has_noise = False
         return cast(Tensor, super().forward(x, *args, **kwargs))
 
     def _fused_output(self, x: Tensor) -> Tensor | None:
@@ -113,7 +122,12 @@ class FusedLinear(Linear):
             if scales is None:
                 return None
             m, n = scales
-        p = _probability(factors.dropout)
+        p, dtype = _probability(factors.dropout), autocast_dtype(x)
+        noise = None
+        if self.noise is not None:
+            if self.training and m is None and dtype is None and base[0].dtype in _WIDE:
+                noise = self.noise(adapter)
+            self.has_noise = noise is not None
         operands = Operands(x, *base, factors.A, factors.B, factors.A0, factors.B0, m, n)
         return operands, Rule(
             s=float(self.scaling[adapter]),
@@ -121,7 +135,8 @@ class FusedLinear(Linear):
             mirrored=factors.mirrored,
             dropout=p,
             seed=new_seed() if p else 0,
-            dtype=autocast_dtype(x),
+            dtype=dtype,
+            noise=noise,
         )
 
     def _factors(self, adapter: str) -> Factors | None:

@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from rankwright.core.dropout import drop_at, dropped_places, keep_mask, kept_scale, zero_at
 from rankwright.core.linalg import no_autocast, nonzero
+from rankwright.core.noise import Noise
 from rankwright.core.origins import Origin
 
 
@@ -76,6 +77,8 @@ class Rule:
         dropout: Probability p of the input of the trained pair; 0 for none.
         seed: Of the dropout mask.
         dtype: What autocast computes in; None without autocast.
+        noise: Added to W where it is multiplied, and drawn again in the backward; only where
+            there is no magnitude, no autocast, and W can hold it: in float32 or float64.
     """
 
     s: float
@@ -84,6 +87,7 @@ class Rule:
     dropout: float = 0.0
     seed: int = 0
     dtype: torch.dtype | None = None
+    noise: Noise | None = None
 
 
 Layer = tuple[Operands, Rule]
@@ -130,8 +134,8 @@ def plain_linear(operands: Operands, rule: Rule) -> Tensor:
     Returns:
         (..., out).
     """
-    x, W, bias, A, B, A0, B0, m, n = operands
-    y = F.linear(x, W.T if rule.transposed else W, bias)
+    x, _, bias, A, B, A0, B0, m, n = operands
+    y = F.linear(x, _weight(operands, rule), bias)
     u = y
     if A is not None and B is not None:
         x_low = x.to(A.dtype)
@@ -224,7 +228,7 @@ class _Gradients:
             if o.m is not None:
                 du = _as(du * _gain(o), du.dtype)
             if self._needs_x:
-                self._add_to_x(du, _as(_rows(o.W, rule), du.dtype))
+                self._add_to_x(du, _as(_weight(o, rule), du.dtype))
             self._dus[i] = du
 
     def through_products(self, hs: Sequence[Tensor | None]) -> None:
@@ -379,12 +383,14 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _rows(W: Tensor, rule: Rule) -> Tensor:
-    return W.T if rule.transposed else W
+def _weight(o: Operands, rule: Rule) -> Tensor:
+    """What the input is multiplied with, (out, in)."""
+    W = o.W.T if rule.transposed else o.W
+    return W if rule.noise is None else rule.noise.on(W)
 
 
 def _base_output(o: Operands, rule: Rule) -> Tensor:
-    x, W, bias = o.x, _rows(o.W, rule), o.bias
+    x, W, bias = o.x, _weight(o, rule), o.bias
     if rule.dtype is not None:
         x, W = x.to(rule.dtype), W.to(rule.dtype)
         bias = None if bias is None else bias.to(rule.dtype)

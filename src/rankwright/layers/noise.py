@@ -1,11 +1,12 @@
-"""Gaussian noise on the weight that an adapted layer computes with, as a product of its own.
+"""Gaussian noise on the weight that an adapted layer computes with.
 
     y = x (W' + eps)^T + b = (x W'^T + b) + x eps^T,      eps_ij = std_i z_ij,  z_ij ~ N(0, 1)
 
 `eps` (out, in) is a pure function of a seed. It is drawn where it is multiplied, in the forward and
 once more in the backward, and dropped at once: no weight is written, and nothing but the seed and
-`std` (out,) waits for the backward pass. As its own product it also works where W' is bfloat16,
-which would swallow most of a small eps, or packed.
+`std` (out,) waits for the backward pass. A LoRA over a float32 weight adds it to a copy of the
+weight and multiplies once. Elsewhere it is a product of its own, which also works where W' is
+bfloat16, which would swallow most of a small eps, or packed, or scaled by DoRA's magnitude.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.autograd import Function
 from torch.utils.hooks import RemovableHandle
 
 from rankwright.core.errors import MethodError
+from rankwright.core.fused import FusedLinear
 from rankwright.core.linalg import factored_row_norm, no_autocast
 from rankwright.core.matrix import (
     CONV_LAYERS,
@@ -29,39 +31,9 @@ from rankwright.core.matrix import (
     dora_magnitude,
     low_rank_factors,
 )
+from rankwright.core.noise import Noise
 
 _NOT_LINEAR = (*CONV_LAYERS, Embedding, MultiheadAttention, ParamWrapper)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """A noise matrix, kept as what it is drawn from.
-
-    Attributes:
-        seed: Of the draw; the same seed gives the same matrix on the same type of device.
-        std: Standard deviation of each row, `(out,)`, float32 or float64.
-        in_features: Number of columns.
-    """
-
-    seed: int
-    std: Tensor
-    in_features: int
-
-    def draw(self, dtype: torch.dtype) -> Tensor:
-        """The matrix, rounded once.
-
-        Args:
-            dtype: Of the result; the draw is in that of `std`.
-
-        Returns:
-            `(out, in)` on the device of `std`. The global random state is left alone.
-        """
-        std = self.std
-        generator = torch.Generator(std.device).manual_seed(self.seed)
-        z = torch.randn(
-            *(len(std), self.in_features), generator=generator, dtype=std.dtype, device=std.device
-        )
-        return z.mul_(std[:, None]).to(dtype)
 
 
 @torch.no_grad()
@@ -89,7 +61,26 @@ def row_std(module: LoraLayer, adapter_name: str, strength: float, base_norm_sq:
     return strength / math.sqrt(module.in_features) * norm
 
 
-def add_noise(module: LoraLayer, adapter_name: str, noise: Callable[[], Noise]) -> RemovableHandle:
+@dataclass(frozen=True)
+class NoiseHandle:
+    """Takes the noise of a layer away.
+
+    Attributes:
+        layer: The layer.
+        hook: What adds the noise where the layer cannot.
+    """
+
+    layer: LoraLayer
+    hook: RemovableHandle
+
+    def remove(self) -> None:
+        """Let the layer compute as it was."""
+        self.hook.remove()
+        if isinstance(self.layer, FusedLinear):
+            self.layer.noise = None
+
+
+def add_noise(module: LoraLayer, adapter_name: str, noise: Callable[[], Noise]) -> NoiseHandle:
     """Let a layer add `x eps^T` to its output, in training mode, until the handle is removed.
 
     The noise comes after everything the layer does, DoRA's scaling included: it is noise on the
@@ -104,15 +95,18 @@ def add_noise(module: LoraLayer, adapter_name: str, noise: Callable[[], Noise]) 
     Returns:
         The handle that takes the noise away.
     """
+    fused = isinstance(module, FusedLinear)
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor | None:
         inactive = module.disable_adapters or adapter_name not in module.active_adapters
-        if inactive or not layer.training:
+        if inactive or not layer.training or (fused and layer.has_noise):
             return None
         x = cast(Tensor, inputs[0]).to(y.dtype)
         return y + cast(Tensor, _NoiseProduct.apply(x, noise(), False))  # type: ignore[no-untyped-call]
 
-    return cast(RemovableHandle, module.register_forward_hook(hook))
+    if isinstance(module, FusedLinear):
+        module.noise = lambda adapter: noise() if adapter == adapter_name else None
+    return NoiseHandle(module, cast(RemovableHandle, module.register_forward_hook(hook)))
 
 
 def check_noise(name: str, module: LoraLayer) -> None:

@@ -19,15 +19,15 @@ from functools import partial
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from rankwright.core.catalogue import part
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.matrix import base_rows
 from rankwright.core.method import check_field
+from rankwright.core.noise import Noise
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import MicroBatch, Run
-from rankwright.layers.noise import Noise, add_noise, check_noise, row_std
+from rankwright.layers.noise import NoiseHandle, add_noise, check_noise, row_std
 
 
 @part("flat")
@@ -74,7 +74,7 @@ class PerturbationState(ProcedureState):
         self.perturbation = perturbation
         self._base_norm_sq: dict[str, Tensor] = {}
         self._std: dict[str, Tensor] = {}  # of this step's noise, (out,) a module
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[NoiseHandle] = []
         for name, layer in run.layers.items():
             check_noise(name, layer)
 
