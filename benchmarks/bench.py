@@ -92,8 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=[*SHAPES], choices=SHAPES)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of the table of layers")
-    parser.add_argument("--steps", type=int, default=8, help="turns of the table of methods")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="turns of the table of layers; 0: not taken"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=8, help="turns of the table of methods; 0: not taken"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip peaks of memory")
     parser.add_argument("--write", action="store_true", help="write to docs/results")
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
@@ -103,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_peak(*given.peak_of)
         return
     for shape in given.shapes:  # what is measured is written at once
-        layers = measure_layers(shape, given.rounds, not given.no_memory)
+        layers = measure_layers(shape, given.rounds, not given.no_memory) if given.rounds else []
         methods = method_steps(shape, given.steps) if given.steps else []
         write({"layers": layers, "methods": methods}, RESULTS if given.write else None)
 

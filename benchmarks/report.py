@@ -30,8 +30,8 @@ def write(found: Tables, folder: Path | None) -> None:
 
     Args:
         found: Rows of some models.
-        folder: Gets benchmark.json and benchmark.svg too. Rows of other models that were measured
-            there on such a machine stay.
+        folder: Gets benchmark.json and benchmark.svg too. Tables of other models that were
+            measured there on such a machine stay.
     """
     print(tables(found))
     if folder is None:
@@ -46,22 +46,19 @@ def write(found: Tables, folder: Path | None) -> None:
 
 
 def merged(old: dict[str, Any], found: Tables) -> Tables:
-    """The rows that were found, and those of other models that were there, in the usual order.
+    """The tables that were found, and the others that were there, model by model.
 
     Args:
         old: What benchmark.json held; it counts if it is from such a machine.
         found: New rows.
     """
-    shapes = {row["shape"] for rows in found.values() for row in rows}
-    same = old.get("machine") == machine()
-    order = list(SHAPES)
-    return {
-        name: sorted(
-            [row for row in old.get(name, ()) if same and row["shape"] not in shapes] + rows,
-            key=lambda row: order.index(row["shape"]),
-        )
-        for name, rows in found.items()
-    }
+    same, order = old.get("machine") == machine(), list(SHAPES)
+    tables = {}
+    for name, rows in found.items():
+        shapes = {row["shape"] for row in rows}
+        others = [row for row in old.get(name, ()) if same and row["shape"] not in shapes]
+        tables[name] = sorted(others + rows, key=lambda row: order.index(row["shape"]))
+    return tables
 
 
 def machine() -> dict[str, Any]:

@@ -175,10 +175,11 @@ def test_report_has_a_line_for_every_row() -> None:
     assert "LoRA &lt;8&gt;" in plot(rows)
 
 
-def test_what_was_measured_of_other_models_on_such_a_machine_stays() -> None:
-    old = {"machine": machine(), "layers": [{"shape": "llama", "n": 1}, {"shape": "minilm"}]}
+def test_other_tables_that_were_measured_on_such_a_machine_stay() -> None:
+    llama = [{"shape": "llama", "n": 1}]
+    old = {"machine": machine(), "layers": [*llama, {"shape": "minilm"}], "methods": llama}
     found = {"layers": [{"shape": "llama", "n": 2}], "methods": []}
     expected = [{"shape": "minilm"}, {"shape": "llama", "n": 2}]
-    assert merged(old, found) == {"layers": expected, "methods": []}
+    assert merged(old, found) == {"layers": expected, "methods": llama}
     assert merged({**old, "machine": {"threads": 99}}, found) == found
     assert merged({}, found) == found
