@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert result.after == expected.after
     assert result.before == expected.before
     assert result.cost.passes == expected.cost.passes
+
+
+@pytest.mark.parametrize(
+    "method",
+    [LoRA(), BiDoRA(r=2, unroll_steps=2), XGBLoRA(rounds=2, layers_per_round=None)],
+    ids=lambda method: method.name,
+)
+def test_a_run_stopped_after_its_last_step_makes_no_other(
+    config: TrainConfig, method: Method
+) -> None:
+    folder, whole = train(config, method)
+    kept = adapter_bytes(folder.path)
+    folder.result.unlink()  # killed while it was evaluated
+    shutil.rmtree(folder.adapter)
+    _, result = train(config, method, resume=True)
+    assert (result.cost.steps, result.cost.passes) == (8, whole.cost.passes)
+    assert adapter_bytes(folder.path) == kept
+    assert result.after == whole.after
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:

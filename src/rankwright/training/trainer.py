@@ -182,6 +182,14 @@ class MethodMixin(_Base):
         multiplier: Multiplier = scheduler.lr_lambdas[0]
         return multiplier
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # The Trainer looks for the end only after a step, so it would make one more of a run that
+        # was stopped between its last checkpoint and its result.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Any | None = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.run.procedure.restricts_rows:
