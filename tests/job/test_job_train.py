@@ -17,6 +17,7 @@ from rankwright.cli.quiet import quiet
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
+from rankwright.job.train import set_up
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError
 from rankwright.training import Trainer
@@ -187,6 +188,9 @@ def test_a_second_split_of_ones_own(config: TrainConfig, tmp_path: Path) -> None
     folder, _ = train(with_own, BiDoRA(r=2))
     without, _ = train(dataclasses.replace(config, output=str(tmp_path / "o")), BiDoRA(r=2))
     assert adapter_bytes(folder.path) != adapter_bytes(without.path)
+    # rows set aside for tuning bring no test split of their own
+    tuned = dataclasses.replace(with_own, tuning_share=0.3, output=str(tmp_path / "tuned"))
+    assert set_up(tuned, BiDoRA(r=2)).trainer.run.own_held_out
     missing = dataclasses.replace(with_own, held_out_data="nowhere.jsonl", output=None)
     with pytest.raises(TaskError, match=r"nowhere\.jsonl: no such file"):
         train(missing, BiDoRA(r=2))

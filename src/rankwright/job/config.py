@@ -138,11 +138,8 @@ class TrainConfig:
         if (self.task is None) == (self.data is None):
             raise MethodError("give exactly one of --task and --data, to say what to train on")
 
-    def make_task(self, **files: str) -> Task:
+    def make_task(self) -> Task:
         """The task, not yet read.
-
-        Args:
-            files: Data files by split that replace those of this description.
 
         Raises:
             TaskError: There is no such task, or an option does not fit it.
@@ -153,7 +150,7 @@ class TrainConfig:
         for split in ("validation", "test"):
             if (path := getattr(self, f"{split}_data")) is not None:
                 options[split] = path
-        task = load_task(self.task or str(self.data), **(options | files))
+        task = load_task(self.task or str(self.data), **options)
         if self.tuning_share is None:
             return task
         source = SetAside(

@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import write_json
 from rankwright.job.load import RunFolder, load_base, load_tokenizer
-from rankwright.tasks import Outcome, PreparedTask
+from rankwright.tasks import Outcome, PreparedTask, WithTest
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
 from rankwright.training.cost import Cost
@@ -277,9 +277,9 @@ def _held_out(config: TrainConfig, prepared: PreparedTask) -> Dataset | None:
     """The user's own second split, labelled as the training rows are."""
     if config.held_out_data is None:
         return None
-    # as the test split, whose labels have to be among those of the training rows
-    task = config.make_task(test=config.held_out_data)
-    return task.prepare(prepared.tokenizer).test
+    task = config.make_task()
+    source = WithTest(source=task.source, path=Path(config.held_out_data).expanduser())
+    return replace(task, source=source).prepare(prepared.tokenizer).test
 
 
 def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:

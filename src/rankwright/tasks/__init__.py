@@ -17,7 +17,7 @@ from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sequence_classification import SequenceClassification
-from rankwright.tasks.sources import Files, Hub, SetAside, Source, Splits
+from rankwright.tasks.sources import Files, Hub, SetAside, Source, Splits, WithTest
 from rankwright.tasks.spec import KINDS, load_task, task_from_files
 from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
@@ -43,6 +43,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TokenClassification",
+    "WithTest",
     "load_task",
     "task_from_files",
 ]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -138,6 +138,29 @@ class SetAside(Source):
     def read(self) -> dict[str, list[Row]]:
         """The training rows of the other source, not yet divided."""
         return {"train": self.source.read()["train"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithTest(Source):
+    """Another source with the rows of a file as its test split.
+
+    For rows of the user's own that have to be labelled as the training rows of any source are.
+
+    Attributes:
+        source: The other source.
+        path: The file.
+    """
+
+    source: Source
+    path: Path
+
+    def load(self, key_columns: Sequence[str]) -> Splits:
+        """Reads both."""
+        return replace(self.source.load(key_columns), test=tuple(read_rows(self.path)))
+
+    def read(self) -> dict[str, list[Row]]:
+        """The rows of the other source with those of the file as `"test"`."""
+        return {**self.source.read(), "test": read_rows(self.path)}
 
 
 @dataclass(frozen=True, kw_only=True)
