@@ -70,6 +70,14 @@ def test_blank_lines_and_a_byte_order_mark_are_skipped_and_counted(tmp_path):
     assert [str(row.where) for row in read_rows(path)] == [f"{path}:1", f"{path}:4"]
 
 
+def test_a_csv_cell_may_be_a_whole_document(tmp_path):
+    limit = csv.field_size_limit()
+    path = tmp_path / "t.csv"
+    path.write_text(f"text,label\n{'word ' * 30_000},a\n")
+    assert len(fields(path)[0]["text"]) == 150_000
+    assert csv.field_size_limit() == limit
+
+
 ERRORS = [
     ("t.jsonl", b'{"a": 1}\n{"a": \n', ":2: the row does not parse as JSON"),
     ("t.jsonl", b'{"a": 1}\n[1, 2]\n', ":2: the row is [1, 2]; expected a JSON object"),

@@ -166,11 +166,11 @@ def test_a_tokenizer_that_cannot_pad_is_refused(write, words_without_padding):
 
 
 def test_max_length(write, words):
-    rows = write([{"text": "a " * 100, "label": 0}])
+    rows = write([{"text": "a " * 100, "label": n} for n in range(2)])
     task = task_from_files(rows, validation=rows, label_column="label")
     assert len(task.prepare(words).train[0]["input_ids"]) == 64  # the tokenizer's own limit
     words.model_max_length = int(1e30)
-    long = write([{"text": "a " * 1000, "label": 0}], "long.jsonl")
+    long = write([{"text": "a " * 1000, "label": n} for n in range(2)], "long.jsonl")
     task = task_from_files(long, validation=long, label_column="label")
     assert len(task.prepare(words).train[0]["input_ids"]) == 512
     words.model_max_length = 64

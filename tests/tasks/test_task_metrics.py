@@ -20,6 +20,9 @@ GOLDEN = [
     # three decisions right, one too many, none missed: 6 / (6 + 1)
     ("micro_f1", [[1, 1], [1, 1]], [[1, 0], [1, 1]], 6 / 7),
     ("macro_f1", [[0, 1], [0, 1]], [[0, 1], [0, 1]], 1 / 2),  # nobody names class 0
+    # sets over one class: one right, one missed, one too many, one rightly empty
+    ("micro_f1", [[1], [0], [1], [0]], [[1], [1], [0], [0]], 1 / 2),
+    ("macro_f1", [[1], [0], [1], [0]], [[1], [1], [0], [0]], 1 / 2),
     ("binary_f1", [1, 1, 0, 0], [1, 0, 1, 0], 1 / 2),
     # tp 2, tn 1, fp 1, fn 0: (2*1 - 1*0) / sqrt(3 * 2 * 2 * 1)
     ("matthews", [1, 1, 1, 0], [1, 1, 0, 0], 2 / math.sqrt(12)),

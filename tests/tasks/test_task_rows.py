@@ -22,6 +22,10 @@ BAD_ROWS = [
      "there is no column 'b'; the columns are a, B, y."),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": " \n", "y": 1},
      r"column 'b' holds ' \n'; expected a text that is not empty. Fill the cell or remove"),
+    (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": "cut \ud83d", "b": "y", "y": 1},
+     r"column 'a' holds 'cut \ud83d'; expected whole characters. Character 5, '\ud83d', is half"),
+    (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "\ud83d"], "tags": ["O", "O"]},
+     r"column 'tokens' holds '\ud83d'; expected whole characters. Character 1"),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": 3, "b": "y", "y": 1},
      "column 'a' holds 3; expected a text. Write it as a string."),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": "y", "y": 0.5},
@@ -160,6 +164,19 @@ def test_an_index_may_stand_for_a_name_unless_names_are_numbers():
     assert Labels(("1", "0")).index("1", where, "y") == 0
     with pytest.raises(TaskError, match="expected one of the 2 labels no, yes"):
         Labels(("no", "yes")).index("2", where, "y")
+
+
+def test_one_class_is_nothing_to_learn(write, words):
+    rows = write([{"text": "a", "label": 1}, {"text": "b", "label": 1}])
+    with pytest.raises(TaskError, match=r"column 'label': '1' is the only label; expected at leas"):
+        task_from_files(rows, validation=rows, label_column="label").prepare(words)
+
+
+def test_the_f1_of_class_1_is_of_two_classes(write, words):
+    rows = write([{"text": name, "label": name} for name in "abc"])
+    task = task_from_files(rows, validation=rows, label_column="label", metrics="binary_f1")
+    with pytest.raises(TaskError, match=r"'binary_f1': .* there are 3: a, b, c\. Use macro_f1"):
+        task.prepare(words)
 
 
 def test_labels_must_be_distinct_and_there():

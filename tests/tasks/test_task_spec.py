@@ -98,6 +98,10 @@ YAML_ERRORS = [
     ("kind: regression\nhub_splits: x\n", ":2: option hub_splits: it is 'x'; expected a mapping"),
     ("kind: regression\nname: n\n", "options train and hub: expected exactly one"),
     ("kind: regression\nhub: a/b\ntrain: a.csv\n", "options train and hub: expected exactly one"),
+    (
+        "kind: regression\nhub: a/b\nvalidation: v.csv\n",
+        ":3: option validation: a file (",  # it would be left out
+    ),
     ("train: a.csv\n", "option kind: not set, and no column tells it; expected one of sequence"),
     (
         "kind: regression\ntrain: a.csv\nroot: ${RANKWRIGHT_NO}/x\n",
@@ -152,6 +156,14 @@ def test_a_yaml_file_that_is_not_text(tmp_path):
 def test_an_unknown_spec_lists_what_there_is():
     with pytest.raises(TaskError, match=r"'stdlib' is unknown; expected stdlib-docs, glue/<name>"):
         load_task("stdlib")
+
+
+def test_a_file_of_an_unknown_form_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").touch()
+    with pytest.raises(TaskError, match=r"'data/train.tsv' is unknown; .* or a data file"):
+        load_task("data/train.tsv", label_column="label")
 
 
 def test_an_override_has_no_line_of_the_file(tmp_path):

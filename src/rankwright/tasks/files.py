@@ -20,6 +20,8 @@ import pyarrow.parquet
 from rankwright.tasks.errors import TaskError, Where, shorten
 from rankwright.tasks.rows import Row
 
+LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+
 
 def read_rows(path: str | Path) -> list[Row]:
     """Reads every row of a data file.
@@ -92,6 +94,14 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
+    limit = csv.field_size_limit(LONGEST_CELL)  # of the process; a whole document may be a cell
+    try:
+        yield from _csv_rows(path)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
     reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
     while True:

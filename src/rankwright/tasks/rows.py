@@ -42,7 +42,7 @@ def text(row: Row, column: str) -> str:
     """Returns a cell that must be a string with something other than white space in it.
 
     Raises:
-        TaskError: If it is not a string, or is empty.
+        TaskError: If it is not a string, is empty, or holds half a character.
     """
     value = row[column]
     if not isinstance(value, str):
@@ -50,6 +50,7 @@ def text(row: Row, column: str) -> str:
     if not value.strip():
         fix = "Fill the cell or remove the row."
         raise cell_error(row.where, column, value, "a text that is not empty", fix)
+    _check_characters(row, column, value)
     return value
 
 
@@ -101,14 +102,27 @@ def strings(row: Row, column: str) -> list[str]:
     """Returns a cell that must be a list of at least one non-empty string.
 
     Raises:
-        TaskError: If it is not a list, is empty, or an item is not a string or is empty.
+        TaskError: If it is not a list, is empty, or an item is not a string, is empty, or holds
+            half a character.
     """
     items = _items(row, column)
     result = [item for item in items if isinstance(item, str) and item.strip()]
     if not items or len(result) != len(items):
         fix = "Remove what is empty, and write every item as a string."
         raise cell_error(row.where, column, items, "a list of texts that are not empty", fix)
+    for item in result:
+        _check_characters(row, column, item)
     return result
+
+
+def _check_characters(row: Row, column: str, value: str) -> None:
+    """Refuse half a character, which JSON can write and no tokenizer takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        fix = f"Character {error.start + 1}, {half}, is half of a surrogate pair: remove it."
+        raise cell_error(row.where, column, value, "whole characters", fix) from None
 
 
 def index(row: Row, column: str, size: int) -> int:

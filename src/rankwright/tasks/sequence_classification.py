@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankwright.tasks import rows
+from rankwright.tasks.errors import TaskError, listing
 from rankwright.tasks.forward import first
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form, Outcome
@@ -43,7 +44,22 @@ class SequenceClassification(TextTask):
             splits,
             lambda row: labels.index(rows.label(row, column), row.where, column),
         )
+        self._check_classes(labels)
         return PreparedSequenceClassification(**fields, labels=labels)
+
+    def _check_classes(self, labels: Labels) -> None:
+        """Refuse classes that there is nothing to learn from, or that a metric does not fit."""
+        count = len(labels.names)
+        if count < 2:
+            raise TaskError(
+                f"column {self.label_column!r}: {labels.names[0]!r} is the only label; expected at "
+                "least two. Name another label_column, or list every label in label_names."
+            )
+        if "binary_f1" in self.metrics and count != 2:
+            raise TaskError(
+                f"metric 'binary_f1': it is the F1 of class 1 of two, and there are {count}: "
+                f"{listing(labels.names)}. Use macro_f1 or micro_f1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
         options.values.setdefault("name", Path(text).stem)
     elif extension(Path(text)) in READERS:
         options = Options({"train": text})
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).is_file():
         options = Options({"hub": text, "name": text})
     else:
         raise TaskError(
@@ -155,6 +155,11 @@ def _source(options: Options) -> Source:
     if (train is None) == (hub.get("hub") is None):
         raise TaskError("options train and hub: expected exactly one of them, to say what to read.")
     if train is None:
+        for option, path in (("validation", validation), ("test", test)):
+            if path is not None:
+                raise options.error(
+                    option, f"a file ({path}) does not go with hub; map its splits with hub_splits."
+                )
         config, splits = hub.get("hub_config"), hub.get("hub_splits")
         return Hub(path=hub["hub"], config=config, splits=splits, **splitting)
     options.values.setdefault("name", train.name.split(".")[0])
