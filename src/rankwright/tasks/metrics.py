@@ -95,7 +95,7 @@ def binary_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
 def _f1(predictions: Sequence[Any], references: Sequence[Any], average: str) -> float:
     if np.ndim(references) == 2 and np.shape(references)[1] == 1:
         # Of sets over one class scikit-learn would count its absence as a second class.
-        predictions, references, average = np.ravel(predictions), np.ravel(references), "binary"
+        return _f1(np.ravel(predictions).tolist(), np.ravel(references).tolist(), "binary")
     score = sklearn.metrics.f1_score(references, predictions, average=average, zero_division=0)
     return float(score)
 
