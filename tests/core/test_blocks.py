@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Wav2Vec2Config
+from transformers.activations import ReLUSquaredActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.wav2vec2.modeling_wav2vec2 import (
+    Wav2Vec2EncoderLayerStableLayerNorm,
+)
 
 from benchmarks.meters import saved_bytes
 from models import batch, rows_for, tiny_bert, tiny_llama, trained
@@ -23,6 +28,7 @@ from rankwright.core.blocks import FORWARDS, prepare, release
 from rankwright.core.elementwise import gated, rms_norm
 from rankwright.core.fused import plain_layers
 from rankwright.core.origins import note, origin_of
+from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA
 
 
@@ -271,6 +277,82 @@ def test_an_output_that_was_written_to_is_kept(monkeypatch: pytest.MonkeyPatch) 
     assert origin_of(torch.ones(2)) is None
     with torch.no_grad():
         assert origin_of(norm(x)) is None
+
+
+class Written(nn.Module):
+    """A block that writes to what an activation was computed from, as `relu` allows."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(6, 7), act, nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        y = self.act(h)
+        h += 1
+        return self.down(y)
+
+
+def _chain(act: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        OrderedDict(up=nn.Linear(6, 7), act=act, down=nn.Linear(7, 4)),
+    )
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        _chain(nn.SiLU(inplace=True)),
+        _chain(nn.ReLU(inplace=True)),
+        _chain(nn.RReLU()),
+        Written(nn.ReLU()),
+        Written(ReLUSquaredActivation()),
+        Written(nn.Tanh()),
+    ],
+)
+def test_an_activation_in_place_with_a_draw_or_of_a_changed_input(block: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = LoRA(r=2, target_modules=["up", "down"]).apply(copy.deepcopy(block).double())
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            layer.lora_B["default"].weight.normal_()
+    x = torch.randn(5, 6, dtype=torch.float64)
+
+    def gradients() -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return torch.autograd.grad(model(x.clone()).square().sum(), parameters)
+
+    ours = gradients()
+    release(model)
+    with plain_layers():
+        plain = gradients()
+    for found, expected in zip(ours, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh(), nn.Sigmoid()], ids=str)
+def test_an_activation_that_keeps_its_output_is_not_computed_again(act: nn.Module) -> None:
+    model = LoRA(r=3, target_modules=["up", "down"]).apply(_chain(act))
+
+    def forward() -> Tensor:
+        return model(torch.ones(10, 6).requires_grad_()).sum()
+
+    kept = saved_bytes(model, forward)
+    assert kept == 4 * 10 * (6 + 7 + 2 * 3)  # x, the activation's output, r each
+    release(model)
+    assert saved_bytes(model, forward) == kept
+
+
+def test_an_encoder_is_no_norm() -> None:
+    """transformers has layers, dropout and all, whose class is called `...StableLayerNorm`."""
+    config = Wav2Vec2Config(
+        hidden_size=8, num_attention_heads=2, intermediate_size=8, do_stable_layer_norm=True
+    )
+    layer = Wav2Vec2EncoderLayerStableLayerNorm(config)
+    prepare(layer)
+    assert not layer._forward_hooks
+    assert layer.layer_norm._forward_hooks
 
 
 def test_a_norm_that_is_written_to_before_the_backward_is_noticed() -> None:

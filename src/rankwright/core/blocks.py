@@ -28,6 +28,13 @@ PURE = {
 }
 """Python modules whose classes are cheap and give the same for the same input every time."""
 
+NOT_NOTED = (
+    *(nn.ReLU, nn.Sigmoid, nn.Tanh),  # their backward keeps the output, and not the input
+    *(nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax),
+    nn.RReLU,  # draws
+)
+"""Classes in those modules of which an origin is not to be noted."""
+
 NORMS = ("LayerNorm", "RMSNorm")
 """Ends of the names of classes in transformers' models that are norms of one tensor."""
 
@@ -122,7 +129,9 @@ def release(model: nn.Module) -> None:
 def _is_pure(module: nn.Module) -> bool:
     kind = type(module)
     norm = kind.__module__.startswith("transformers.models.") and kind.__name__.endswith(NORMS)
-    return kind.__module__ in PURE or norm
+    if norm:  # some encoders are called so as well
+        return next(module.children(), None) is None
+    return kind.__module__ in PURE and not isinstance(module, NOT_NOTED)
 
 
 def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -132,7 +141,8 @@ def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     alone = len(module._forward_hooks) == 1 and not module._forward_pre_hooks
     if not (alone and len(args) == 1 and "forward" not in module.__dict__):
         return
-    if isinstance(output, Tensor) and output.requires_grad:
+    in_place = output is args[0]
+    if isinstance(output, Tensor) and output.requires_grad and not in_place:
         # its parameters too: the graph notices if they are written to in between
         note(output, partial(_forward_of, module), (args[0], *module.parameters(recurse=False)))
 

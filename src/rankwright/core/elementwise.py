@@ -26,7 +26,7 @@ def gated(act: Activation, g: Tensor, u: Tensor) -> Tensor:
     """`act(g) * u`, of which PyTorch would keep `act(g)`, and a layer after it the product.
 
     Args:
-        act: An activation: elementwise, the same every time.
+        act: An activation: elementwise, not in place, the same every time.
         g: (..., d).
         u: (..., d).
 

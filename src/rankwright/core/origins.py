@@ -41,7 +41,7 @@ class Origin:
             return self.compute(*inputs)
 
 
-_noted = cast(MutableMapping[Tensor, tuple[Origin, int]], WeakTensorKeyDictionary())
+_noted = cast(MutableMapping[Tensor, tuple[Origin, list[int]]], WeakTensorKeyDictionary())
 
 
 def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
@@ -53,7 +53,7 @@ def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor
         inputs: See `Origin`.
     """
     origin = Origin(compute, tuple(inputs), autocast_dtype(tensor))
-    _noted[tensor] = (origin, tensor._version)
+    _noted[tensor] = (origin, _versions(tensor, origin))
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -63,6 +63,13 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def origin_of(tensor: Tensor) -> Origin | None:
-    """What was noted of this very tensor; None if nothing was, or it was written to since."""
-    noted = _noted.get(tensor)
-    return noted[0] if noted is not None and noted[1] == tensor._version else None
+    """What was noted of this very tensor; None if nothing was, or it no longer holds.
+
+    It does not once the tensor, or one that it was computed from, was written to.
+    """
+    origin, versions = _noted.get(tensor, (None, []))
+    return origin if origin is not None and versions == _versions(tensor, origin) else None
+
+
+def _versions(tensor: Tensor, origin: Origin) -> list[int]:
+    return [t._version for t in (tensor, *origin.inputs)]
