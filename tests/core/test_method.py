@@ -6,16 +6,20 @@ from rankwright.core.compat import CompatibilityError, check
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Slots
 from rankwright.core.registry import available, get, register
-from rankwright.methods import LoRA
+from rankwright.core.run import adapted_layers
+from rankwright.methods import DoRA, LoRA, SoRA
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"r": 0}, r"LoRA\.r = 0: expected an integer of at least 1"),
+        ({"r": 2.5}, r"LoRA\.r = 2\.5: expected an integer of at least 1"),
+        ({"r": "8"}, r"LoRA\.r = '8': expected an integer of at least 1"),
         ({"lora_alpha": 0}, r"LoRA\.lora_alpha = 0: expected a number above 0"),
         ({"lora_dropout": 1.0}, r"LoRA\.lora_dropout = 1\.0: expected a probability"),
         ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\] = 0"),
+        ({"rank_pattern": {"q_proj": 2.5}}, r"rank_pattern\['q_proj'\] = 2\.5"),
         ({"alpha_pattern": {"q_proj": -1}}, r"alpha_pattern\['q_proj'\] = -1"),
     ],
 )
@@ -36,6 +40,36 @@ def test_a_wrong_field_is_named(fields, message):
 def test_what_does_not_fit_the_model_is_refused_before_training(fields, message):
     with pytest.raises(MethodError, match=message):
         LoRA(**fields).apply(tiny_llama())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        LoRA(r=2, rank_pattern={"nope": 2}),
+        LoRA(r=4096),
+        LoRA(r=2, target_modules=["query", "dropout"]),  # PEFT stops in the middle
+        SoRA(r=2, target_modules=["query", "word_embeddings"]),
+        DoRA(r=4096),
+    ],
+)
+def test_a_model_that_was_refused_is_as_it_was(method):
+    model = tiny_bert()
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    parameters["bert.pooler.dense.bias"].requires_grad_(False)
+    with pytest.raises(MethodError):
+        method.apply(model)
+    assert dict(model.named_modules()) == modules
+    assert all(p is parameters[name] for name, p in model.named_parameters())
+    frozen = [name for name, p in parameters.items() if not p.requires_grad]
+    assert frozen == ["bert.pooler.dense.bias"]
+    LoRA(r=2).apply(model)
+
+
+def test_an_anchored_pattern_names_one_module():
+    one = "bert.encoder.layer.0.attention.self.query"
+    model = LoRA(r=2, rank_pattern={f"^{one}": 4}, alpha_pattern={f"^{one}": 8}).apply(tiny_bert())
+    ranks = {name: layer.r["default"] for name, layer in adapted_layers(model).items()}
+    assert [name for name, rank in ranks.items() if rank == 4] == [f"base_model.model.{one}"]
 
 
 def test_a_second_adapter_is_refused():

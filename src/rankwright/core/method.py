@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import warnings
@@ -13,13 +14,16 @@ from typing import Any, ClassVar, Self
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
+from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
+from rankwright.core.ranks import PREFIX
 from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
@@ -149,12 +153,12 @@ class Method(ABC):
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
-        check_field(self, "r", self.r >= 1, "an integer of at least 1")
+        check_field(self, "r", is_count(self.r), "an integer of at least 1")
         check_field(self, "lora_alpha", self.lora_alpha > 0, "a number above 0")
         check_field(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
         for name, rank in self.rank_pattern.items():
             check_field(
-                self, f"rank_pattern[{name!r}]", rank >= 1, "an integer of at least 1", rank
+                self, f"rank_pattern[{name!r}]", is_count(rank), "an integer of at least 1", rank
             )
         for name, alpha in self.alpha_pattern.items():
             check_field(self, f"alpha_pattern[{name!r}]", alpha > 0, "a number above 0", alpha)
@@ -171,7 +175,7 @@ class Method(ABC):
 
         Raises:
             MethodError: The model already carries an adapter, a target or pattern matches nothing,
-                or a rank is larger than a layer.
+                a rank is larger than a layer, or a part refuses a layer. The model is as it was.
         """
         if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
             raise MethodError(
@@ -179,7 +183,7 @@ class Method(ABC):
                 "model (PeftModel.unload() gives it back)"
             )
         slots = self.made_of()
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        with _taken_off_again(model), torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
             # PEFT sets it for a Conv1D by itself, and says so at every layer.
@@ -229,9 +233,10 @@ class Method(ABC):
             ) from error
 
     def _check_patterns(self, layers: dict[str, LoraLayer]) -> None:
+        names = [name.removeprefix(PREFIX) for name in layers]  # as PEFT matches them
         for kind in ("rank_pattern", "alpha_pattern"):
             for key in getattr(self, kind):
-                if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
+                if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
                     raise MethodError(
                         f"{kind} key {key!r} matches no adapted module; expected the end of one of "
                         f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
@@ -248,6 +253,25 @@ class Method(ABC):
                 )
 
 
+@contextlib.contextmanager
+def _taken_off_again(model: nn.Module) -> Iterator[None]:
+    """Give the model back as it was if its adapter cannot be put on, so that another can be."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    try:
+        yield
+    except Exception:
+        release(model)
+        model.__dict__.pop("peft_config", None)  # PEFT notes it there
+        for name, module in list(model.named_modules()):
+            if isinstance(module, LoraLayer):
+                model.set_submodule(name, module.get_base_layer())
+            elif isinstance(module, ModulesToSaveWrapper):
+                model.set_submodule(name, module.original_module)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        raise
+
+
 def check_field(
     owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
 ) -> None:
@@ -255,6 +279,11 @@ def check_field(
     if not holds:
         given = getattr(owner, name) if value is dataclasses.MISSING else value
         raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")
+
+
+def is_count(value: object) -> bool:
+    """Whether a field is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def none_or_at_least(value: float | None, least: float) -> bool:

@@ -12,7 +12,8 @@ from peft.tuners.lora.layer import LoraLayer
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_PREFIX = "base_model.model."  # what PEFT puts before a module's name
+PREFIX = "base_model.model."
+"""What PEFT puts before a module's name."""
 
 
 def write_ranks(
@@ -39,7 +40,7 @@ def write_ranks(
     config.r, config.lora_alpha = largest.r[adapter], largest.lora_alpha[adapter]
     config.rank_pattern, config.alpha_pattern = {}, {}
     for name, layer in layers.items():
-        pattern = f"^{re.escape(name.removeprefix(_PREFIX))}"
+        pattern = f"^{re.escape(name.removeprefix(PREFIX))}"
         if layer.r[adapter] != config.r:
             config.rank_pattern[pattern] = layer.r[adapter]
         if layer.lora_alpha[adapter] != config.lora_alpha:
@@ -60,5 +61,5 @@ def drop_layers(model: PeftModel, adapter: str, names: Iterable[str]) -> None:
     excluded = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(end)}" for end in given]
     for name in names:
         model.set_submodule(name, model.get_submodule(name).get_base_layer())
-        excluded.append(re.escape(name.removeprefix(_PREFIX)))
+        excluded.append(re.escape(name.removeprefix(PREFIX)))
     config.exclude_modules = "|".join(excluded) or None
