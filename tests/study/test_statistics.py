@@ -23,6 +23,7 @@ from rankwright.study.statistics import (
     verdicts,
 )
 from rankwright.study.statistics.power import t_test_power
+from rankwright.study.statistics.verdict import p_words
 
 STUDIES = 400
 ROWS = 120
@@ -143,7 +144,7 @@ def test_no_number_of_seeds_shows_a_difference_of_zero() -> None:
     assert seeds_needed(0.0, 0.0) is None
     assert seeds_needed(1e-3, 1.0) is None
     assert seeds_needed(-0.8, 1.0) == seeds_needed(0.8, 1.0)
-    assert seeds_needed(0.8, 0.0) == 2
+    assert seeds_needed(0.8, 0.0) == 6  # 2 / 2^6 is the first below 0.05
 
 
 def test_holm_by_hand() -> None:
@@ -208,6 +209,41 @@ def test_too_few_rows_are_named() -> None:
     verdict = verdicts({"a": difference(table)}, "b")["a"]
     assert verdict.finding == "better on these rows"
     assert f"{ROWS} rows are too few to say so in general." in verdict.words(POINTS)
+
+
+def test_a_finding_on_these_rows_is_said_so_where_both_intervals_look_the_same() -> None:
+    """The two are on either side of 0.05, and nearer to each other than the digits shown."""
+    of_seeds = 0.0145 * (1 + np.array([-1.0, 1.0, -0.5, 0.5, 0.0]))
+    draws = of_seeds + 0.0045 * np.tile([-1.0, 1.0], 150)[:, None]
+    verdict = verdicts({"a": Difference.of(of_seeds.tolist(), draws, ROWS)}, "b")["a"]
+    assert verdict.difference.over_rows is not None
+    tenths = Unit(scale=10, digits=1)
+    assert tenths.number(verdict.difference.over_seeds.half_width) == tenths.number(
+        verdict.difference.over_rows.half_width
+    )
+    assert verdict.finding == "better on these rows"
+    words = verdict.words(tenths)
+    assert ": better on these rows, p = 0.0" in words
+    assert words.endswith(f"{ROWS} rows are too few to say so in general.")
+
+
+def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
+    """Differences of two seeds that are whole rows of 277, and often the same."""
+    rows = np.rint(np.random.default_rng(10).normal(0.0, 2.0, (STUDIES, 2)))
+    assert np.mean((rows[:, 0] == rows[:, 1]) & (rows[:, 0] != 0)) > 0.08
+    assert np.mean([estimate(row / 277).p_value < 0.05 for row in rows]) < 0.05
+    same = verdicts({"a": Difference.of([1 / 277] * 2)}, "b")["a"]
+    assert same.finding == "not distinguishable"
+    assert same.seeds_needed == 6
+    assert verdicts({"a": Difference.of([1 / 277] * 6)}, "b")["a"].finding == "better"
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.04997, "0.04997"), (0.0502, "0.05"), (0.05, "0.05"), (0.0321, "0.032"), (1.0, "1")],
+)
+def test_a_p_value_is_on_the_side_of_the_level_that_it_is_on(p_value: float, text: str) -> None:
+    assert p_words(p_value) == f"p = {text}"
 
 
 def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None:

@@ -49,12 +49,14 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p of "the true mean is 0".
 
-        1 where the mean is exactly 0, and where one value is all there is.
+        1 where the mean is exactly 0, and where one value is all there is. Where all n values are
+        the same, that of the sign test, 2 / 2^n: a metric of few rows takes few values, and the t
+        test would take two of the same for certainty.
         """
         if self.mean == 0 or math.isinf(self.error):
             return 1.0
         if self.error == 0:
-            return 0.0
+            return float(2.0**-self.freedom)
         return float(2 * scipy.stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
 

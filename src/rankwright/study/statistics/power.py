@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import scipy.stats
 
 ALPHA = 0.05
@@ -39,7 +41,8 @@ def seeds_needed(
 
     Args:
         difference: The true difference, in the unit of the metric.
-        spread: Standard deviation of the difference from seed to seed, in the same unit.
+        spread: Standard deviation of the difference from seed to seed, in the same unit; 0 for
+            the sign test of differences that are all the same, as `Estimate.p_value` has it.
         alpha: Share of studies that may see a difference where there is none.
         power: Share of studies that shall see this one.
         most: Where to stop looking.
@@ -48,7 +51,7 @@ def seeds_needed(
         At least 2; None where more than `most` are needed, for a difference of 0 above all.
     """
     if spread == 0:
-        return 2 if difference else None
+        return math.floor(1 - math.log2(alpha)) + 1 if difference else None
 
     def enough(seeds: int) -> bool:
         return t_test_power(difference / spread, seeds, alpha) >= power

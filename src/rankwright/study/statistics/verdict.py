@@ -111,7 +111,8 @@ class Verdict:
         mean, seeds = self.difference.over_seeds.mean, len(self.difference.of_seeds)
         name = f"{self.method} − {self.baseline}"
         if not any(self.difference.of_seeds):
-            return f"{name} = 0 on every one of {seeds} seeds: not distinguishable."
+            each = "with one seed" if seeds == 1 else f"on every one of {seeds} seeds"
+            return f"{name} = 0 {each}: not distinguishable."
         if seeds == 1:
             return (
                 f"{name} = {unit.signed(mean)} with one seed: it has no interval; run more seeds."
@@ -126,7 +127,7 @@ class Verdict:
             if self.difference.over_seeds.p_value < ALPHA:  # the interval does not hold 0
                 text += f", {p_words(self.p_value)} after correction for {self.methods} methods"
             return text
-        return f"{self.finding.split()[0]}, {p_words(self.p_value)}, {seeds} seeds"
+        return f"{self.finding}, {p_words(self.p_value)}, {seeds} seeds"
 
     def _needed(self, unit: Unit) -> str:
         if self.finding != "not distinguishable":
@@ -142,10 +143,10 @@ class Verdict:
             return ""
         plus_minus = unit.number(self.difference.over_rows.half_width)
         text = f" On other rows of the kind, ± {plus_minus}"
-        if plus_minus == unit.number(self.difference.over_seeds.half_width):
-            return ""
         if self.finding.endswith("on these rows"):
             return f"{text}: {self.difference.rows} rows are too few to say so in general."
+        if plus_minus == unit.number(self.difference.over_seeds.half_width):
+            return ""
         return f"{text}."
 
 
@@ -182,8 +183,11 @@ def verdicts(
 
 
 def p_words(p_value: float) -> str:
-    """A p value to two digits, `p = 0.032`, or `p < 0.001`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    """A p value, `p = 0.032` or `p < 0.001`: two digits, more where they would hide the level."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
+    return "p = " + next(text for text in texts if (float(text) < ALPHA) == (p_value < ALPHA))
 
 
 def _finding(
