@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import raw_files
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.records import Examples, StudyFolder
-from rankwright.study.report import html, markdown
+from rankwright.study.report import html, markdown, words
 from rankwright.study.statistics import holm
 
 COSTS = {
@@ -163,6 +164,21 @@ def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyFigures) -> None:
     over = {item.label: item.test for item in found.over_tasks}
     assert (over["full"].won, over["head-only"].won) == (3, 0)
     assert over["full"].p_value == pytest.approx(0.25)
+
+
+def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyFigures) -> None:
+    """2 / 2^3 of three tasks, corrected for six comparisons."""
+    assert [(item.test.least_p, item.least_p) for item in found.over_tasks] == [(0.25, 1.0)] * 6
+    for item in found.over_tasks:
+        assert item.p_value >= item.least_p
+    assert "(3 tasks cannot give less than 1)." in markdown(found)
+
+
+def test_six_tasks_are_too_few_for_two_comparisons(several: StudyFolder) -> None:
+    (first, *_) = figures(several).over_tasks
+    test = dataclasses.replace(first.test, tasks=6, won=6, p_value=1 / 32, least_p=1 / 32)
+    over = dataclasses.replace(first, test=test, p_value=2 / 32, least_p=2 / 32)
+    assert words.over_tasks(over).endswith("(6 tasks cannot give less than 0.062).")
 
 
 def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> None:

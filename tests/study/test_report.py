@@ -198,6 +198,12 @@ def test_the_summary_says_the_figures_of_the_raw_files(
     assert "3f" * 32 in text
 
 
+def test_a_table_says_which_way_it_is_sorted(page: Page, found: StudyFigures) -> None:
+    sorted_by = [a["aria-sort"] for tag, a in page.tags if tag == "th" and "aria-sort" in a]
+    assert [task.task.greater_is_better for task in found.tasks] == [True, True, False]
+    assert sorted_by == ["descending", "descending", "ascending"]
+
+
 def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -> None:
     for text in (
         found.study.command, "3f" * 32, "a7" * 32, "torch 2.13.0", "Seeds 0, 1, 2, 3, 4",

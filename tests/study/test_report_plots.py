@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -139,6 +140,18 @@ def test_all_is_inside_its_plot(found: StudyFigures) -> None:
         for strip in strips:
             ends = [e for pair in (strip.ends, strip.outer) if pair for e in pair]
             assert all(0 <= place <= 100 for place in [strip.at, *strip.dots, *ends])
+
+
+def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:
+    """Perplexity of a model that has diverged, say."""
+    task = found.tasks[0]
+    first, *others = task.methods
+    assert first.tuning is not None
+    trials = tuple(replace(trial, value=math.inf) for trial in first.tuning.trials)
+    diverged = replace(first, tuning=replace(first.tuning, trials=trials))
+    panels = tuning_panels(replace(task, methods=(diverged, *others)))
+    assert len(panels) == 14 - 2
+    assert not any(panel.title.startswith(f"{first.label}:") for panel in panels)
 
 
 def test_a_curve_is_the_mean_over_seeds(found: StudyFigures) -> None:

@@ -40,7 +40,7 @@ class Budget:
         return cls(float(match[1]), "passes" if match[2] == "passes" else "seconds")
 
     def __str__(self) -> str:
-        return f"{self.amount:g}-{self.unit}"
+        return f"{self.amount:.15g}-{self.unit}"
 
     def steps(self, method: Method, seconds_per_pass: float | None = None) -> int:
         """The most optimizer steps that the method can make within the budget.

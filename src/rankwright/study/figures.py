@@ -134,12 +134,14 @@ class OverTasks:
         against: What it is compared with.
         test: Wilcoxon's test of its mean differences, positive where it is better.
         p_value: p of the test after Holm's correction for the methods.
+        least_p: The smallest `p_value` that so many tasks and methods can give.
     """
 
     label: str
     against: str
     test: SignedRank
     p_value: float
+    least_p: float
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,13 @@ def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverT
     }
     corrected = holm({label: test.p_value for label, test in tests.items()})
     return tuple(
-        OverTasks(label, study.against[label], test, corrected[label])
+        OverTasks(
+            label,
+            study.against[label],
+            test,
+            corrected[label],
+            least_p=min(1.0, len(tests) * test.least_p),
+        )
         for label, test in tests.items()
     )
 

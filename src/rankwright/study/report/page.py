@@ -76,7 +76,7 @@ def html(figures: StudyFigures) -> str:
         figures=figures,
         tasks=[_task(number, task, figures) for number, task in enumerate(figures.tasks)],
         matrix=_matrix(figures),
-        least_p=max((found.test.least_p for found in figures.over_tasks), default=1.0),
+        least_p=max((found.least_p for found in figures.over_tasks), default=1.0),
         words=words,
         version=importlib.metadata.version("rankwright"),
         style=source(templates, "style.css"),

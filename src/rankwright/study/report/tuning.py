@@ -18,7 +18,8 @@ from rankwright.study.statistics import Unit
 
 def tuning_panels(task: TaskFigures) -> list[Panel]:
     """For every method that was tuned: its trials in order, and by learning rate."""
-    records = [method.tuning for method in task.methods if method.tuning is not None]
+    tunings = [method.tuning for method in task.methods if method.tuning is not None]
+    records = [tuning for tuning in tunings if _trial_values(tuning)]
     values = [v for record in records for v in _trial_values(record).values()]
     if not values:
         return []

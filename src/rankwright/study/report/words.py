@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
 from rankwright.study.records import StudyRecord, TaskRecord
 from rankwright.study.statistics import Estimate, Unit
+from rankwright.study.statistics.power import ALPHA
 from rankwright.study.statistics.verdict import Finding, p_words
 
 HEADINGS: dict[Finding, str] = {
@@ -217,8 +218,8 @@ def over_tasks(found: OverTasks) -> str:
         f"{found.label} is ahead of {found.against} on {test.won} of {test.tasks} tasks, "
         f"{p_words(found.p_value)}"
     )
-    if test.least_p >= 0.05:
-        return f"{text} ({test.tasks} tasks cannot give less than {test.least_p:.2g})."
+    if found.least_p >= ALPHA:
+        return f"{text} ({test.tasks} tasks cannot give less than {found.least_p:.2g})."
     return f"{text}."
 
 
