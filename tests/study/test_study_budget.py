@@ -45,6 +45,7 @@ def test_a_budget_that_is_too_small() -> None:
         ("2000-passes", 2000, "passes"),
         ("90 seconds", 90, "seconds"),
         ("1.5-seconds", 1.5, "seconds"),
+        ("1234567-passes", 1234567, "passes"),
     ],
 )
 def test_a_budget_is_read(text: str, amount: float, unit: str) -> None:
@@ -106,7 +107,19 @@ def test_a_task_may_have_a_budget_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"methods": "lora,lora"}, "'lora' stands there more than once; give each its own `label`"),
+        ({"methods": "lora,lora"}, "'lora' and 'lora' have the same files; give each its own"),
+        (
+            {"methods": [{"method": "lora", "label": label} for label in ("r 8", "r-8")]},
+            "methods: 'r 8' and 'r-8' have the same files; give each its own `label`",
+        ),
+        ({"task": ["a/b", {"task": "rte", "label": "a b"}]}, "task: 'a/b' and 'a b' have the same"),
+        ({"methods": [3]}, "methods: 3: expected a name, or a mapping with `method`"),
+        ({"methods": ["lora", None]}, "methods: None: expected a name"),
+        ({"task": [3]}, "task: 3: expected a name, or a mapping with `task` or `data`"),
+        (
+            {"methods": [{"method": "lora", "space": ["r"]}]},
+            r"space = \['r'\]: expected a mapping, from names to what to search",
+        ),
         ({"methods": "lorra"}, "unknown method 'lorra'"),
         ({"methods": [{"r": 3}]}, "expected a name, or a mapping with `method`"),
         (

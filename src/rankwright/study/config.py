@@ -14,6 +14,7 @@ from rankwright.core.registry import get
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import TrainConfig, build_method
 from rankwright.study.budget import Budget
+from rankwright.study.records import in_file_names
 
 DECIDED = ("task", "output", "seed", "epochs", "steps", "tuning_share")
 """Options of a run that the study decides."""
@@ -185,7 +186,7 @@ class MethodSpec:
         Raises:
             MethodError: There is no such method, or no such field.
         """
-        values = {"method": given} if isinstance(given, str) else dict(given)
+        values = _mapping("method", given)
         name = values.pop("method", None)
         if not isinstance(name, str):
             raise MethodError(f"methods: {given!r}: expected a name, or a mapping with `method`")
@@ -240,7 +241,7 @@ class TaskSpec:
         Raises:
             MethodError: It is neither, sets what the study decides, or has no budget that can be.
         """
-        values = {"task": given} if isinstance(given, str) else dict(given)
+        values = _mapping("task", given)
         budget = values.pop("budget", None)
         named = values.pop("label", label) or values.get("task") or values.get("data")
         decided = [name for name in DECIDED if name in values and name != "task"]
@@ -269,14 +270,23 @@ def _listed(name: str, value: Any) -> list[Any]:
     return [part.strip() if isinstance(part, str) else part for part in parts]
 
 
+def _mapping(name: str, given: Any) -> dict[str, Any]:
+    """What YAML has for one method or task; empty for what is neither a name nor a mapping."""
+    if isinstance(given, str):
+        return {name: given}
+    return dict(given) if isinstance(given, Mapping) else {}
+
+
 def _distinct(name: str, specs: Iterable[Spec]) -> tuple[Spec, ...]:
     found = tuple(specs)
     labels = [spec.label for spec in found]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise MethodError(
-            f"{name}: {twice[0]!r} stands there more than once; give each its own `label`"
-        )
+    for label in labels:
+        same = [other for other in labels if in_file_names(other) == in_file_names(label)]
+        if len(same) > 1:
+            raise MethodError(
+                f"{name}: {' and '.join(map(repr, same))} have the same files; give each its own "
+                "`label`"
+            )
     return found
 
 
@@ -288,8 +298,10 @@ def _parts(given: Any) -> list[dict[str, Any]]:
 
 def _space(given: Any) -> dict[str, LogRange | OneOf]:
     """A search space as YAML has it."""
+    if not isinstance(given, Mapping):
+        raise MethodError(f"space = {given!r}: expected a mapping, from names to what to search")
     space: dict[str, LogRange | OneOf] = {}
-    for name, value in dict(given).items():
+    for name, value in given.items():
         try:
             space[name] = _choice(value)
         except (MethodError, TypeError, ValueError) as error:

@@ -514,7 +514,7 @@ class StudyFolder:
 
     def tuning(self, task: str, label: str) -> Path:
         """The `TuningRecord` of a method on a task."""
-        return self.path / "tuning" / f"{_clean(task)}--{_clean(label)}.json"
+        return self.path / "tuning" / f"{in_file_names(task)}--{in_file_names(label)}.json"
 
     def run(self, run: str) -> Path:
         """The folder of a run: adapter, checkpoints, log."""
@@ -559,10 +559,10 @@ class StudyFolder:
 
 def run_name(task: str, label: str, seed: int) -> str:
     """The name of a run's files and folder."""
-    return f"{_clean(task)}--{_clean(label)}--{seed}"
+    return f"{in_file_names(task)}--{in_file_names(label)}--{seed}"
 
 
-def _clean(name: str) -> str:
+def in_file_names(name: str) -> str:
     """A name that may stand in a file name."""
     return re.sub(r"[^\w.]+", "-", name)
 
