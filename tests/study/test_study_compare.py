@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
-from rankwright.study.processes import Exit, Processes
-from rankwright.study.protocol import OUTCOME, REQUEST, Request
-from rankwright.study.records import Measurement, StudyFolder, StudyRecord
+from rankwright.study.processes import Exit, Processes, StoppedError
+from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
+from rankwright.study.records import FailureRecord, Measurement, StudyFolder, StudyRecord
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, TaskError
@@ -103,9 +104,7 @@ def test_two_commands_that_start_together_share_the_runs(config_of: Study) -> No
             self.done.append(folder.name)
             if len(self.done) == 1:
                 together.wait()
-            record = StudyFolder(Path(Request.load(folder / REQUEST).study)).record(folder.name)
-            record.parent.mkdir(exist_ok=True)
-            record.touch()
+            recorded(folder)
             return Exit.DONE
 
     config, machines, heard = config_of(seeds=4), [Machine(), Machine()], [Heard(), Heard()]
@@ -116,6 +115,113 @@ def test_two_commands_that_start_together_share_the_runs(config_of: Study) -> No
     names = [f"data--{label}--{seed}" for label in ("full", "lora") for seed in range(4)]
     assert sorted(machines[0].done + machines[1].done) == names
     assert [sorted(ear.finished_runs) for ear in heard] == [names, names]
+
+
+def recorded(folder: Path) -> None:
+    """A run is on record, whatever is in it."""
+    record = StudyFolder(Path(Request.load(folder / REQUEST).study)).record(folder.name)
+    record.parent.mkdir(exist_ok=True)
+    record.touch()
+
+
+def test_two_commands_that_start_together_measure_once(config_of: Study) -> None:
+    class Machine(Processes):
+        """Takes a second to measure, and finds a speed of its own."""
+
+        def __init__(self, seconds_per_pass: float) -> None:
+            super().__init__(1)
+            self.seconds_per_pass = seconds_per_pass
+            self.done: list[str] = []
+
+        def run(self, folder: Path) -> Exit:
+            request = Request.load(folder / REQUEST)
+            self.done.append(request.purpose)
+            if request.purpose == "run":
+                recorded(folder)
+                return Exit.DONE
+            time.sleep(1)
+            Measurement(
+                task=request.task, label=request.label, seconds_per_pass=self.seconds_per_pass,
+                setup_seconds=1.0, evaluation_seconds=1.0, peak_memory_bytes=1,
+                trainable_parameters=1,
+            ).save(folder / OUTCOME)  # fmt: skip
+            return Exit.DONE
+
+    config = config_of(methods="lora", budget="1-seconds", seeds=2)
+    machines = [Machine(0.1), Machine(0.05)]
+    with ThreadPoolExecutor(2) as pool:
+        for end in [pool.submit(compare, config, "c", machine, Heard()) for machine in machines]:
+            end.result()
+    assert sorted(machines[0].done + machines[1].done) == ["measure", "run", "run"]
+    record = StudyRecord.load(Path(str(config.output)) / "study.json")
+    (measured,) = record.measurements
+    assert {run.steps for run in record.runs} == {round(1 / measured.seconds_per_pass)}
+
+
+def test_a_run_that_fails_on_another_machine_is_not_tried_here_too(config_of: Study) -> None:
+    class Slow(Processes):
+        """While it carries the first run out, another machine fails in the second."""
+
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.done: list[str] = []
+
+        def run(self, folder: Path) -> Exit:
+            self.done.append(folder.name)
+            failure = FailureRecord(task="data", label="full", seed=0, attempts=2, error="NaN")
+            failure.save(StudyFolder(folder.parents[1]).failure("data--full--0"))
+            recorded(folder)
+            return Exit.DONE
+
+    config, slow, heard = config_of(), Slow(), Heard()
+    failure = FailureRecord(task="data", label="full", seed=0, attempts=1, error="of yesterday")
+    failure.save(StudyFolder(Path(str(config.output))).failure("data--full--0"))
+    compare(config, "c", slow, heard)
+    assert slow.done == ["data--lora--0"]
+    assert heard.failures == {"data--full--0": "NaN"}
+    compare(config, "c", slow, heard)  # the next command tries it again
+    assert slow.done == ["data--lora--0", "data--full--0"]
+
+
+def test_of_a_measurement_that_died_the_log_stays(
+    config_of: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ends(Processes):
+        def __init__(self, end: Exit) -> None:
+            super().__init__(1)
+            self.end = end
+
+        def run(self, folder: Path) -> Exit:
+            (folder / LOG).write_text("out of memory\n", encoding="utf-8")
+            ErrorReport(message="the loss is NaN").save(folder / ERROR)
+            return self.end
+
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    config = config_of(methods="lora", budget="1-seconds")
+    for end, message in ((Exit.FAILED, "the loss is NaN"), (Exit.STOPPED, "^$")):
+        with pytest.raises((TrainingError, StoppedError), match=message):
+            compare(config, "c", Ends(end), Heard())
+        assert not list(place.iterdir())
+    with pytest.raises(TrainingError, match="died 3 times") as raised:
+        compare(config, "c", Ends(Exit.DIED), Heard())
+    (folder,) = place.iterdir()
+    assert f"its log is {folder / LOG}: out of memory" in str(raised.value)
+
+
+def test_a_record_that_is_deleted_is_made_again(config_of: Study) -> None:
+    config = config_of(methods="lora")
+    folder, _ = carried_out(config)
+    (record,) = folder.records()
+    folder.record(record.name).write_text("{}", encoding="utf-8")
+    with pytest.raises(MethodError, match="Delete it to have it made again"):
+        folder.records()
+    folder.record(record.name).unlink()
+    folder, processes = carried_out(config)
+    assert [name for _, name in processes.done] == [record.name]
+    assert not folder.failures()
+    assert folder.records()[0].after == record.after
 
 
 def test_what_is_finished_is_not_done_again(config_of: Study) -> None:

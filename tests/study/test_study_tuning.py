@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -156,6 +157,16 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint
     assert len(record.trials) == 3
     assert {trial.state for trial in record.trials} == {"complete"}
+
+
+def test_a_trial_whose_metric_is_no_number_counts(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    pretended = Pretended(lambda call: math.nan if call == 1 else 0.5)
+    record = search(planned, pretended).run()
+    assert [(trial.state, trial.error) for trial in record.trials] == [
+        ("failed", "accuracy is nan"), ("complete", ""),
+    ]  # fmt: skip
+    assert len(pretended.folders) == 2
 
 
 def test_a_trial_whose_machine_died_is_given_to_another(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +73,13 @@ def compare(
         MethodError: The description cannot be carried out, or the folder holds another study.
         TaskError: The data is not what a task declares.
     """
-    study = _continued(plan(config, command))
+    study = plan(config, command)
     specs = _untuned(study)
     timed = {t.label for t in config.parsed_tasks if config.budget_of(t).unit == "seconds"}
     in_seconds = {key: spec for key, spec in specs.items() if key[0] in timed}
-    study = _measured(study, in_seconds, processes, observer)
-    study = _saved(study, specs)
+    with _in_turn(study, processes):  # of two that measured, each would have its own steps
+        study = _measured(_continued(study), in_seconds, processes, observer)
+        study = _saved(study, specs)
     observer.planned(study)
     for task in config.parsed_tasks:  # tuned and run one by one: the first results come early
         if config.tune:
@@ -102,6 +106,23 @@ def dry_run(
     specs = _untuned(study)
     study = _measured(study, specs, processes, observer)
     return dataclasses.replace(study.record, runs=study.runs(specs))
+
+
+@contextlib.contextmanager
+def _in_turn(study: Plan, processes: Processes) -> Iterator[None]:
+    """Hold the study's folder against other commands that carry the same study out.
+
+    Raises:
+        StoppedError: It was stopped while another held the folder.
+    """
+    while True:
+        with locked(study.folder.path, wait=False) as ours:
+            if ours:
+                yield
+                return
+        if processes.stopping:
+            raise StoppedError
+        time.sleep(ASIDE_SECONDS)
 
 
 def _continued(study: Plan) -> Plan:
@@ -142,13 +163,31 @@ def _measured(study: Plan, specs: Specs, processes: Processes, observer: Observe
     missing = {key: spec for key, spec in specs.items() if study.measurement(*key) is None}
     for (task, label), spec in missing.items():
         observer.says(f"measuring a few steps of {label} on {task}")
-        with tempfile.TemporaryDirectory(prefix="rankwright-") as folder:
-            steps, seed = measured_steps(spec.method), study.config.tuning_seed
-            path = study.prepare(Path(folder), "measure", task, spec, seed, steps)
-            _well(path, processes.run(path))
-            found.append(Measurement.load(path / OUTCOME))
+        found.append(_measurement(study, task, spec, processes))
     record = dataclasses.replace(study.record, measurements=tuple(found))
     return dataclasses.replace(study, record=record)
+
+
+def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes) -> Measurement:
+    """What a few steps took, in a folder that stays only if its process died: its log is there.
+
+    Raises:
+        StoppedError: It was stopped.
+        TrainingError: It failed.
+    """
+    path = Path(tempfile.mkdtemp(prefix="rankwright-"))
+    steps = measured_steps(spec.method)
+    study.prepare(path, "measure", task, spec, study.config.tuning_seed, steps)
+    end = processes.run(path)
+    try:
+        if end is Exit.STOPPED:
+            raise StoppedError
+        if end is not Exit.DONE:
+            raise TrainingError(error_of(path, end))
+        return Measurement.load(path / OUTCOME)
+    finally:
+        if end is not Exit.DIED:
+            shutil.rmtree(path)
 
 
 def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
@@ -164,19 +203,6 @@ def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> 
                 record = Search(study, task, method, storage, processes, observer.says).run()
             found[task, method.label] = method.with_values(record.best)
     return found
-
-
-def _well(folder: Path, end: Exit) -> None:
-    """Go on if a process ended well.
-
-    Raises:
-        StoppedError: It was stopped.
-        TrainingError: It failed.
-    """
-    if end is Exit.STOPPED:
-        raise StoppedError
-    if end is not Exit.DONE:
-        raise TrainingError(error_of(folder, end))
 
 
 # The runs ----------------------------------------------------------------------------------------
@@ -200,6 +226,7 @@ class _Runs:
     processes: Processes
     observer: Observer
     _waiting: deque[PlannedRun] = field(default_factory=deque)
+    _tried: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def carry_out(self) -> None:
@@ -210,6 +237,7 @@ class _Runs:
         """
         runs = (run for run in self.study.record.runs if run.task == self.task)
         self._waiting.extend(run for run in runs if not self._done(run))
+        self._tried = {run.name: self._attempts(run) for run in self._waiting}
         with ThreadPoolExecutor(self.processes.jobs) as pool:
             for thread in [pool.submit(self._deal) for _ in range(self.processes.jobs)]:
                 thread.result()
@@ -225,11 +253,14 @@ class _Runs:
             with locked(self.study.folder.run(run.name), name=CLAIM, wait=False) as ours:
                 if self._done(run):  # by another machine, meanwhile
                     self.observer.finished(run)
-                elif ours:
-                    self._carry_out(run)
-                else:
+                elif not ours:
                     self._waiting.append(run)
                     time.sleep(ASIDE_SECONDS)
+                elif self._attempts(run) > self._tried[run.name]:  # and so it would fail again
+                    failure = FailureRecord.load(self.study.folder.failure(run.name))
+                    self.observer.failed(run, failure.error)
+                else:
+                    self._carry_out(run)
 
     def _carry_out(self, run: PlannedRun) -> None:
         folder = self.study.folder
@@ -248,12 +279,19 @@ class _Runs:
             self._note(run, error_of(path, end))
 
     def _note(self, run: PlannedRun, error: str) -> None:
-        file = self.study.folder.failure(run.name)
-        attempts = FailureRecord.load(file).attempts if file.exists() else 0
         FailureRecord(
-            task=run.task, label=run.label, seed=run.seed, attempts=attempts + 1, error=error
-        ).save(file)
+            task=run.task,
+            label=run.label,
+            seed=run.seed,
+            attempts=self._attempts(run) + 1,
+            error=error,
+        ).save(self.study.folder.failure(run.name))
         self.observer.failed(run, error)
+
+    def _attempts(self, run: PlannedRun) -> int:
+        """How often the run has failed so far."""
+        file = self.study.folder.failure(run.name)
+        return FailureRecord.load(file).attempts if file.exists() else 0
 
     def _done(self, run: PlannedRun) -> bool:
         return self.study.folder.record(run.name).exists()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -93,15 +94,23 @@ class Search:
             StoppedError: The study was asked to stop.
             MethodError: No trial gave a value, or the storage holds trials of another study.
         """
-        study = self._study()
-        self._check_same(study)
-        study.enqueue_trial(self.untuned, skip_if_exists=True)
+        with self._alone():
+            study = self._study()
+            self._check_same(study)
+            study.enqueue_trial(self.untuned, skip_if_exists=True)
         with ThreadPoolExecutor(self.processes.jobs) as pool:
             for done in [pool.submit(self._take_part) for _ in range(self.processes.jobs)]:
                 done.result()
         record = self._record(study)
         record.save(self.plan.folder.tuning(self.task, self.spec.label))
         return record
+
+    def _alone(self) -> contextlib.AbstractContextManager[bool]:
+        """Hold the trials against others with the same folder, for as long as it takes to ask.
+
+        SQLite locks no row: two could take the same trial, or one more than there are.
+        """
+        return locked(self.plan.folder.path / "tuning")
 
     def _study(self) -> optuna.Study:
         known = self.plan.task_record(self.task)
@@ -133,8 +142,7 @@ class Search:
         study = self._study()
         while True:
             with contextlib.ExitStack() as turn:
-                # SQLite locks no row: two could take the same trial, or one more than there are.
-                turn.enter_context(locked(self.plan.folder.path / "tuning"))
+                turn.enter_context(self._alone())
                 if self.processes.stopping:
                     raise StoppedError
                 optuna.storages.fail_stale_trials(study)
@@ -196,6 +204,8 @@ class Search:
         trial.set_user_attr("seconds", outcome.seconds)
         shutil.rmtree(folder)
         metric = self.plan.task_record(self.task).metric
+        if math.isnan(outcome.value):  # Optuna would ask for another trial, without end
+            raise self._failed(trial, f"{metric} is nan")
         self._tell(trial, f": {metric} {outcome.value:.4f}")
         return outcome.value
 

@@ -108,6 +108,9 @@ class Worker:
     # What can be asked for -----------------------------------------------------------------------
 
     def _run(self, study: StudyFolder, name: str) -> bool:
+        if self.folder.result.exists():  # its record was deleted, to have it made again
+            self.folder.result.unlink()
+            self._before = 0.0
         job = self._set_up()
         held = held_text(job, self.request.held_text)
         known = held and held.loss()
