@@ -399,6 +399,28 @@ def test_resume_at_every_step_gives_the_same_bits(mode):
         )
 
 
+@pytest.mark.parametrize(("done", "steps"), [(3, 4), (3, 16), (8, 16)])
+def test_a_checkpoint_of_other_rounds_is_refused(done, steps):
+    first = loop(Chain(rounds=4), 8)
+    for step in range(done):
+        first.train_step(batch(step))
+    second = loop(Chain(rounds=4), steps)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(MethodError, match=r"its rounds end after \[2, 4, 6, 8\] steps"):
+        second.begin(steps)
+
+
+def test_a_longer_run_of_the_same_rounds_goes_on():
+    first = loop(Chain(steps_per_round=2), 4)
+    for step in range(3):
+        first.train_step(batch(step))
+    second = loop(Chain(steps_per_round=2), 6)
+    second.load_state_dict(first.state_dict())
+    for step in range(3, 6):
+        second.train_step(batch(step))
+    assert finished(second) == [3, 3, 3]
+
+
 def test_going_back_to_an_earlier_state():
     run = loop(Chain(rounds=5, mode="fold", rank_cap=1), 10)
     for step in range(5):

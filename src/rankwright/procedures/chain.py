@@ -225,6 +225,7 @@ class ChainState(ProcedureState):
         # a frozen factor may have been trainable when the model was wrapped
         self.changing_parameters = self.per_round < len(self.groups) or chain.frozen is not None
         self._ends: list[int] = []
+        self._saved_ends: list[int] = []  # of the run that is resumed
         self._check_epochs()
         self._choose()
         self.boosters.train_chosen()  # now: the optimizer takes what requires a gradient
@@ -249,8 +250,13 @@ class ChainState(ProcedureState):
     # Events ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the first round, or take up the one that was interrupted."""
+        """Start the first round, or take up the one that was interrupted.
+
+        Raises:
+            MethodError: The rounds so far ended at other steps in the run that is resumed.
+        """
         self._ends = list(accumulate(self._lengths(self.run.total_steps)))
+        self._check_ends()
         if self.selected is None:
             self._warn_of_low_rank()
             self._open()
@@ -282,6 +288,7 @@ class ChainState(ProcedureState):
         """Round, selection and structure; the values are in the adapter's own weights."""
         return {
             "round": self.round,
+            "ends": list(self._ends),
             "selected": self.selected,
             "boosters": self.boosters.state_dict(),
         }
@@ -289,6 +296,7 @@ class ChainState(ProcedureState):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Rebuild the structure that the adapter's weights are loaded into next."""
         self.round = state["round"]
+        self._saved_ends = list(state.get("ends", []))
         self.selected = state["selected"]
         self.boosters.load_state_dict(state["boosters"])
         self._choose()
@@ -360,6 +368,15 @@ class ChainState(ProcedureState):
             raise MethodError(
                 f"epochs_per_round = {self.chain.epochs_per_round}, but the loop does not know how "
                 "long an epoch is; pass steps_per_epoch= to it, or use steps_per_round"
+            )
+
+    def _check_ends(self) -> None:
+        so_far = slice(self.round + 1)
+        if self._saved_ends and self._saved_ends[so_far] != self._ends[so_far]:
+            raise MethodError(
+                f"this checkpoint cannot be resumed: its rounds end after {self._saved_ends} "
+                f"steps, those of this run after {self._ends}, and round {self.round + 1} is in "
+                "hand; resume with the same number of steps"
             )
 
     def _warn_of_low_rank(self) -> None:
