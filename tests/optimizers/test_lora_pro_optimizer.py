@@ -435,6 +435,7 @@ def test_methods_without_two_trained_factors_and_one_gradient(method: Any, messa
         ({"delta": -1.0}, "delta = -1.0"),
         ({"eps": -1.0}, "eps = -1.0"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"betas": (0.9,)}, "betas"),
         ({"max_norm": 0.0}, "max_norm = 0.0"),
         ({"moments": "8bit"}, "mode = 'efficient': expected \"full\""),
         ({"moments_on_host": True}, "mode = 'efficient'"),

@@ -1,5 +1,6 @@
 """The Gram penalty against its dense definition `|D D^T - I|_F`."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rankwright.core.errors import MethodError
 from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
 from rankwright.core.matrix import base_rows, low_rank_factors
 from rankwright.penalties import Gram
@@ -211,12 +213,13 @@ def test_base_gram_is_computed_once_and_follows_the_weight(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": -1.0}, "weight=-1.0: expected 0 or more"),
-        ({"form": "cubed"}, "form='cubed': expected one of"),
-        ({"rows": 1}, "rows=1: expected at least 2"),
-        ({"modules": 0}, "modules=0: expected at least 1"),
+        ({"weight": -1.0}, "weight = -1.0: expected a number of at least 0"),
+        ({"weight": math.nan}, "weight = nan: expected a number of at least 0"),
+        ({"form": "cubed"}, "form = 'cubed': expected norm or squared"),
+        ({"rows": 1}, "rows = 1: expected at least 2"),
+        ({"modules": 0}, "modules = 0: expected at least 1"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MethodError, match=message):
         Gram(**options)

@@ -385,6 +385,8 @@ def test_two_processes_equal_one_with_the_same_global_batches(tmp_path, mode):
         ("upper_lr", -1.0),
         ("upper_weight_decay", -1.0),
         ("upper_betas", (0.9, 1.0)),
+        ("upper_betas", (0.9,)),
+        ("upper_betas", ()),
         ("fd_radius", 0.0),
         ("xi", -0.1),
         ("search_fraction", 0.0),

@@ -312,7 +312,7 @@ def test_an_l1_term_needs_a_role_that_is_there() -> None:
     run = run_of(LoRA(**FIELDS))
     with pytest.raises(MethodError, match=r"L1\.role = 'gate': no trained parameter has this role"):
         L1(1.0, "gate")(run)
-    with pytest.raises(MethodError, match=r"L1\.weight = -1: expected 0 or more"):
+    with pytest.raises(MethodError, match=r"L1\.weight = -1: expected a number of at least 0"):
         L1(-1, "gate")
 
 

@@ -93,7 +93,8 @@ class LoraPro(OptimizerPart):
             check_field(self, name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
         check_field(self, "delta", self.delta >= 0, "a number of at least 0")
         check_field(self, "eps", self.eps >= 0, "a number of at least 0")
-        check_field(self, "betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        decays = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        check_field(self, "betas", decays, "two numbers in [0, 1)")
         limit = self.max_norm is None or self.max_norm > 0
         check_field(self, "max_norm", limit, "None or a number above 0")
         full = self.mode == "full"

@@ -34,6 +34,7 @@ from rankwright.core.matrix import (
     low_rank_factors,
     weight_version,
 )
+from rankwright.core.method import check_field, none_or_at_least
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:
@@ -68,16 +69,19 @@ class Gram(Penalty):
     modules: int | None = 4
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Gram.weight={self.weight}: expected 0 or more")
-        if self.form not in get_args(GramForm):
-            raise ValueError(f"Gram.form={self.form!r}: expected one of {get_args(GramForm)}")
-        if self.rows is not None and self.rows < 2:
-            raise ValueError(f"Gram.rows={self.rows}: expected at least 2, or None for all rows")
-        if self.modules is not None and self.modules < 1:
-            raise ValueError(
-                f"Gram.modules={self.modules}: expected at least 1, or None for all modules"
-            )
+        """Check the fields.
+
+        Raises:
+            MethodError: A field is out of its range.
+        """
+        forms = " or ".join(get_args(GramForm))
+        for name, holds, expected in (
+            ("weight", self.weight >= 0, "a number of at least 0"),
+            ("form", self.form in get_args(GramForm), forms),
+            ("rows", none_or_at_least(self.rows, 2), "at least 2, or None for all rows"),
+            ("modules", none_or_at_least(self.modules, 1), "at least 1, or None for all modules"),
+        ):
+            check_field(self, name, holds, expected)
 
     def __call__(self, run: Run) -> Tensor | None:
         """The penalty at the current factors.

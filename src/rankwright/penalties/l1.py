@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
+from rankwright.core.method import check_field
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class L1(Penalty):
         Raises:
             MethodError: The weight is negative.
         """
-        if self.weight < 0:
-            raise MethodError(f"L1.weight = {self.weight}: expected 0 or more")
+        check_field(self, "weight", self.weight >= 0, "a number of at least 0")
 
     def __call__(self, run: Run) -> Tensor:
         """See `Penalty.__call__`.

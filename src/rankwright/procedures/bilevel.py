@@ -96,7 +96,8 @@ class Bilevel(Procedure):
         Raises:
             MethodError: A field is out of its range.
         """
-        betas = self.upper_betas or (0.0,)
+        betas = (0.0, 0.0) if self.upper_betas is None else self.upper_betas
+        decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         one_of = " or ".join(MODES), " or ".join(get_args(RetrainFrom))
         for name, holds, expected in (
             ("upper", _compiles(self.upper), "a regular expression"),
@@ -109,7 +110,7 @@ class Bilevel(Procedure):
                 "a learning rate of at least 0, or None",
             ),
             ("upper_weight_decay", self.upper_weight_decay >= 0, "a number of at least 0"),
-            ("upper_betas", all(0 <= b < 1 for b in betas), "two numbers in [0, 1), or None"),
+            ("upper_betas", decays, "two numbers in [0, 1), or None"),
             (
                 "fd_radius",
                 self.fd_radius is None or self.fd_radius > 0,
