@@ -75,6 +75,12 @@ def test_head_only_trains_the_head_only():
     }
 
 
+def test_a_model_without_a_head_that_is_known_is_refused():
+    body = tiny_bert().bert
+    with pytest.raises(MethodError, match="head_only finds nothing to train in BertModel"):
+        HeadOnly().apply(body)
+
+
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_a_tied_head_leaves_the_embeddings_alone():
     model, _ = losses(HeadOnly(), tiny_llama(tie_word_embeddings=True))

@@ -31,7 +31,7 @@ from rankwright.core.method import Slots
 from rankwright.core.part import Phase
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA, DoRA
-from rankwright.penalties import Gram
+from rankwright.penalties import L1, Gram
 from rankwright.procedures import Bilevel
 
 
@@ -300,6 +300,12 @@ def test_a_checkpoint_of_another_division_is_refused(change, what):
     state.load_state_dict(saved)
     with pytest.raises(MethodError, match=f"its {what} is"):
         state.begin()
+
+
+def test_a_penalty_on_the_upper_level_is_refused():
+    with pytest.raises(MethodError, match=r"the upper level minimises the loss of the held-out"):
+        BiDoRA().with_parts(penalty=L1(role="upper"))
+    assert BiDoRA().with_parts(penalty=L1(role="lower")).label == "bidora+l1"
 
 
 def test_training_without_the_events_is_an_error():

@@ -65,10 +65,16 @@ class Whole(Method):
         """See `Method.peft_config`; word embeddings and head stay tied if both are trained.
 
         Raises:
-            MethodError: A module to train is quantised.
+            MethodError: A module to train is quantised, or there is none.
         """
         config = super().peft_config(model, layer)
         modules = self.modules(model)
+        if not modules and config.task_type is None:
+            raise MethodError(
+                f"{self.name} finds nothing to train in {type(model).__name__}, which has no head "
+                "that it knows; expected a ...ForSequenceClassification, "
+                "...ForTokenClassification or ...ForCausalLM model"
+            )
         for name in modules:
             for parameter in model.get_submodule(name).parameters():
                 if not parameter.is_floating_point():

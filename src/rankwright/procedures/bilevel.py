@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 RetrainFrom = Literal["snapshot", "warm"]
 
 MAGNITUDES = "lora_magnitude_vector"
+UPPER = "upper"  # the role of what the upper level trains
 METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 
 
@@ -156,7 +157,13 @@ class Bilevel(Procedure):
         return Dora("full") if self.upper == MAGNITUDES else None
 
     def check(self, slots: Slots) -> None:
-        """See `Part.check`."""
+        """See `Part.check`: penalties are the lower level's."""
+        if any(getattr(part, "role", None) == UPPER for part in slots.parts()):
+            raise MethodError(
+                f"a penalty of the role {UPPER!r}: the upper level minimises the loss of the "
+                "held-out rows alone, and what a penalty adds to the lower backward would be taken "
+                "for a part of the difference; leave it out, or use upper_weight_decay"
+            )
         if self.hypergradient in FINITE_DIFFERENCES and not slots.layer.exact_gradient:
             raise MethodError(
                 f'norm_grad="detached" with hypergradient="{self.hypergradient}": a finite '
@@ -242,11 +249,11 @@ class BilevelState(ProcedureState):
 
     def role(self, name: str) -> str:
         """`upper` for names that the regular expression matches, else `lower`."""
-        return "upper" if re.search(self.settings.upper, name) else "lower"
+        return UPPER if re.search(self.settings.upper, name) else "lower"
 
     def group_options(self, role: str) -> dict[str, Any]:
         """Learning rate, decay and betas of the upper group."""
-        if role != "upper":
+        if role != UPPER:
             return {}
         settings = self.settings
         options: dict[str, Any] = {"weight_decay": settings.upper_weight_decay}
@@ -260,7 +267,7 @@ class BilevelState(ProcedureState):
         """The user's shape over the search, then over retraining; upper: over the upper steps."""
         search, *retraining = (phase.steps for phase in self.phases(total_steps))
         every = self.settings.unroll_steps
-        if role == "upper":
+        if role == UPPER:
             upper = shape(math.ceil(search / every))
             return lambda step: upper(step // every) if step < search else 0.0
         first = shape(search)
@@ -280,7 +287,7 @@ class BilevelState(ProcedureState):
         """
         run, settings = self.run, self.settings
         self._check_checkpoint()
-        self._lower, self._upper = run.trainable("lower"), run.trainable("upper")
+        self._lower, self._upper = run.trainable("lower"), run.trainable(UPPER)
         self._hypergradient = Hypergradient(
             run,
             list(self._lower.values()),
@@ -374,7 +381,7 @@ class BilevelState(ProcedureState):
 
     def _check_roles(self) -> None:
         names = [name for name, p in self.run.model.named_parameters() if p.requires_grad]
-        matched = [name for name in names if self.role(name) == "upper"]
+        matched = [name for name in names if self.role(name) == UPPER]
         if not matched or len(matched) == len(names):
             raise MethodError(
                 f"upper={self.settings.upper!r} matches {len(matched)} of {len(names)} trainable "

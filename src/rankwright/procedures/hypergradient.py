@@ -93,8 +93,9 @@ class Hypergradient:
     Jacobian of clipping by the global norm over the lower parameters, c (I - g g^T / |g|^2) with
     c = |clipped g| / |g|. Other kinds of clipping are not accounted for.
 
-    The lower batches are evaluated again under their own random state, without penalties. A penalty
-    that mixes lower and upper parameters is not supported, nor, in `fd_forward`, one on the upper.
+    The lower batches are evaluated again under their own random state: with what penalties add for
+    their outputs, without what they add for the parameters. A penalty that mixes lower and upper
+    parameters is not supported, nor one on the upper.
 
     Args:
         run: The run; its optimizer is built.
