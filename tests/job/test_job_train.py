@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+import torch
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from rankwright.cli.quiet import quiet
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
+from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.train import set_up
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError
@@ -194,6 +196,42 @@ def test_a_second_split_of_ones_own(config: TrainConfig, tmp_path: Path) -> None
     missing = dataclasses.replace(with_own, held_out_data="nowhere.jsonl", output=None)
     with pytest.raises(TaskError, match=r"nowhere\.jsonl: no such file"):
         train(missing, BiDoRA(r=2))
+
+
+def test_a_head_of_another_task_is_replaced(
+    config: TrainConfig, bert_folder: Path, tmp_path: Path
+) -> None:
+    saved = AutoModelForSequenceClassification.from_pretrained(bert_folder, num_labels=7)
+    saved.save_pretrained(tmp_path / "seven")
+    prepared = config.make_task().prepare(load_tokenizer(config.model))
+    model = load_base(str(tmp_path / "seven"), prepared, seed=0)
+    assert model.classifier.weight.shape[0] == 2
+    fresh = load_base(config.model, prepared, seed=0)
+    assert torch.equal(model.classifier.weight, fresh.classifier.weight)
+
+
+def test_weights_that_are_not_of_the_config_are_refused(
+    config: TrainConfig, bert_folder: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(bert_folder, tmp_path / "broken")
+    prepared = config.make_task().prepare(load_tokenizer(config.model))
+    values = json.loads((broken / "config.json").read_text("utf-8"))
+    (broken / "config.json").write_text(json.dumps({**values, "max_position_embeddings": 9}))
+    with pytest.raises(MethodError, match=r"position_embeddings.weight of shape .* asks for \(9, "):
+        load_base(str(broken), prepared, seed=0)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(MethodError, match=r"cannot load the model .*: Error while deserializing"):
+        load_base(str(broken), prepared, seed=0)
+
+
+def test_what_stands_in_the_folder_is_not_replaced(config: TrainConfig) -> None:
+    precious = Path(str(config.output), "adapter", "precious")
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    with pytest.raises(MethodError, match="adapter is there already, and would be replaced"):
+        train(config, LoRA())
+    assert precious.exists()
 
 
 def test_notices_of_the_task_are_passed_on(llama_folder: Path, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class TrainConfig:
         for name in ("train_rows", "eval_rows", "steps", "save_steps"):
             value = getattr(self, name)
             check_field(self, name, value is None or value >= 1, "at least 1, or None")
-        for name in ("seed", "learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+        check_field(self, "seed", 0 <= self.seed < 2**32, "an integer of at least 0, below 2**32")
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
             check_field(self, name, getattr(self, name) >= 0, "a number of at least 0")
         head = self.head_learning_rate
         check_field(self, "head_learning_rate", head is None or head >= 0, "at least 0, or None")

@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 import yaml
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankwright.core.catalogue import SLOTS
@@ -27,6 +28,8 @@ from rankwright.tasks import PreparedTask
 from rankwright.training import checkpoint
 
 MINILM = "minilm"
+# A missing or damaged file, a package that a tokenizer needs, a device without room.
+UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 
 
 def resolve_model(name: str) -> str:
@@ -54,17 +57,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(resolve_model(name))
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise MethodError(_cannot_load(name, error)) from error
 
 
 def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
-    """The pretrained model with a head for the task.
+    """The pretrained model with a head for the task; a head of another size is replaced.
 
     Args:
         name: Folder, hub name or "minilm".
         prepared: The task; says which class and how many labels.
-        seed: Seed of a head that is not in the pretrained file.
+        seed: Seed of a head that is not in the pretrained file, or not in this size.
 
     Raises:
         MethodError: The model cannot be loaded.
@@ -73,14 +76,24 @@ def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
     transformers.set_seed(seed)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is expected here
+    model: PreTrainedModel
     try:
-        model: PreTrainedModel = getattr(transformers, prepared.auto_class).from_pretrained(
-            resolve_model(name), **prepared.model_kwargs
+        model, loading = getattr(transformers, prepared.auto_class).from_pretrained(
+            resolve_model(name),
+            **prepared.model_kwargs,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise MethodError(_cannot_load(name, error)) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+    for key, stored, wanted in loading["mismatched_keys"]:
+        if key.startswith(f"{model.base_model_prefix}."):  # not of the head
+            raise MethodError(
+                f"the model {name!r} has {key} of shape {tuple(stored)} and a config that asks for "
+                f"{tuple(wanted)}; expected weights and config of one model"
+            )
     prepared.check_model(model)
     return model
 
@@ -257,7 +270,10 @@ def _plain(value: Any) -> Any:
 
 
 def _cannot_load(name: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0]
+    said = str(error).strip() or type(error).__name__
+    first = said.splitlines()[0]
+    if first.endswith(":"):  # a list follows
+        first = " ".join(said.split())
     return (
         f"cannot load the model {name!r}: {first} Expected a folder with a pretrained model, a "
         f"name on the hub (needs a network), or {MINILM!r}."

@@ -349,6 +349,10 @@ def _check_new(folder: RunFolder) -> None:
             f"{folder.checkpoints} holds checkpoints of an unfinished run; go on with --resume, "
             "choose another --output, or delete it"
         )
+    if folder.adapter.exists():
+        raise MethodError(
+            f"{folder.adapter} is there already, and would be replaced; choose another --output"
+        )
 
 
 def _resumed_from(folder: RunFolder) -> Path | None:
