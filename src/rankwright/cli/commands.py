@@ -31,7 +31,7 @@ from rankwright.core.registry import get
 from rankwright.job import TrainConfig, build_method, train
 from rankwright.tasks import TaskError
 from rankwright.training.export_check import ExportError
-from rankwright.training.progress import RichProgress
+from rankwright.training.progress import progress_bar
 
 SIGINT_EXIT = 130  # 128 + the signal's number, as shells report it
 SIGTERM_EXIT = 143
@@ -70,14 +70,14 @@ def _train(arguments: list[str]) -> int:
     values, resume = parse_train(arguments)
     method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
-    console = Console(stderr=True)
-    folder, result = train(
-        TrainConfig(**values),
-        method,
-        resume=resume,
-        callback=lambda trainer: RichProgress(trainer.run, console),
-        notify=say if main_process else None,
-    )
+    with progress_bar(Console(stderr=True)) as bar:
+        folder, result = train(
+            TrainConfig(**values),
+            method,
+            resume=resume,
+            callback=bar,
+            notify=say if main_process else None,
+        )
     if result.interrupted:
         if main_process:
             say(f"stopped by SIGTERM; a checkpoint is saved. Go on with: {folder.resume}")

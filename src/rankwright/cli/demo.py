@@ -17,7 +17,7 @@ from rankwright.job.files import write_json
 from rankwright.job.load import load_tokenizer, resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification
-from rankwright.training.progress import RichProgress
+from rankwright.training.progress import progress_bar
 
 # Reached by logistic regression over the frozen embeddings; see docs/tasks.md.
 FROZEN_ACCURACY = 0.839
@@ -39,9 +39,8 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     )  # fmt: skip
     method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
     console.print("which standard-library package is this docstring from?")
-    folder, result = train(
-        config, method, callback=lambda trainer: RichProgress(trainer.run, console)
-    )
+    with progress_bar(console) as bar:
+        folder, result = train(config, method, callback=bar)
     if result.interrupted:
         raise TrainingError("stopped by SIGTERM; the demo starts anew next time")
     Console().print(result_table(result))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +18,20 @@ from rich.progress import (
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankwright.core.run import Run
+from rankwright.training.trainer import MethodMixin
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[MethodMixin], RichProgress]]:
+    """Makes the bar of a trainer, and releases the terminal however the training ends.
+
+    Args:
+        console: Where to draw.
+    """
+    with contextlib.ExitStack() as bars:
+        yield lambda trainer: bars.enter_context(
+            contextlib.closing(RichProgress(trainer.run, console))
+        )
 
 
 class RichProgress(TrainerCallback):
@@ -85,6 +101,10 @@ class RichProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Leave the bar as it is and release the terminal."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the terminal; also after an error or an interrupt, of which no callback hears."""
         self._progress.stop()
 
     def _phase(self, step: int) -> str:
