@@ -6,12 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from rankwright.cli.tables import result_table
-from rankwright.core.errors import TrainingError
+from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, train
 from rankwright.job.files import write_json
 from rankwright.job.load import load_tokenizer, resolve_model
@@ -29,15 +30,19 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     Args:
         output: Folder of the run; an earlier demo in it is replaced.
         seed: Seed of everything random.
+
+    Raises:
+        MethodError: The folder holds another run.
+        TrainingError: The run was stopped, or the adapter is another one with peft alone.
     """
     console = Console(stderr=True)
-    if (Path(output) / "run.yaml").exists():
-        shutil.rmtree(output)
     config = TrainConfig(
         model="minilm", task="stdlib-docs", output=output, seed=seed,
         learning_rate=2e-3, head_learning_rate=3e-2, steps=280, batch_size=16, max_length=32,
     )  # fmt: skip
     method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
+    if (Path(output) / "run.yaml").exists():
+        _remove_earlier(RunFolder.read(output), config)
     console.print("which standard-library package is this docstring from?")
     with progress_bar(console) as bar:
         folder, result = train(config, method, callback=bar)
@@ -54,6 +59,15 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
             f"the adapter gives accuracy {alone} with peft alone, {accuracy} here; they must agree"
         )
     return 0
+
+
+def _remove_earlier(found: RunFolder, config: TrainConfig) -> None:
+    """Delete an earlier demo; refuse to delete any other run."""
+    if replace(found.config, seed=config.seed, output=config.output) != config:
+        raise MethodError(
+            f"{found.path} holds a run that is not this demo; choose another --output, or delete it"
+        )
+    shutil.rmtree(found.path)
 
 
 def accuracy_with_peft_alone(folder: RunFolder) -> float:
