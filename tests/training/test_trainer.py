@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from method_table import (
@@ -26,7 +27,7 @@ from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import FORWARD
 from rankwright.methods import BiDoRA, DoRA, LoRA, XGBLoRA
-from rankwright.training import MethodMixin, Trainer, with_method
+from rankwright.training import MethodMixin, Trainer, checkpoint, with_method
 from rankwright.training.checkpoint import IncompleteCheckpointWarning, newest_complete
 from rankwright.training.data import PhaseSampler
 from trainers import adapter, arguments, base_model, build_trainer, logits
@@ -233,6 +234,27 @@ def test_epochs_are_counted_as_steps_are(name: str, tmp_path: Path) -> None:
     by_epochs = trained(method_named(name), "bert", tmp_path, max_steps=-1, num_train_epochs=2)
     assert by_epochs.state.global_step == STEPS
     assert same_bits(adapter(by_steps.model), adapter(by_epochs.model))
+
+
+@pytest.mark.parametrize("failure", [OSError, RuntimeError, SafetensorError])
+def test_a_checkpoint_that_cannot_be_written_is_one_message(
+    failure: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer(
+        method_named("lora"), "bert", tmp_path, save_strategy="steps", save_steps=1
+    )
+    save_state = checkpoint.save_state
+
+    def on_a_full_disk(state: dict[str, Any], folder: Path) -> None:
+        if folder.name == "checkpoint-2":
+            raise failure("no space left")
+        save_state(state, folder)
+
+    monkeypatch.setattr(checkpoint, "save_state", on_a_full_disk)
+    message = r"of step 2 cannot be written to .*: no space left; the last good .* is .*ckpoint-1\."
+    with pytest.raises(TrainingError, match=message):
+        trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1"}
 
 
 # Resuming ----------------------------------------------------------------------------------------

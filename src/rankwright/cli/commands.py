@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 import rankwright.methods  # noqa: F401  registers every method
 from rankwright.cli.compare import run_study
@@ -51,7 +52,10 @@ def run(command: str, arguments: list[str]) -> int:
     except (MethodError, TaskError, TrainingError, ExportError) as error:
         say(f"rankwright {command}: {error}")
         return 1
-    except OSError as error:  # a folder that cannot be written, a disk that is full
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # a disk that is full, say
         say(f"rankwright {command}: {error}")
         return 1
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import transformers
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -274,16 +275,17 @@ class MethodMixin(_Base):
             self.model_accepts_loss_kwargs = False
 
     def _not_finite(self, what: str, value: float) -> str:
-        good = checkpoint.newest_complete(Path(self.args.output_dir))
-        advice = (
-            f"the last good checkpoint is {good}"
-            if good
-            else "no checkpoint has been written yet (save_steps)"
-        )
         return (
             f"{what} at step {self.state.global_step} is {value}; the weights are still those "
-            f"before that step; {advice}. Lower the learning rate, or check the data of this step"
+            f"before that step; {self._last_good()}. Lower the learning rate, or check the data of "
+            "this step"
         )
+
+    def _last_good(self) -> str:
+        good = checkpoint.newest_complete(Path(self.args.output_dir))
+        if good is None:
+            return "no checkpoint has been written yet (save_steps)"
+        return f"the last good checkpoint is {good}"
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -292,6 +294,23 @@ class MethodMixin(_Base):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))
+        try:
+            self._save_whole(folder, model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
+            raise TrainingError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
+                f"{error}; {self._last_good()}. Is the disk full? Make room, and resume"
+            ) from error
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    def _save_whole(self, folder: Path, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, complete it, and give it its own."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with checkpoint.staging(folder, self.state.global_step) as temporary:
             self._staging = temporary
@@ -307,13 +326,6 @@ class MethodMixin(_Base):
                 self._complete(temporary / name)
                 checkpoint.publish(temporary / name, folder / name)
             self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
 
     def _complete(self, written: Path) -> None:
         """Add the run's state to a checkpoint under its temporary name, then its manifest."""
