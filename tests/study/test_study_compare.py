@@ -19,12 +19,20 @@ from rankwright.job import RunFolder, train
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
+from rankwright.study.observe import NoLastEvaluation
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
-from rankwright.study.records import FailureRecord, Measurement, StudyFolder, StudyRecord
+from rankwright.study.records import (
+    CurvePoint,
+    FailureRecord,
+    Measurement,
+    StudyFolder,
+    StudyRecord,
+)
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, TaskError
+from rankwright.training import Trainer
 from studies import Heard, InProcess, carried_out
 
 Study = Callable[..., StudyConfig]
@@ -66,6 +74,35 @@ def test_the_figures_are_those_of_the_raw_files(config_of: Study) -> None:
     assert record.curve[-1].metric == record.value
     assert [p.passes for p in record.curve] == steps
     assert all(point.loss is not None for point in record.curve[1:])
+
+
+def test_the_last_point_of_a_curve_is_the_reported_figure(
+    config_of: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the Trainer does not evaluate again, and which it would find the same."""
+    evaluations: list[int] = []
+    evaluate = Trainer.evaluate
+
+    def counted(self: Trainer, *args: Any, **named: Any) -> Any:
+        evaluations.append(self.state.global_step)
+        return evaluate(self, *args, **named)
+
+    def curve(output: str, **changes: Any) -> tuple[CurvePoint, ...]:
+        values = {"methods": "bidora", "output": str(tmp_path / output), **changes}
+        folder, _ = carried_out(config_of(**values))
+        (record,) = folder.records()
+        assert record.curve[-1].metric == record.value
+        return record.curve
+
+    monkeypatch.setattr(Trainer, "evaluate", counted)
+    found = curve("left-out")
+    assert evaluations == [1, 2, 3]
+    uneven = curve("uneven", methods="lora", budget="7-passes", curve_points=2)
+    assert [point.step for point in uneven if point.metric is not None] == [0, 4, 7]
+    monkeypatch.setattr(NoLastEvaluation, "on_step_end", lambda *args, **named: None)
+    evaluations.clear()
+    assert curve("all") == found
+    assert evaluations == [1, 2, 3, 4]
 
 
 def test_a_run_of_a_study_is_the_run_that_train_makes(config_of: Study, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
             try:
                 if only_plan:
                     record = dry_run(config, command, processes, table)
-                    Console().print(plan_table(record, config.jobs, config.curve_points + 2))
+                    Console().print(plan_table(record, config.jobs, config.curve_points))
                     return 0
                 folder = compare(config, command, processes, table)
             except StoppedError:

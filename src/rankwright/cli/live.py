@@ -187,16 +187,18 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
+def plan_table(record: StudyRecord, jobs: int, curve_points: int) -> Group:
     """The plan of a dry run, with what was measured.
 
     Args:
         record: The study.
         jobs: Processes at a time.
-        evaluations: Evaluations of a run.
+        curve_points: Evaluations on the validation rows in the course of a run.
     """
     table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     total = 0.0
+    # before and after; where those are of the validation rows, the curve has its last point
+    besides = {task.task: 1 if task.reported_split == "validation" else 2 for task in record.tasks}
     for column in ("task", "method"):
         table.add_column(column, overflow="fold")
     for column in ("runs", "steps", "passes", "trainable", "a pass", "a run", "memory"):
@@ -204,6 +206,7 @@ def plan_table(record: StudyRecord, jobs: int, evaluations: int) -> Group:
     for measured in record.measurements:
         runs = [r for r in record.runs if (r.task, r.label) == (measured.task, measured.label)]
         training = measured.seconds_per_pass * runs[0].passes
+        evaluations = curve_points + besides[measured.task]
         seconds = measured.setup_seconds + training + evaluations * measured.evaluation_seconds
         total += len(runs) * seconds
         table.add_row(

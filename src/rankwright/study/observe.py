@@ -80,22 +80,39 @@ class FirstStep(TrainerCallback):
             self.seconds, self.passes = cost.training_seconds, cost.passes
 
 
-def curve(job: Job, before: dict[str, float]) -> tuple[CurvePoint, ...]:
+class NoLastEvaluation(TrainerCallback):
+    """No evaluation after the last step, where the reported one is of the same rows.
+
+    A Trainer that picks the best checkpoint needs it.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Leave it out."""
+        if state.global_step >= state.max_steps and not args.load_best_model_at_end:
+            control.should_evaluate = False
+
+
+def curve(job: Job, before: dict[str, float], after: dict[str, float]) -> tuple[CurvePoint, ...]:
     """The training loss and the metric of the validation rows, from the Trainer's log.
 
     Args:
         job: A trained job.
         before: Metrics of the validation rows before training; empty where they are not known.
+        after: The same after training.
     """
     metric = job.prepared.training_metric.name
     points: dict[int, dict[str, Any]] = {}
-    if metric in before:
-        points[0] = {"passes": 0.0, "metric": before[metric]}
     for entry in job.trainer.state.log_history:
         point = points.setdefault(entry["step"], {})
         for name, key in (("loss", "loss"), ("metric", f"eval_{metric}"), ("passes", "passes")):
             if key in entry:
                 point[name] = entry[key]
+    cost = job.trainer.cost()
+    for step, passes, known in ((0, 0.0, before), (cost.steps, cost.passes, after)):
+        if metric in known:
+            points.setdefault(step, {}).update(passes=passes, metric=known[metric])
     return tuple(
         CurvePoint(step=step, **point)
         for step, point in sorted(points.items())

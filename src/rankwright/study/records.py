@@ -152,7 +152,8 @@ class Measurement(Record):
         task: The task.
         label: The method.
         seconds_per_pass: Wall time of a forward-and-backward pass, its share of the step included.
-        setup_seconds: Wall time from the start of a process to its first step.
+        setup_seconds: Wall time of loading data and model before the first step; the start of
+            Python and its imports not included.
         evaluation_seconds: Wall time of one evaluation of all reported rows, estimated from some.
         peak_memory_bytes: As in `CostRecord`.
         trainable_parameters: As in `CostRecord`.

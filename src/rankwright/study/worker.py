@@ -21,7 +21,15 @@ from rankwright.job import Job, RunFolder, RunResult, set_up
 from rankwright.job.files import write_json
 from rankwright.job.load import described, registered_name
 from rankwright.job.train import versions
-from rankwright.study.observe import FirstStep, Reporter, curve, device_name, examples, held_text
+from rankwright.study.observe import (
+    FirstStep,
+    NoLastEvaluation,
+    Reporter,
+    curve,
+    device_name,
+    examples,
+    held_text,
+)
 from rankwright.study.protocol import (
     ERROR,
     FAILED,
@@ -115,6 +123,8 @@ class Worker:
         held = held_text(job, self.request.held_text)
         known = held and held.loss()
         before = score(job.prepared.reported_metrics, job.predict(self.request.reported_split))
+        if self.request.reported_split == "validation":
+            job.trainer.add_callback(NoLastEvaluation())
         if not job.run():
             return False
         outcomes = job.predict(self.request.reported_split)
@@ -188,6 +198,7 @@ class Worker:
     ) -> RunRecord:
         request, config, method = self.request, self.folder.config, self.folder.method
         task = job.prepared.task
+        on_curve = (before, after) if request.reported_split == "validation" else ({}, {})
         own = {"output", "trainer", "seed", "model"}
         return RunRecord(
             task=request.task,
@@ -202,7 +213,7 @@ class Worker:
             before=before,
             after=after,
             cost=CostRecord(**job.trainer.cost().as_dict(), total_seconds=self.seconds),
-            curve=curve(job, before if request.reported_split == "validation" else {}),
+            curve=curve(job, *on_curve),
             curve_metric=job.prepared.training_metric.name,
             forgetting=forgetting,
             hyperparameters=described(method),
