@@ -281,6 +281,8 @@ def test_what_is_finished_is_not_done_again(config_of: Study) -> None:
         ({"budget": "9-passes"}, "budget = '8-passes', this command '9-passes'"),
         ({"tune": 1}, "trials = 0, this command 1"),
         ({"methods": [{"method": "lora", "r": 4}]}, "method lora: hyperparameters: r = 8"),
+        ({"curve_points": 3}, "curve_points = 8, this command 3"),
+        ({"held_text": __file__}, "held_text = None, this command '[0-9a-f]{64}'"),
         ({"options": {"batch_size": 8}}, "task data: options: batch_size = 4, this command 8"),
     ],
 )

@@ -21,11 +21,12 @@ from optuna.trial import TrialState
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf
 from rankwright.study import storage
+from rankwright.study.compare import Observer, compare
 from rankwright.study.config import StudyConfig
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import OUTCOME, TrialOutcome
-from rankwright.study.records import TuningRecord
+from rankwright.study.records import StudyFolder, TuningRecord
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
 from rankwright.study.tuning import Search, SeededSampler
 from studies import InProcess, carried_out
@@ -138,6 +139,25 @@ def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: Con
     assert seen["rows"]["validation"]
     assert seen["seed"] == 8
     assert planned.record.tasks[0].tuning_rows == "0.2 of train"
+
+
+def test_seeds_that_are_added_leave_that_of_the_trials_out(config_of: ConfigOf) -> None:
+    """And a trial that was stopped goes on with the seed that it had."""
+
+    def started(seeds: Any, value: Callable[[int], float | Exit]) -> Pretended:
+        pretended = Pretended(value)
+        with contextlib.suppress(StoppedError):
+            compare(config_of(methods="lora", tune=2, seeds=seeds), "c", pretended, Observer())
+        return pretended
+
+    first = started(2, lambda call: Exit.STOPPED if call == 2 else call)
+    for seeds, others in ((4, "0,1,3,4"), ("2", "0")):
+        with pytest.raises(MethodError, match=f"seeds: 2 is the seed of the trials.*as {others}$"):
+            started(seeds, float)
+    again = started("0,1,3,4", lambda call: Exit.STOPPED if call == 2 else call)
+    assert again.folders == [first.folders[1], "data--lora--0"]
+    (record,) = StudyFolder(Path(str(config_of().output))).tunings()
+    assert [trial.state for trial in record.trials] == ["complete", "complete"]
 
 
 def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rankwright.core.errors import TrainingError
 from rankwright.study.config import MethodSpec, StudyConfig
-from rankwright.study.plan import Plan, check_continues, measured_steps, plan
+from rankwright.study.plan import Plan, continued, measured_steps, plan
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import CLAIM, OUTCOME, locked
 from rankwright.study.records import (
@@ -130,11 +130,7 @@ def _continued(study: Plan) -> Plan:
     if not study.folder.description.exists():
         return study
     there = StudyRecord.load(study.folder.description)
-    check_continues(there, study.record)
-    record = dataclasses.replace(
-        study.record, created=there.created, measurements=there.measurements
-    )
-    return dataclasses.replace(study, record=record)
+    return dataclasses.replace(study, record=continued(there, study.record))
 
 
 def _saved(study: Plan, specs: Specs) -> Plan:
@@ -177,7 +173,7 @@ def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes)
     """
     path = Path(tempfile.mkdtemp(prefix="rankwright-"))
     steps = measured_steps(spec.method)
-    study.prepare(path, "measure", task, spec, study.config.tuning_seed, steps)
+    study.prepare(path, "measure", task, spec, min(study.record.seeds), steps)
     end = processes.run(path)
     try:
         if end is Exit.STOPPED:

@@ -122,11 +122,6 @@ class StudyConfig:
         return tuple(seeds)
 
     @property
-    def tuning_seed(self) -> int:
-        """The seed of every trial; none of those that are reported."""
-        return max(self.parsed_seeds) + 1
-
-    @property
     def parsed_methods(self) -> tuple[MethodSpec, ...]:
         """The methods."""
         return _distinct("methods", map(MethodSpec.parse, _listed("methods", self.methods)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import described, load_tokenizer, registered_name
 from rankwright.job.train import versions
 from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
+from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import device_name
 from rankwright.study.protocol import REQUEST, Request
 from rankwright.study.records import (
@@ -161,6 +163,7 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
     tasks, methods = config.parsed_tasks, config.parsed_methods
     name = "-".join(task.label for task in tasks).replace("/", "-")
     folder = StudyFolder(Path(config.output or f"studies/{name}"))
+    held = config.held_text
     record = StudyRecord(
         name=folder.path.resolve().name,
         command=command,
@@ -176,6 +179,9 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
         versions=versions(),
         device=device_name(),
         measurements=tuple(measurements),
+        tuning_seed=max(config.parsed_seeds) + 1 if config.tune else None,
+        held_text=None if held is None else HeldText.read(held).sha256,
+        curve_points=config.curve_points,
     )
     return Plan(config, folder, record)
 
@@ -202,14 +208,38 @@ def check_continues(old: StudyRecord, new: StudyRecord) -> None:
     Raises:
         MethodError: Something that results depend on has changed.
     """
-    for name in ("model", "budget", "trials"):
+    for name in ("model", "budget", "trials", "held_text"):
         check_same(name, getattr(old, name), getattr(new, name))
+    if old.curve_points is not None:
+        check_same("curve_points", old.curve_points, new.curve_points)
     for task in new.tasks:
         for before in (t for t in old.tasks if t.task == task.task):
             check_same(f"task {task.task}", asdict(before), asdict(task))
     for method in new.methods:
         for present in (m for m in old.methods if m.label == method.label):
             check_same(f"method {method.label}", runs_of(present), runs_of(method))
+
+
+def continued(old: StudyRecord, new: StudyRecord) -> StudyRecord:
+    """The new one with what the study that is there has settled.
+
+    Raises:
+        MethodError: It cannot go on so.
+    """
+    check_continues(old, new)
+    tuning_seed = old.tuning_seed
+    if old.trials and tuning_seed is None:  # of a version that did not note it
+        tuning_seed = max(old.seeds) + 1
+    if tuning_seed in new.seeds:
+        free = (seed for seed in itertools.count() if seed != tuning_seed)
+        others = ",".join(str(seed) for seed in itertools.islice(free, len(new.seeds)))
+        raise MethodError(
+            f"seeds: {tuning_seed} is the seed of the trials, which no reported run may have; "
+            f"expected others, such as {others}"
+        )
+    return dataclasses.replace(
+        new, created=old.created, measurements=old.measurements, tuning_seed=tuning_seed
+    )
 
 
 def runs_of(method: MethodRecord) -> dict[str, Any]:

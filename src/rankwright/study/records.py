@@ -188,6 +188,10 @@ class StudyRecord(Record):
         versions: Versions of Python and packages.
         device: What computes, such as "cpu, 1 thread" or the name of a GPU.
         measurements: What was measured beforehand, for a budget in seconds.
+        tuning_seed: Seed of all trials, and of no run; None without tuning.
+        held_text: SHA-256 of the text that forgetting is measured on; None for the built-in one.
+        curve_points: Evaluations on the validation rows in the course of a run; None where that was
+            not noted yet.
     """
 
     name: str
@@ -204,6 +208,9 @@ class StudyRecord(Record):
     versions: dict[str, str]
     device: str
     measurements: tuple[Measurement, ...] = ()
+    tuning_seed: int | None = None
+    held_text: str | None = None
+    curve_points: int | None = None
 
     @property
     def against(self) -> dict[str, str]:

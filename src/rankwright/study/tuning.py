@@ -129,6 +129,7 @@ class Search:
             "model": record.model,
             "budget": record.budget,
             "trials": record.trials,
+            "tuning_seed": record.tuning_seed,
             "task": asdict(plan.task_record(self.task)),
             "method": runs_of(next(m for m in record.methods if m.label == self.spec.label)),
         }
@@ -189,7 +190,8 @@ class Search:
         try:
             spec = self.spec.with_values(values)
             steps = self.plan.steps(self.task, spec)
-            seed = self.plan.config.tuning_seed
+            seed = self.plan.record.tuning_seed
+            assert seed is not None
             self.plan.prepare(folder, "trial", self.task, spec, seed, steps)
         except MethodError as error:
             raise self._failed(trial, str(error)) from error
