@@ -47,7 +47,7 @@ BAD_ROWS = [
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "y"], "tags": ["O"]},
      "column 'tags' has 1 tags for the 2 words of 'tokens'; expected one tag a word."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": ["PER"]},
-     "column 'tags' holds 'PER'; expected O, B-type or I-type. Write the tags in BIO form."),
+     "column 'tags' holds 'PER'; expected O, B-type or I-type. Write the tags in BIO form, or"),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "y"], "tags": ["O", "I-PER"]},
      "column 'tags' holds 'I-PER'; expected B-PER or I-PER before it, but found O."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": ["B-PER"]},
@@ -164,6 +164,17 @@ def test_an_index_may_stand_for_a_name_unless_names_are_numbers():
     assert Labels(("1", "0")).index("1", where, "y") == 0
     with pytest.raises(TaskError, match="expected one of the 2 labels no, yes"):
         Labels(("no", "yes")).index("2", where, "y")
+
+
+def test_tags_may_be_indices_of_names(write, words):
+    rows = write([{"tokens": ["a", "b", "c"], "tags": [1, 2, "O"]}])
+    named = {"tags_column": "tags", "label_names": ["O", "B-PER", "I-PER"]}
+    task = task_from_files(rows, validation=rows, **named)
+    prepared = task.prepare(words)
+    assert [label for label in prepared.train[0]["labels"] if label >= 0] == [1, 2, 0]
+    out = write([{"tokens": ["a"], "tags": [3]}], "out.jsonl")
+    with pytest.raises(TaskError, match="holds '3'; expected O, B-type or I-type"):
+        task_from_files(rows, validation=out, **named).prepare(words)
 
 
 def test_one_class_is_nothing_to_learn(write, words):

@@ -208,6 +208,22 @@ def test_a_hub_data_set_without_the_split(monkeypatch):
         Hub(path="a/b", splits={"train": "all", "validation": "dev"}).read()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Dataset scripts are no longer supported, but found b.py"),
+        datasets.exceptions.DatasetGenerationError("a file of it is broken"),
+    ],
+)
+def test_a_hub_data_set_that_cannot_be_read(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(TaskError, match=f"hub data set a/b: cannot be loaded .*{error}"):
+        Hub(path="a/b").read()
+
+
 def test_the_hub_out_of_reach_says_so():
     with pytest.raises(TaskError) as error:
         load_task("nobody/nothing", label_column="label").load()

@@ -196,7 +196,9 @@ class Hub(Source):
         name = self.path if self.config is None else f"{self.path} ({self.config})"
         try:
             loaded = datasets.load_dataset(self.path, self.config)
-        except (OSError, ValueError) as error:  # ConnectionError and "not found" are OSErrors
+        # ConnectionError and "not found" are OSErrors; a set with a script of its own is refused by
+        # a RuntimeError.
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise TaskError(
                 f"hub data set {name}: cannot be loaded ({type(error).__name__}: {error}). "
                 "Check the name, and that the hub can be reached or the data set is cached "

@@ -32,7 +32,8 @@ class TokenClassification(Task):
 
     Attributes:
         tokens_column: The list of words.
-        tags_column: The list of tags, `O`, `B-type` or `I-type`, one a word.
+        tags_column: The list of tags, `O`, `B-type` or `I-type`, one a word; or of their indices in
+            `label_names`.
         label_names: The tags in the order of their indices. `None` takes those of the training
             rows, alphabetically.
     """
@@ -102,7 +103,8 @@ class TokenClassification(Task):
                 there are not as many tags as words.
         """
         column = self.tags_column
-        words, tags = rows.strings(row, self.tokens_column), rows.labels(row, column)
+        words = rows.strings(row, self.tokens_column)
+        tags = [self._named(tag) for tag in rows.labels(row, column)]
         if len(words) != len(tags):
             raise TaskError(
                 f"{row.where}: column {column!r} has {len(tags)} tags for the {len(words)} words "
@@ -110,7 +112,7 @@ class TokenClassification(Task):
             )
         for tag in tags:
             if not BIO.fullmatch(tag):
-                fix = "Write the tags in BIO form."
+                fix = "Write the tags in BIO form, or list them in label_names for their indices."
                 raise cell_error(row.where, column, tag, "O, B-type or I-type", fix)
         for before, tag in pairwise(["O", *tags]):
             if tag.startswith("I-") and before[2:] != tag[2:]:
@@ -122,6 +124,11 @@ class TokenClassification(Task):
                     "The first word of an entity is tagged B- (IOB1 files must be converted).",
                 )
         return tags
+
+    def _named(self, tag: str) -> str:
+        """The tag behind an index, as data sets of the hub hold them; any other tag as it is."""
+        names = self.label_names or ()
+        return names[int(tag)] if tag.isdecimal() and int(tag) < len(names) else tag
 
 
 def align(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
