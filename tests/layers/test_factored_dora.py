@@ -1,6 +1,7 @@
 """Properties of the DoRA layer, one layer at a time."""
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -444,6 +445,72 @@ def test_eval_norms_follow_the_factors() -> None:
         with torch.no_grad():
             expected = x @ effective_weight(module, "default").T + module.base_layer.bias
             torch.testing.assert_close(model(x), expected, msg=change)
+
+
+def norms_agree(model: Any, module: Any) -> bool:
+    """Whether an evaluated model computes with the norms of the weights that it has."""
+    x = example("Linear")
+    with torch.no_grad():
+        expected = x @ effective_weight(module, "default").T + module.base_layer.bias
+        return torch.allclose(model(x), expected)
+
+
+def factors_of_one_address(shape: torch.Size) -> Iterator[Tensor]:
+    """As an allocator gives a freed tensor's address to the next one of its size."""
+    memory = bytearray(8 * shape.numel())
+    for value in (1.0, 2.0, 3.0):
+        yield torch.frombuffer(memory, dtype=torch.float64).fill_(value).view(shape)
+
+
+def test_eval_norms_of_a_factor_in_the_place_of_another() -> None:
+    model, module = fresh(nn.Linear(7, 5))
+    move(module)
+    model.eval()
+    factor = module.lora_B["default"]
+    for B in factors_of_one_address(factor.weight.shape):
+        factor.weight = nn.Parameter(B)
+        assert norms_agree(model, module)
+
+
+def test_eval_norms_of_factors_that_were_passed_in() -> None:
+    model, module = fresh(nn.Linear(7, 5))
+    move(module)
+    model.eval()
+    x, name = example("Linear"), "base_model.model.0.lora_B.default.weight"
+    outputs = []
+    for forget in (False, True):
+        for B in factors_of_one_address(module.lora_B["default"].weight.shape):
+            if forget:
+                module.lora_variant["default"].forget()
+            with torch.no_grad():
+                outputs.append(torch.func.functional_call(model, {name: B}, (x,)))
+    assert all(map(torch.equal, outputs[:3], outputs[3:]))
+
+
+def test_eval_norms_after_compiled_training() -> None:
+    """A fused optimizer counts no version, and compiled code asks for none."""
+    model, module = fresh(nn.Linear(7, 5))
+    move(module)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    optimizer = torch.optim.AdamW(parameters(module), lr=0.1, fused=True)
+    for _ in range(2):
+        model.eval()
+        assert norms_agree(model, module)
+        model.train()
+        compiled(example("Linear")).sum().backward()
+        optimizer.step()
+    model.eval()
+    assert norms_agree(model, module)
+
+
+def test_copies_and_pickles_of_an_evaluated_model() -> None:
+    model, module = fresh(nn.Linear(7, 5))
+    move(module)
+    model.eval()
+    assert norms_agree(model, module)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert norms_agree(same, same.base_model.model[0])
+    assert norms_agree(model, module)
 
 
 def counted_norms(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -34,6 +34,7 @@ TORCH_NAMES = (
     "torch:_foreach_clamp_max_",
     "torch:_foreach_sub_",
     "torch:ops.aten._unsafe_view",
+    "torch.multiprocessing.reductions:StorageWeakRef",
 )
 
 

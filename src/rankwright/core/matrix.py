@@ -12,6 +12,9 @@ an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA,
 | Embedding      | `(vocab, dim)`  | transposed      | `(r, vocab)`, `(dim, r)`        |
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -26,6 +29,7 @@ from peft.tuners.lora.layer import (
 )
 from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_weight
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from rankwright.core.linalg import compute_dtype, nonzero
 
@@ -125,6 +129,21 @@ def _full_weight(base: nn.Module) -> Tensor:
     return cast(Tensor, dequantize_module_weight(base))
 
 
+class _Memory(StorageWeakRef):
+    """The memory that a tensor lies in, told from what lies at that address later."""
+
+    def __reduce__(self) -> tuple[Callable[[], _Memory], tuple[()]]:
+        return _no_memory, ()  # a copy must not give this one's reference back
+
+
+def _memory(tensor: Tensor) -> _Memory:
+    return _Memory(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _no_memory() -> _Memory:
+    return _memory(torch.empty(0))
+
+
 def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
     """A key that changes when the tensor is replaced or written to.
 
@@ -135,11 +154,11 @@ def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
 
     Returns:
         The key, or None for an inference tensor, which keeps no version, and for one that was
-        computed (a stack's factor, say): the next one may be put where this one was.
+        computed (a stack's factor, say) and is computed again for every call.
     """
     if tensor.is_inference() or not (isinstance(tensor, nn.Parameter) or tensor._is_view()):
         return None
-    return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
+    return _memory(tensor), tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
 
 
 def weight_version(module: LoraLayer) -> tuple[object, ...] | None:

@@ -229,6 +229,7 @@ class FactoredDora(LoraVariant):
         self, module: LoraLayer, factors: LowRankFactors, for_gradient: bool
     ) -> RowNorm:
         if torch.compiler.is_compiling():  # which cannot ask for the version of a tensor
+            self.forget()
             return row_norm(base_rows(module), *factors, for_gradient=for_gradient)
         A, B, s = factors
         evaluated = not (module.training or torch.is_grad_enabled())
