@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
+    GPT2Config,
     LlamaConfig,
     Trainer,
     TrainingArguments,
@@ -128,6 +129,37 @@ def test_prediction_keeps_row_order_and_training_mode(write, minilm):
     one_by_one = prepared.predict(model, batch_size=1, limit=4)["classes"]
     assert one_by_one.predictions == outcome.predictions[:4]
     assert model.training
+
+
+def test_a_row_longer_than_the_model_is_refused(write, words, llama):
+    long = [{"text": "a " * 20, "label": n, "tokens": ["a"] * 20, "tags": ["O"] * 20} for n in "ab"]
+    rows = write(long)
+    config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    for options, build in (
+        ({"label_column": "label"}, AutoModelForSequenceClassification),
+        ({"tags_column": "tags"}, AutoModelForTokenClassification),
+    ):
+        prepared = task_from_files(rows, validation=rows, **options).prepare(words)
+        assert prepared.longest == 20
+        for positions in (19, 20):
+            short = BertConfig(
+                max_position_embeddings=positions, num_attention_heads=1, **config,
+                **prepared.model_kwargs,
+            )  # fmt: skip
+            model = build.from_config(short)
+            if positions == 20:
+                prepared.check_model(model)
+                continue
+            with pytest.raises(TaskError, match=r"20 tokens, and .*position_embeddings .* has 19"):
+                prepared.check_model(model)
+    text = task_from_files(rows, validation=rows, completion_column="text").prepare(words)
+    assert text.longest == 22
+    text.check_model(llama)  # rotary
+    gpt = GPT2Config(
+        vocab_size=20, n_positions=21, n_embd=8, n_layer=1, n_head=1, bos_token_id=1, eos_token_id=2
+    )
+    with pytest.raises(TaskError, match=r"22 tokens, and transformer\.wpe .* has 21 positions"):
+        text.check_model(AutoModelForCausalLM.from_config(gpt))
 
 
 def test_a_head_of_another_size_is_refused(write, minilm):

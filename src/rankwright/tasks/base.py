@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset
+from pyarrow import compute
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from rankwright.tasks.errors import TaskError
@@ -159,6 +160,13 @@ class PreparedTask(ABC):
     @abstractmethod
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
         """Pairs predictions with references, from reduced logits and labels row by row."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of all splits."""
+        splits = [split for split in (self.train, self.validation, self.test) if split is not None]
+        lengths = [compute.list_value_length(split.data["input_ids"]) for split in splits]
+        return max(compute.max(length).as_py() or 0 for length in lengths)
 
     @cached_property
     def training_metric(self) -> Metric:

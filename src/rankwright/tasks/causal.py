@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from rankwright.tasks.base import PreparedTask
-from rankwright.tasks.checks import check_causal
+from rankwright.tasks.checks import check_causal, check_positions
 from rankwright.tasks.errors import TaskError, Where
 from rankwright.tasks.forward import first
 from rankwright.tasks.metrics import Form, Outcome
@@ -128,7 +128,8 @@ class PreparedCausal(PreparedTask):
         return tuple(dict.fromkeys((*self.task.metrics, "loss_per_token", "perplexity")))
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks that logits are over the vocabulary and depend on earlier tokens only."""
+        """Checks positions, and that logits are over the vocabulary and of earlier tokens only."""
+        check_positions(model, self.longest)
         check_causal(model, len(self.tokenizer))
 
     def preprocess_logits_for_metrics(

@@ -8,6 +8,24 @@ from rankwright.tasks.errors import TaskError
 from rankwright.tasks.forward import inference
 
 PROBE_LENGTH = 8
+# Where transformers keep a learned embedding for every position; rotary ones have no end.
+POSITIONS = frozenset({"position_embeddings", "wpe", "embed_positions"})
+
+
+def check_positions(model: torch.nn.Module, longest: int) -> None:
+    """Checks that a model with learned positions has one for every token of the longest row.
+
+    Raises:
+        TaskError: If it has not.
+    """
+    for name, module in model.named_modules():
+        learned = name.rpartition(".")[2] in POSITIONS and isinstance(module, torch.nn.Embedding)
+        if learned and module.num_embeddings < longest:
+            raise TaskError(
+                f"the longest row has {longest} tokens, and {name} of the model "
+                f"{type(model).__name__} has {module.num_embeddings} positions. Set max_length, to "
+                f"{module.num_embeddings} at most."
+            )
 
 
 def check_head(model: torch.nn.Module, expected: int, auto_class: str) -> None:

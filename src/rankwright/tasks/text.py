@@ -12,7 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from rankwright.tasks import rows
 from rankwright.tasks.base import PreparedTask, Task
-from rankwright.tasks.checks import check_head
+from rankwright.tasks.checks import check_head, check_positions
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sources import Splits
 from rankwright.tasks.tokenizing import token_limit, with_padding
@@ -95,5 +95,6 @@ class PreparedText(PreparedTask):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks the size of the head."""
+        """Checks the size of the head, and that every token has a position."""
+        check_positions(model, self.longest)
         check_head(model, self.model_kwargs["num_labels"], self.auto_class)

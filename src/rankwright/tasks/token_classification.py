@@ -15,7 +15,7 @@ from transformers import DataCollatorForTokenClassification, PreTrainedTokenizer
 
 from rankwright.tasks import rows
 from rankwright.tasks.base import PreparedTask, Task
-from rankwright.tasks.checks import check_head
+from rankwright.tasks.checks import check_head, check_positions
 from rankwright.tasks.errors import TaskError, cell_error
 from rankwright.tasks.forward import first
 from rankwright.tasks.labels import Labels
@@ -166,7 +166,8 @@ class PreparedTokenClassification(PreparedTask):
         }
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks the size of the head."""
+        """Checks the size of the head, and that every token has a position."""
+        check_positions(model, self.longest)
         check_head(model, len(self.labels.names), self.auto_class)
 
     def preprocess_logits_for_metrics(
