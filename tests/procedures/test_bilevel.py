@@ -30,7 +30,8 @@ from rankwright.core.loop import Loop, constant_schedule, linear_schedule
 from rankwright.core.method import Slots
 from rankwright.core.part import Phase
 from rankwright.layers import Dora
-from rankwright.methods import BiDoRA, DoRA
+from rankwright.methods import BiDoRA, DoRA, LoRA
+from rankwright.optimizers import LoraFa, LoraPro, LoraRite
 from rankwright.penalties import L1, Gram
 from rankwright.procedures import Bilevel
 
@@ -306,6 +307,18 @@ def test_a_penalty_on_the_upper_level_is_refused():
     with pytest.raises(MethodError, match=r"the upper level minimises the loss of the held-out"):
         BiDoRA().with_parts(penalty=L1(role="upper"))
     assert BiDoRA().with_parts(penalty=L1(role="lower")).label == "bidora+l1"
+
+
+@pytest.mark.parametrize("optimizer", [LoraFa(), LoraPro(), LoraRite()])
+def test_an_optimizer_whose_entries_move_together_needs_a_mode_without_jacobian(optimizer):
+    def method(mode):
+        bilevel = Bilevel(upper="layers.0", hypergradient=mode)
+        return LoRA().with_parts(optimizer=optimizer, procedure=bilevel)
+
+    for mode in ("fd_forward", "fd_central", "exact"):
+        with pytest.raises(MethodError, match="an entry of a factor moves by the gradients of"):
+            method(mode)
+    assert method("first_order").made_of().optimizer == method("betty").made_of().optimizer
 
 
 def test_training_without_the_events_is_an_error():

@@ -99,6 +99,9 @@ class OptimizerPart(Part, ABC):
     sharded: ClassVar[bool] = False
     """Whether a process can step the pieces of parameters that deepspeed and fsdp leave to it."""
 
+    elementwise: ClassVar[bool] = True
+    """Whether an entry of a parameter moves by its own gradients alone; a hypergradient asks."""
+
     @abstractmethod
     def build(self, run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the optimizer.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class LoraFa(OptimizerPart):
     Attributes:
         delta: Ridge on A A^T; 1e-8, PEFT's.
     """
+
+    elementwise: ClassVar[bool] = False
 
     delta: float = 1e-8
 

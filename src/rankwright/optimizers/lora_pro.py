@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class LoraPro(OptimizerPart):
         as_published: Reproduce two slips of the published code in "full": the bias correction
             counts from 2, and from the second step on V takes E rounded to bfloat16.
     """
+
+    elementwise: ClassVar[bool] = False
 
     mode: Mode = "efficient"
     x_mode: XMode = "sylvester"

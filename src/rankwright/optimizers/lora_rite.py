@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class LoraRite(OptimizerPart):
             does not have their direction. None: sqrt(r u), u being the rounding unit of the
             products (1.4e-3 at r = 16 in float32); smaller ones are rounding.
     """
+
+    elementwise: ClassVar[bool] = False
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rankwright.core.catalogue import part
+from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import check_field, none_or_at_least
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
@@ -29,6 +29,7 @@ from rankwright.layers.dora import Dora
 from rankwright.procedures.hypergradient import (
     FINITE_DIFFERENCES,
     MODES,
+    UNROLLED,
     Estimate,
     Hypergradient,
     LowerStep,
@@ -163,6 +164,13 @@ class Bilevel(Procedure):
                 f"a penalty of the role {UPPER!r}: the upper level minimises the loss of the "
                 "held-out rows alone, and what a penalty adds to the lower backward would be taken "
                 "for a part of the difference; leave it out, or use upper_weight_decay"
+            )
+        optimizer = slots.optimizer
+        if self.hypergradient in UNROLLED and optimizer and not optimizer.elementwise:
+            raise MethodError(
+                f'{part_name(optimizer)} with hypergradient="{self.hypergradient}": an entry of a '
+                "factor moves by the gradients of others too, and the Jacobian of such an update "
+                'is not known; use hypergradient="first_order" or "betty", which do not need it'
             )
         if self.hypergradient in FINITE_DIFFERENCES and not slots.layer.exact_gradient:
             raise MethodError(
