@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import yaml
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, train
+from rankwright.study import worker
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
@@ -347,6 +349,17 @@ def test_a_run_that_fails_does_not_stop_the_others(config_of: Study) -> None:
         assert "at step" in failure.error
         assert [record.label for record in folder.records()] == ["lora"]
     assert heard.failures == {"data--wild--0": failure.error}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_run_whose_metric_is_no_number_is_a_failure(
+    config_of: Study, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(worker, "score", lambda *_args: {"accuracy": value})
+    folder, _ = carried_out(config_of(methods="lora", budget="2-passes"))
+    (failure,) = folder.failures()
+    assert failure.error.startswith(f"accuracy is {value} on the validation rows after training")
+    assert not folder.records()
 
 
 def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Started by `study.processes`. It ends when the process that started it does, aft
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -129,6 +130,13 @@ class Worker:
             return False
         outcomes = job.predict(self.request.reported_split)
         after = score(job.prepared.reported_metrics, outcomes)
+        metric = job.prepared.task.primary_metric
+        if not math.isfinite(after[metric]):
+            raise TrainingError(
+                f"{metric} is {after[metric]} on the {self.request.reported_split} rows after "
+                "training, of which no mean can be taken: the model has diverged; a smaller "
+                "learning rate may help"
+            )
         if self.request.keep_adapter:
             job.save_adapter()
         examples(job, outcomes, self.request.reported_split).save(study.examples_file(name))
