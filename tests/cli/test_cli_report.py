@@ -40,10 +40,13 @@ def test_one_format_to_a_file(folder: Path, tmp_path: Path) -> None:
     assert not (folder / "report.html").exists()
 
 
-def test_the_card_lies_beside_the_adapter(folder: Path) -> None:
+def test_the_card_lies_beside_the_adapter(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--format", "model-card", "--method", "lora", "--seed", "1"]
-    assert main(["report", str(folder), *arguments]) == 0
     card = folder / "runs" / "rte--lora--1" / "adapter" / "README.md"
+    assert main(["report", str(folder), *arguments]) == 1
+    assert f"{card.parent} is not there" in capsys.readouterr().err
+    card.parent.mkdir(parents=True)
+    assert main(["report", str(folder), *arguments]) == 0
     assert "# lora on rte" in card.read_text("utf-8")
 
 

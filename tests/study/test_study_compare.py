@@ -22,6 +22,7 @@ from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
 from rankwright.study.observe import NoLastEvaluation
+from rankwright.study.plan import check_same
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
 from rankwright.study.records import (
@@ -293,6 +294,12 @@ def test_another_study_is_not_mixed_in(config_of: Study, changes: Any, message: 
     compare_nothing(config)
     with pytest.raises(MethodError, match=message):
         carried_out(config_of(**{"methods": "lora", **changes}))
+
+
+def test_a_field_that_a_study_does_not_know_yet_is_none() -> None:
+    check_same("task", {"rows": [1], "of": {"a": 1}}, {"rows": (1,), "of": {"a": 1}, "new": None})
+    with pytest.raises(MethodError, match="task: of: a = 1, this command None"):
+        check_same("task", {"of": {"a": 1}}, {"of": {}})
 
 
 def test_what_a_method_is_compared_with_may_change(config_of: Study) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rankwright.core.errors import MethodError
 from rankwright.study.processes import Exit, Processes, error_of
 from rankwright.study.protocol import ERROR, ErrorReport, Progress, locked
 
@@ -107,3 +109,14 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
             assert not second
     with locked(tmp_path, wait=False) as again:
         assert again
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(MethodError, match=r"cannot be locked .*Function not"), locked(tmp_path):
+        pass

@@ -254,15 +254,14 @@ def check_same(what: str, old: Any, new: Any) -> None:
         MethodError: They differ.
     """
     old, new = (json.loads(json.dumps(value)) for value in (old, new))
-    if old == new:
-        return
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted(old.keys() | new.keys()):  # None for a field that is newer than a study
             check_same(f"{what}: {key}", old.get(key), new.get(key))
-    raise MethodError(
-        f"the study that is there has {what} = {old!r}, this command {new!r}; go on with the same, "
-        "or choose another output folder"
-    )
+    elif old != new:
+        raise MethodError(
+            f"the study that is there has {what} = {old!r}, this command {new!r}; go on with the "
+            "same, or choose another output folder"
+        )
 
 
 def _check_same(there: RunFolder, planned: RunFolder) -> None:

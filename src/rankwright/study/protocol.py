@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rankwright.core.errors import MethodError
 from rankwright.study.records import Record
 
 REQUEST = "request.json"
@@ -113,6 +114,9 @@ def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[boo
 
     Yields:
         Whether the folder is held.
+
+    Raises:
+        MethodError: Its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a") as file:
@@ -120,5 +124,10 @@ def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[boo
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
+        except OSError as error:  # of a file system without locks, such as Lustre by default
+            raise MethodError(
+                f"{folder} cannot be locked ({error}), so two commands could carry the same run "
+                "out; choose an output folder on a file system that has flock"
+            ) from error
         else:
             yield True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rankwright.core.errors import MethodError
 from rankwright.job.files import write_text
 from rankwright.study.figures import StudyFigures
 from rankwright.study.records import StudyFolder
@@ -33,10 +34,17 @@ def write_card(
     """Write the card of an adapter, by default as README.md beside it; returns where.
 
     Raises:
-        MethodError: There is no such finished run; see `model_card`.
+        MethodError: There is no such finished run; see `model_card`. Or its adapter was not kept,
+            and there is no `output`.
     """
     run, text = model_card(figures, task=task, method=method, seed=seed)
-    return _write(output or folder.run(run.name) / "adapter" / "README.md", text)
+    adapter = folder.run(run.name) / "adapter"
+    if output is None and not adapter.is_dir():
+        raise MethodError(
+            f"{adapter} is not there: it was deleted, or keep_adapters was false; give --output to "
+            "write the card alone"
+        )
+    return _write(output or adapter / "README.md", text)
 
 
 def _write(path: Path, text: str) -> Path:
