@@ -85,9 +85,9 @@ class AverageState(ProcedureState):
 
     @torch.no_grad()
     def end(self) -> None:
-        """Put the mean in the place of the last step's outcome."""
+        """Put the mean in the place of the last step's outcome; a run stopped before has none."""
         for name, parameter in self.run.trainable().items():
-            parameter.copy_(self.mean[name])
+            parameter.copy_(self.mean.get(name, parameter))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the same mean."""

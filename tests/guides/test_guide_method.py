@@ -107,6 +107,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
 
 
+def test_a_run_that_ends_before_the_average_keeps_its_last_step() -> None:
+    model = method().apply(tiny_bert())
+    run = Loop(model, method(), total_steps=4, lr=1e-2)
+    run.train_step(batch(rows_for(model, 8)))
+    left = {name: value.clone() for name, value in get_peft_model_state_dict(model).items()}
+    run.finish()
+    assert all(torch.equal(left[n], v) for n, v in get_peft_model_state_dict(model).items())
+
+
 def test_it_starts_as_the_base_and_never_writes_it() -> None:
     base, given = tiny_bert().eval(), batch(rows_for(tiny_bert(), 8))
     with torch.no_grad():
