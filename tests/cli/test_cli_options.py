@@ -226,11 +226,19 @@ def test_an_unknown_key_of_the_file_names_the_file_and_its_neighbours(tmp_path: 
     path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", method={"rank": 3})
     with pytest.raises(UsageError, match=r"run.yaml: .*method.rank; did you mean method.r or"):
         parse_train(["--config", path])
+    path = write(tmp_path / "run.yaml", model="m", task="stdlib-docs", resume=True)
+    with pytest.raises(UsageError, match=r"run.yaml: there is no option resume"):
+        parse_train(["--config", path])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b\n", "expected options"), ("a: [\n", "is not YAML"), ("", "expected options")],
+    [
+        ("- a\n- b\n", "expected options"),
+        ("a: [\n", "is not YAML"),
+        ("", "expected options"),
+        ("model: m\nmethod: [lora]\n", r"method is \['lora'\]; expected a name, or a mapping"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"

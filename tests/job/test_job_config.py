@@ -125,6 +125,7 @@ def test_a_part_with_a_function_cannot_be_described(tmp_path: Path) -> None:
     [
         (None, "holds no run"),
         ("", "does not describe a run"),
+        ("model: [\n", "does not describe a run"),
         ("model: m\ntask: t\n", "does not describe a run"),
         ("model: m\ntask: t\nspeed: 3\nmethod: {name: lora}\n", "speed"),
         ("model: m\ntask: t\nmethod: {name: lora, rank: 3}\n", "rank"),

@@ -38,6 +38,8 @@ BAD_ROWS = [
      "column 'y' holds 'high'; expected a finite number. Write a number, or choose kind"),
     (NUMBER, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": "y", "y": float("nan")},
      "column 'y' holds nan; expected a finite number."),
+    (NUMBER, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": "y", "y": 10**400},
+     "column 'y' holds 1000000000"),
     (NUMBER, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": "y", "y": True},
      "column 'y' holds True; expected a finite number."),
     (SETS, {"a": "x", "b": "y", "y": ["u"]}, {"a": "x", "b": "y", "y": "u"},

@@ -8,7 +8,7 @@ import json
 import re
 import typing
 from argparse import ArgumentError, HelpFormatter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     if name != named:  # the file's fields belong to another method
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
     types = _types(get(name), plugs)
-    check_names(config, types, f"{path}: ")
+    check_names(config, types.keys() - {"config", "resume"}, f"{path}: ")
     parser = _parser(name, plugs)
     try:
         parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types))
@@ -168,13 +168,17 @@ def read_config(path: str) -> dict[str, Any]:
         raise MethodError(f"--config {path} is not YAML: {problem}") from error
     if not isinstance(values, dict):
         raise MethodError(f"--config {path}: expected options as 'name: value' lines")
-    method = values.pop("method", {})
-    fields = {"name": method} if isinstance(method, str) else dict(method or {})
+    method = values.pop("method", None) or {}
+    if not isinstance(method, str | dict):
+        raise MethodError(
+            f"--config {path}: method is {method!r}; expected a name, or a mapping of its fields"
+        )
+    fields = {"name": method} if isinstance(method, str) else method
     named = values | {f"method.{name}": value for name, value in fields.items()}
     return {str(name).replace("-", "_"): value for name, value in named.items()}
 
 
-def check_names(names: Iterable[str], types: dict[str, Any], place: str) -> None:
+def check_names(names: Iterable[str], types: Collection[str], place: str) -> None:
     """Refuse an option that does not exist, with its neighbours."""
     for name in names:
         if name not in types and not name.startswith("trainer."):

@@ -210,18 +210,20 @@ class RunFolder:
         """
         folder = Path(path)
         try:
-            values: dict[str, Any] = yaml.safe_load((folder / "run.yaml").read_text("utf-8"))
+            text = (folder / "run.yaml").read_text("utf-8")
         except OSError as error:
             raise MethodError(
                 f"{folder} holds no run: there is no run.yaml in it; expected a folder that "
                 "`rankwright train` wrote"
             ) from error
         try:
+            values: dict[str, Any] = yaml.safe_load(text)
             method = build_method(values.pop("method"), _taken(values))
             return cls(folder, TrainConfig(**values), method)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+            problem = " ".join(str(error).split())
             raise MethodError(
-                f"{folder / 'run.yaml'} does not describe a run ({error}); expected the file as "
+                f"{folder / 'run.yaml'} does not describe a run ({problem}); expected the file as "
                 "`rankwright train` wrote it"
             ) from error
 

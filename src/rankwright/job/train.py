@@ -55,7 +55,8 @@ DERIVED = {
     "warmup_ratio": "warmup",
     "gradient_checkpointing": "gradient_checkpointing",
 }
-# Options that may change when a run goes on: they do not touch what is computed in a step.
+# Options that may change when a run goes on: they do not touch what is computed in a step. Whether
+# those of the Trainer do, the user has to know.
 FREE_ON_RESUME = frozenset(
     {"output", "eval_batch_size", "eval_rows", "save_steps", "keep_checkpoints", "trainer"}
 )

@@ -67,7 +67,7 @@ def number(row: Row, column: str) -> float:
         result = float(value)
         if not math.isfinite(result):
             raise ValueError
-    except ValueError:
+    except (ValueError, OverflowError):  # an integer of hundreds of digits
         fix = "Write a number, or choose kind sequence_classification if these are names."
         raise cell_error(row.where, column, value, "a finite number", fix) from None
     return result
