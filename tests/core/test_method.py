@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from models import batch, classification_rows, same_bits, tiny_bert, tiny_llama
 from rankwright.core.compat import CompatibilityError, check
@@ -63,6 +64,25 @@ def test_a_model_that_was_refused_is_as_it_was(method):
     frozen = [name for name, p in parameters.items() if not p.requires_grad]
     assert frozen == ["bert.pooler.dense.bias"]
     LoRA(r=2).apply(model)
+
+
+def test_experts_are_put_back_too():
+    """PEFT wraps their two weights in two layers, one in the other, and DoRA refuses them."""
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    )
+    model = MixtralForCausalLM(config)
+    modules = dict(model.named_modules())
+    with pytest.raises(MethodError, match=r"end in: k_proj, lm_head, o_proj, q_proj, v_proj"):
+        DoRA(r=2).apply(model)
+    assert dict(model.named_modules()) == modules
+    DoRA(r=2, target_modules=["q_proj"]).apply(model)
 
 
 def test_an_anchored_pattern_names_one_module():

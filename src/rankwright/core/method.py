@@ -220,12 +220,12 @@ class Method(ABC):
         )
 
     def _inject(self, model: nn.Module, layer: Layer) -> PeftModel:
+        linears = sorted(
+            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+        )
         try:
             return get_peft_model(model, self.peft_config(model, layer), adapter_name=ADAPTER)
         except ValueError as error:
-            linears = sorted(
-                {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-            )
             raise MethodError(
                 f"{self.name} cannot be applied to {type(model).__name__} with target_modules="
                 f"{self.target_modules!r}: {error} Linear modules of this model end in: "
@@ -262,14 +262,20 @@ def _taken_off_again(model: nn.Module) -> Iterator[None]:
     except Exception:
         release(model)
         model.__dict__.pop("peft_config", None)  # PEFT notes it there
-        for name, module in list(model.named_modules()):
-            if isinstance(module, LoraLayer):
-                model.set_submodule(name, module.get_base_layer())
-            elif isinstance(module, ModulesToSaveWrapper):
-                model.set_submodule(name, module.original_module)
+        _put_back_bases(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
         raise
+
+
+def _put_back_bases(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, LoraLayer):
+            setattr(module, name, child.get_base_layer())
+        elif isinstance(child, ModulesToSaveWrapper):
+            setattr(module, name, child.original_module)
+        else:
+            _put_back_bases(child)
 
 
 def check_field(
