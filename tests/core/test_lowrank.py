@@ -176,6 +176,16 @@ def test_a_fresh_pair_changes_no_bit() -> None:
         assert torch.equal(lowrank_linear(mirror, Rule(s=2.0, mirrored=True)), base)
 
 
+def test_autocast_does_not_round_a_small_step_from_a_mirrored_start_away() -> None:
+    o = operands({*TRAINED, *FROZEN}, bias=False, dtype=torch.float32)
+    A0, B0 = o.A.detach(), o.B.detach()  # type: ignore[union-attr]
+    moved = o._replace(W=torch.zeros_like(o.W), A=A0 * 1.0005, B=B0 * 1.0002, A0=A0, B0=-B0)
+    change = lowrank_linear(moved, Rule(s=0.7, mirrored=True)).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lowrank_linear(moved, Rule(s=0.7, mirrored=True, dtype=torch.bfloat16))
+    assert float((found.detach() - change).norm()) <= 0.01 * float(change.norm())
+
+
 # Several layers -----------------------------------------------------------------------------------
 
 

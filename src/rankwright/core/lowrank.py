@@ -362,21 +362,22 @@ def _stacks(layers: Sequence[Layer], which: Collection[int]) -> list[_Stack]:
 
 
 def _pairs(layer: int, o: Operands, rule: Rule) -> list[_Pair]:
-    of = o.A0 if o.A is None else o.A
-    if of is None:
-        return []
-    dtype = rule.dtype or of.dtype
-    A, B, A0, B0 = (None if factor is None else _as(factor, dtype) for factor in o[3:7])
+    _, _, _, A, B, A0, B0, *_ = o
+
+    def pair(A: Tensor, B: Tensor, trained: int, dropped: bool = False) -> _Pair:
+        dtype = rule.dtype or A.dtype
+        return _Pair(layer, rule, _as(A, dtype), _as(B, dtype), trained, dropped)
+
     if A is None or B is None:
-        return [] if A0 is None or B0 is None else [_Pair(layer, rule, A0, B0, 0)]
+        return [] if A0 is None or B0 is None else [pair(A0, B0, 0)]
     r = A.shape[0]
     if A0 is None or B0 is None:
-        return [_Pair(layer, rule, A, B, r, rule.dropout > 0)]
+        return [pair(A, B, r, rule.dropout > 0)]
     if rule.dropout:
-        return [_Pair(layer, rule, A, B, r, True), _Pair(layer, rule, A0, B0, 0)]
-    if rule.mirrored:
+        return [pair(A, B, r, True), pair(A0, B0, 0)]
+    if rule.mirrored:  # subtracted before autocast rounds both to the same number
         A, A0, B, B0 = A, A - A0, B + B0, -B0
-    return [_Pair(layer, rule, torch.cat((A, A0)), torch.cat((B, B0), dim=1), r)]
+    return [pair(torch.cat((A, A0)), torch.cat((B, B0), dim=1), r)]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
