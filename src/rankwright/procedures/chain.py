@@ -105,7 +105,8 @@ class Chain(Procedure):
         valid_share = share is None or (0 < share <= 1 if isinstance(share, float) else share >= 1)
         policy = callable(self.selection) or self.selection in POLICIES
         policies = get_args(LrPolicy)
-        rewarm = self.rewarm_steps >= (1 if self.lr_policy == "rewarm" else 0)
+        warms = self.lr_policy == "rewarm"
+        rewarm = self.rewarm_steps >= 1 if warms else self.rewarm_steps == 0
         ways = ("rounds", "steps_per_round", "epochs_per_round")
         given = [name for name in ways if getattr(self, name) is not None]
         for name in given[:-1]:
@@ -123,7 +124,9 @@ class Chain(Procedure):
         check_field(self, "selection", policy, f"one of {', '.join(POLICIES)}, or a function")
         check_field(self, "shrinkage", self.shrinkage > 0, "a number above 0")
         check_field(self, "lr_policy", self.lr_policy in policies, f"one of {', '.join(policies)}")
-        check_field(self, "rewarm_steps", rewarm, "0, or 1 and more with lr_policy='rewarm'")
+        check_field(
+            self, "rewarm_steps", rewarm, "at least 1" if warms else "0, or lr_policy='rewarm'"
+        )
         modes = ("history", "fold", "recompress")
         check_field(self, "mode", self.mode in modes, f"one of {', '.join(modes)}")
         check_field(self, "rank_cap", self.rank_cap >= 1, "an integer of at least 1")
