@@ -13,8 +13,10 @@ import torch
 from method_table import METHODS
 from rankwright.core.catalogue import SLOTS, parts
 from rankwright.core.errors import MethodError
+from rankwright.core.method import Method
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import Run
+from rankwright.inits import Pissa
 from rankwright.job.combinations import (
     BrokenError,
     Pair,
@@ -24,7 +26,11 @@ from rankwright.job.combinations import (
     read,
     small,
 )
-from rankwright.methods import LoRA, OLoRA
+from rankwright.methods import COLA, DoRA, LoRA, LoRAPro, OLoRA, RACLoRA, SoRA, XGBLoRA
+from rankwright.optimizers import LoraPro, LoraRite
+from rankwright.penalties import Gram, Outputs
+from rankwright.procedures import Bilevel, Perturbation
+from rankwright.procedures.chain import Chain
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "combinations.md").read_text("utf-8")
 
@@ -43,6 +49,31 @@ def test_the_page_says_what_probing_finds(method: str) -> None:
     said = {(pair.slot, pair.part): pair for pair in read(PAGE) if pair.method == method}
     for pair in found:
         assert said[pair.slot, pair.part] == pair, "rankwright parts probe --output docs/combi..."
+
+
+SMALL: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "down_proj"]}
+FOLD: dict[str, Any] = {**SMALL, "rounds": 4, "mode": "fold", "rank_cap": 1}
+NOISE = Perturbation(rho=0.1, per_micro_batch=True)
+TOGETHER = [
+    COLA(**FOLD).with_parts(optimizer=LoraRite()),
+    COLA(**SMALL, ranks=[2, 1, 2], mode="recompress", rank_cap=1).with_parts(procedure=NOISE),
+    XGBLoRA(**FOLD).with_parts(init=Pissa(), procedure=NOISE, penalty=[Outputs(), Gram()]),
+    XGBLoRA(**SMALL, rounds=4).with_parts(optimizer=LoraPro(mode="full", moments="8bit")),
+    RACLoRA(**SMALL, rounds=3, frozen="B", projected=True, lora_dropout=0.1),
+    SoRA(**SMALL, stages=2, xi=0.0, xi_last=0.5).with_parts(procedure=NOISE, penalty=Outputs()),
+    DoRA(**SMALL, norm_grad="full").with_parts(
+        init=Pissa(),
+        penalty=Outputs(spectral=0.0),
+        procedure=[NOISE, Bilevel(fd_share=0.5, retrain_from="warm")],
+    ),
+    LoRAPro(**SMALL, mode="full").with_parts(init=Pissa(), procedure=Chain(rounds=2)),
+]
+"""Several parts at once, in modes that the page, which has defaults, does not try."""
+
+
+@pytest.mark.parametrize("method", TOGETHER, ids=lambda method: method.label)
+def test_what_works_two_by_two_works_together(method: Method) -> None:
+    probe(method)
 
 
 def test_a_page_is_read_as_it_was_written() -> None:
