@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -15,6 +16,7 @@ from transformers import (
     BertConfig,
     GPT2Config,
     LlamaConfig,
+    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
 )
@@ -129,6 +131,22 @@ def test_prediction_keeps_row_order_and_training_mode(write, minilm):
     one_by_one = prepared.predict(model, batch_size=1, limit=4)["classes"]
     assert one_by_one.predictions == outcome.predictions[:4]
     assert model.training
+
+
+def test_words_are_tokenised_as_in_a_text(write, minilm):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({c: n for n, c in enumerate([*alphabet, "Ġr"])}, [("Ġ", "r")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+    rows = write([{"tokens": ["it", "rains"], "tags": ["O", "O"]}])
+    task = task_from_files(rows, validation=rows, tags_column="tags")
+    for tokenizer, pieces in (
+        (bytewise, ["Ġ", "i", "t", "Ġr", "a", "i", "n", "s"]),
+        (minilm, ["[CLS]", "it", "rains", "[SEP]"]),
+    ):
+        prepared = task.prepare(tokenizer)
+        assert tokenizer.convert_ids_to_tokens(prepared.train[0]["input_ids"]) == pieces
+        assert prepared.train[0]["labels"].count(0) == 2
 
 
 def test_a_row_longer_than_the_model_is_refused(write, words, llama):

@@ -64,11 +64,14 @@ class TokenClassification(Task):
         labels = Labels.given_or_inferred(
             self.label_names, (tag for row in splits.train for tag in self.tags(row))
         )
+        before = before_words(tokenizer)
         lost = 0
 
         def encode(split: Sequence[Row]) -> Dataset:
             nonlocal lost
-            words = [rows.strings(row, self.tokens_column) for row in split]
+            words = [
+                [before + word for word in rows.strings(row, self.tokens_column)] for row in split
+            ]
             encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
             targets = []
             for number, row in enumerate(split):
@@ -129,6 +132,22 @@ class TokenClassification(Task):
         """The tag behind an index, as data sets of the hub hold them; any other tag as it is."""
         names = self.label_names or ()
         return names[int(tag)] if tag.isdecimal() and int(tag) < len(names) else tag
+
+
+def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns what a word needs before it to become the pieces that it has within a text.
+
+    That is a space where the tokenizer takes it into the piece (GPT-2, RoBERTa and other byte-level
+    ones), and nothing elsewhere.
+    """
+
+    def pieces(*words: str) -> list[int]:
+        encoded = tokenizer([words], is_split_into_words=True, add_special_tokens=False)
+        ids: list[int] = encoded["input_ids"][0]
+        return ids
+
+    in_text = tokenizer("of of", add_special_tokens=False)["input_ids"]
+    return " " if pieces("of", "of") != in_text == pieces("of", " of") else ""
 
 
 def align(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
