@@ -127,6 +127,7 @@ def test_fewer_steps_than_phases(name: str, tmp_path: Path) -> None:
     ("setting", "message"),
     [
         ({"fp16": True}, "does not run with fp16 loss scaling; use bf16"),
+        ({"auto_find_batch_size": True}, "starts training over with weights and phases of "),
         ({"deepspeed": "zero3.json"}, "deepspeed and fsdp shard; use one process or Distributed"),
         ({"fsdp": ["full_shard"]}, "deepspeed and fsdp shard; use one process or Distributed"),
         ({"n_gpu": 2}, "does not run under DataParallel; start one process a device with torchrun"),
@@ -137,7 +138,7 @@ def test_fewer_steps_than_phases(name: str, tmp_path: Path) -> None:
 def test_an_engine_that_the_procedure_cannot_run_under(
     name: str, setting: dict[str, Any], message: str
 ) -> None:
-    fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": False}
+    fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": False, "auto_find_batch_size": False}
     _check_engine(types.SimpleNamespace(**fine), method_named(name))  # type: ignore[arg-type]
     with pytest.raises(MethodError, match=message):
         _check_engine(

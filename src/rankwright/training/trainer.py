@@ -507,5 +507,11 @@ def _check_engine(args: TrainingArguments, method: Method) -> None:
             f"{method.label} changes gradients and optimizer state between steps, which deepspeed "
             "and fsdp shard; use one process or DistributedDataParallel"
         )
+    if args.auto_find_batch_size:
+        raise MethodError(
+            f"auto_find_batch_size starts training over with weights and phases of {method.label} "
+            "that are under way; set per_device_train_batch_size, and gradient_accumulation_steps "
+            "for what does not fit"
+        )
     if args.fp16:
         raise MethodError(f"{method.label} does not run with fp16 loss scaling; use bf16")
