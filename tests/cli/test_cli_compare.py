@@ -112,6 +112,23 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
     assert config.options == {"batch_size": 8, "bf16": True}
 
 
+def test_a_rate_in_yaml_needs_no_point(tmp_path: Path) -> None:
+    """PyYAML by itself reads 2e-5 as a text."""
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "methods:\n  - {method: lora, learning_rate: 2e-5, space: {r: [4, 8]}}\n"
+        "  - {method: bidora, upper_lr: 1E-3, space: {learning_rate: [1e-3, .5e-2]}}\n"
+        "task: rte\nhead_learning_rate: 3e-2\n",
+        encoding="utf-8",
+    )
+    config, _ = parse_compare(["--config", str(file)])
+    lora, bidora = config.parsed_methods
+    assert lora.options == {"learning_rate": 2e-5}
+    assert bidora.method.hyperparameters()["upper_lr"] == 1e-3
+    assert str(bidora.space["learning_rate"]) == "0.001, 0.005"
+    assert config.options == {"head_learning_rate": 3e-2}
+
+
 STUDIES = Path(__file__).resolve().parents[2] / "docs" / "results" / "studies"
 
 

@@ -113,6 +113,18 @@ def test_a_task_may_have_a_budget_of_its_own() -> None:
             "methods: 'r 8' and 'r-8' have the same files; give each its own `label`",
         ),
         ({"task": ["a/b", {"task": "rte", "label": "a b"}]}, "task: 'a/b' and 'a b' have the same"),
+        (
+            {"methods": ["lora", {"method": "full", "learning_rate": "fast"}]},
+            "learning_rate = 'fast': expected float",
+        ),
+        ({"methods": [{"method": "lora", "r": "8"}]}, "methods: lora: r = '8': expected int"),
+        ({"methods": [{"method": "lora", "r": True}]}, "methods: lora: r = True: expected int"),
+        ({"methods": [{"method": "lora", "init": 3}]}, "3: expected the name of a part, or a"),
+        ({"task": [{"task": "rte", "batch_size": "8"}]}, "batch_size = '8': expected int"),
+        (
+            {"task": [{"task": "rte", "max_length": 9.5}]},
+            r"max_length = 9.5: expected int \| None",
+        ),
         ({"methods": [3]}, "methods: 3: expected a name, or a mapping with `method`"),
         ({"methods": ["lora", None]}, "methods: None: expected a name"),
         ({"task": [3]}, "task: 3: expected a name, or a mapping with `task` or `data`"),
@@ -162,6 +174,5 @@ def test_seeds_are_a_number_or_themselves() -> None:
 
 
 def test_an_option_that_no_run_has() -> None:
-    study = config(options={"colour": 3})
     with pytest.raises(MethodError, match="colour: a run has no such option"):
-        study.train_config(study.parsed_tasks[0], study.parsed_methods[0])
+        config(options={"colour": 3})

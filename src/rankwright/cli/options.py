@@ -156,10 +156,21 @@ def peek(arguments: Sequence[str], flag: str) -> str | None:
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """In which 2e-5 is a number, as in YAML 1.2; PyYAML takes only 2.0e-5 for one."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
 def read_config(path: str) -> dict[str, Any]:
     """The file's options by name, those of the method with `method.` before them."""
     try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
+        values = yaml.load(Path(path).read_text("utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MethodError(f"cannot read --config {path}: {reason}") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType, UnionType
 from typing import Any, TypeVar
 
 from rankwright.core.catalogue import SLOTS
@@ -99,7 +101,10 @@ class StudyConfig:
                     f"methods: {method.label}: against = {method.against!r}: expected another "
                     f"method of the study: {', '.join(others)}"
                 )
-        _ = self.parsed_budget, self.parsed_seeds, self.parsed_tasks
+        _ = self.parsed_budget, self.parsed_seeds
+        for task in self.parsed_tasks:
+            for method in methods:
+                self.train_config(task, method)
 
     @property
     def parsed_budget(self) -> Budget:
@@ -149,10 +154,11 @@ class StudyConfig:
             if isinstance(choice := method.space.get(name), LogRange)
         }
         options = {**middle, **self.options, **task.options, **method.options, **values}
-        known = {option.name for option in dataclasses.fields(TrainConfig)}
+        types = typing.get_type_hints(TrainConfig)
         for name in options:
-            if name not in known:
+            if name not in types:
                 raise MethodError(f"{name}: a run has no such option; see rankwright train --help")
+        _check_types(options, types, "")
         return TrainConfig(model=self.model, **options)
 
 
@@ -200,6 +206,7 @@ class MethodSpec:
                     f"({', '.join(sorted(fields))}), or an option that may differ between methods "
                     f"({', '.join(OF_A_METHOD)})"
                 )
+        _check_types(values, typing.get_type_hints(get(name)), f"methods: {label}: ")
         method = build_method({"name": name, **values}, parts)
         space = {n: c for n, c in space.items() if n not in fixed}
         return cls(label, method, options, space, against)
@@ -258,6 +265,25 @@ def _short(name: str) -> str:
     return stem.partition(".")[0] if "." in stem else name
 
 
+def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:
+    """Refuse a text where a number belongs, which YAML and Python let pass, and the like."""
+    for name, value in values.items():
+        if not _fits(value, types[name]):
+            expected = getattr(types[name], "__name__", None) or types[name]
+            raise MethodError(f"{where}{name} = {value!r}: expected {expected}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a simple type; of any other, which have checks of their own."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, alternative) for alternative in typing.get_args(hint))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, hint) if hint in (int, str, bool, NoneType) else True
+
+
 def _listed(name: str, value: Any) -> list[Any]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not parts:
@@ -288,7 +314,10 @@ def _distinct(name: str, specs: Iterable[Spec]) -> tuple[Spec, ...]:
 def _parts(given: Any) -> list[dict[str, Any]]:
     """Plugged parts of one slot: a name, a mapping with `name`, or a list of them."""
     several = given if isinstance(given, list) else [given]
-    return [{"name": part} if isinstance(part, str) else dict(part) for part in several]
+    parts = [_mapping("name", part) for part in several]
+    if not all("name" in part for part in parts):
+        raise MethodError(f"{given!r}: expected the name of a part, or a mapping with `name`")
+    return parts
 
 
 def _space(given: Any) -> dict[str, LogRange | OneOf]:
