@@ -16,7 +16,7 @@ import raw_files
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import StudyFigures, figures
 from rankwright.study.records import RunRecord, StudyFolder, StudyRecord, TaskRecord
-from rankwright.study.report import html, markdown, model_card, write_card, write_html
+from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
 
@@ -266,6 +266,20 @@ def test_a_small_study_has_a_report(
         assert not re.search(r"\b(nan|inf|None)\b", text)
     if seeds == (0,):
         assert "with one seed: it has no interval; run more seeds." in markdown(found)
+
+
+def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
+    folder = made_up.study(
+        tmp_path, methods=("dora", "lora", "full"), tasks=("rte",), seeds=(0,), rows=20, trials=0
+    )
+    found = figures(folder)
+    short = words.in_short(found.tasks[0], found.baselines)
+    assert re.fullmatch(
+        r"one seed tells nothing apart; run more seeds\. Beside dora: "
+        r"full \([−+\d.]+\), lora \([−+\d.]+\)\.",
+        short,
+    )
+    assert short in html(found)
 
 
 def contrast(one: str, other: str) -> float:

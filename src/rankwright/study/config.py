@@ -116,7 +116,7 @@ class StudyConfig:
         """The seeds."""
         seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
         if isinstance(seeds, str):  # the command line's 0,1,2
-            seeds = [int(seed) if seed.isdecimal() else seed for seed in seeds.split(",")]
+            seeds = [int(seed) if seed.strip().isdecimal() else seed for seed in seeds.split(",")]
         whole = isinstance(seeds, Sequence) and all(isinstance(s, int) and s >= 0 for s in seeds)
         check_field(
             self,

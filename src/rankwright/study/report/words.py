@@ -190,6 +190,10 @@ def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
         return f"nothing is finished to compare with {' and '.join(baselines)}."
     if len(compared) == 1 and compared[0].verdict is not None:
         return compared[0].verdict.words(task.unit)
+    if all(m.verdict and len(m.verdict.difference.of_seeds) == 1 for m in compared):
+        beside = " and ".join(baselines)
+        each = ", ".join(_with_difference(m, task.unit) for m in compared)
+        return f"one seed tells nothing apart; run more seeds. Beside {beside}: {each}."
     parts = []
     for baseline, (finding, heading) in itertools.product(baselines, HEADINGS.items()):
         found = [
