@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from rankwright.cli import main
 from rankwright.cli.plot import draw, series_of
@@ -152,6 +153,22 @@ def test_export_has_a_folder_of_its_own_in_the_run(run: Path) -> None:
     assert main(["export", str(run), "--as=adapter"]) == 0
     exported = run / "adapter-export" / "adapter_model.safetensors"
     assert exported.read_bytes() == adapter_bytes(run)
+
+
+def test_the_merged_model_has_the_tokenizer_that_it_was_trained_with(
+    llama_folder: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(llama_folder, tmp_path / "base")
+    settings = json.loads((base / "tokenizer_config.json").read_text("utf-8"))
+    del settings["pad_token"]  # as Llama's has none
+    (base / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    run, names = tmp_path / "run", ["--model", str(base), "--data", str(rows_file)]
+    options = ["--text-column", "sentence", "--label-column", "topic", "--validation-share", "0.2"]
+    short = ["--method", "lora", "--steps", "1", "--output", str(run)]
+    assert main(["train", *names, *options, *short]) == 0
+    assert main(["export", str(run), "--as", "merged"]) == 0
+    for saved in (run / "adapter", run / "merged-export"):
+        assert AutoTokenizer.from_pretrained(saved).pad_token == "</s>"
 
 
 def test_a_rank_belongs_to_lora(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
