@@ -71,6 +71,20 @@ def test_resume_at_every_step_gives_the_same_bits():
         assert same_bits(model.state_dict(), expected.state_dict()), cut
 
 
+def test_resume_restores_the_random_state_of_the_device(monkeypatch):
+    device, restored = torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: device)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    run = Loop(LoRA().apply(tiny_bert()), LoRA(), total_steps=1)
+    for there in (True, False):  # the run goes on where there is such a device, or without
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        state = run.state_dict()
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        run.load_state_dict(state)
+    assert len(restored) == 1
+    assert torch.equal(restored[0], device)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     model = LoRA().apply(tiny_bert())
     before = {name: value.clone() for name, value in model.state_dict().items()}

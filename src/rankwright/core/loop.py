@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
-from rankwright.core.run import MicroBatch, Run, clipping, random_state
+from rankwright.core.run import MicroBatch, Run, clipping, random_state, set_random_state
 
 if TYPE_CHECKING:
     from rankwright.core.method import Method
@@ -197,4 +197,4 @@ class Loop(Run):
         set_peft_model_state_dict(self.model, state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["random_state"][0])
+        set_random_state(state["random_state"])

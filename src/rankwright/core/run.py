@@ -515,7 +515,7 @@ def random_state() -> list[Tensor]:
 
 
 def set_random_state(state: list[Tensor]) -> None:
-    """Undo of `random_state`."""
+    """Undo of `random_state`; that of a device is left out where there is none any more."""
     torch.set_rng_state(state[0])
-    if len(state) > 1:
+    if len(state) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state[1])
