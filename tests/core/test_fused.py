@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.meters import saved_bytes
 from method_table import METHODS, method_named
-from models import batch, rows_for, tiny_bert, tiny_llama
+from models import batch, rows_for, tiny_bert, tiny_llama, trained
 from rankwright.core.fused import FusedLinear, fuse, plain_layers
 from rankwright.core.loop import Loop
 from rankwright.core.run import adapted_layers
@@ -266,6 +266,29 @@ def test_compiled() -> None:
         compiled = torch.compile(model, backend="aot_eager")
         torch.testing.assert_close(compiled(x), model(x))
         compiled(x).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch.func.jvp
+@pytest.mark.parametrize("method", [LoRA(r=2), DoRA(r=2)])
+@pytest.mark.parametrize("build", [tiny_bert, tiny_llama])
+def test_functional_transforms_and_forward_mode(build: Any, method: Any) -> None:
+    model = trained(build, method)
+    model.set_attn_implementation("eager")
+    inputs = batch(rows_for(model.get_base_model(), 2))
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    values = {name: p.detach() for name, p in trainable.items()}
+    expected = torch.autograd.grad(model(**inputs).loss, list(trainable.values()))
+
+    def loss(parameters: dict[str, Tensor]) -> Any:
+        return torch.func.functional_call(model, parameters, kwargs=inputs).loss
+
+    found = torch.func.grad(loss)(values)
+    close = {"rtol": 1e-4, "atol": 1e-7}  # Llama's norms compute in float32
+    for one, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(one, other, **close)
+    _, along = torch.func.jvp(loss, (values,), (values,))
+    sloped = sum((g * p).sum() for g, p in zip(expected, values.values(), strict=True))
+    torch.testing.assert_close(along.double(), sloped, **close)
 
 
 def test_copies_and_pickles_compute_the_same() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwright.core.elementwise import gated, rms_norm
-from rankwright.core.origins import note
+from rankwright.core.origins import note, transformed
 from rankwright.core.siblings import apart
 
 PURE = {
@@ -67,9 +67,9 @@ def llama_rms_norm(norm: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _kept_by_autograd(*tensors: Tensor) -> bool:
-    """Whether there is nothing to keep, or `torch.compile` decides what is."""
+    """Whether there is nothing to keep, or others decide what is."""
     nothing = not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors)
-    return torch.compiler.is_compiling() or nothing
+    return nothing or transformed()
 
 
 Forward = Callable[[Any, Tensor], Tensor]
@@ -136,7 +136,7 @@ def _is_pure(module: nn.Module) -> bool:
 
 def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     """A forward hook. It notes nothing where somebody else had a hand in the output."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or transformed():
         return
     alone = len(module._forward_hooks) == 1 and not module._forward_pre_hooks
     if not (alone and len(args) == 1 and "forward" not in module.__dict__):

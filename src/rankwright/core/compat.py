@@ -34,6 +34,8 @@ TORCH_NAMES = (
     "torch:_foreach_clamp_max_",
     "torch:_foreach_sub_",
     "torch:ops.aten._unsafe_view",
+    "torch:_C._are_functorch_transforms_active",
+    "torch.autograd.forward_ad:_current_level",
     "torch.multiprocessing.reductions:StorageWeakRef",
 )
 

@@ -3,7 +3,7 @@
 `Method.apply` calls `fuse`. A layer steps back to PEFT's own forward, call by call, where something
 asks for it: an adapter that is merged or disabled, several at once, a quantised or sharded base, a
 trained weight or bias, hooks on the parts, a LoRA variant that has no operands for us,
-`torch.compile`, and `plain_layers()`.
+`torch.compile`, `torch.func`, forward mode, and `plain_layers()`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rankwright.core.blocks import prepare
 from rankwright.core.dropout import new_seed
 from rankwright.core.lowrank import Operands, Rule, lowrank_linears
 from rankwright.core.noise import Noise
-from rankwright.core.origins import autocast_dtype, origin_of
+from rankwright.core.origins import autocast_dtype, origin_of, transformed
 from rankwright.core.siblings import Siblings, shared_in, together
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
@@ -81,7 +81,7 @@ class FusedLinear(Linear):
         Returns:
             (..., out).
         """
-        if not (_plain or args or kwargs or torch.compiler.is_compiling()):
+        if not (_plain or args or kwargs or transformed()):
             output = self._fused_output(x)
             if output is not None:
                 return output

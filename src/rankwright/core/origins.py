@@ -62,6 +62,17 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
+def transformed() -> bool:
+    """Whether `torch.compile`, `torch.func` or forward mode is at work.
+
+    They see through PyTorch's own operations only: functions of ours step back to these, and
+    nothing is noted or remembered, for tensors have no version there.
+    """
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    functional = torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or functional or forward_mode
+
+
 def origin_of(tensor: Tensor) -> Origin | None:
     """What was noted of this very tensor; None if nothing was, or it no longer holds.
 

@@ -39,6 +39,7 @@ from rankwright.core.matrix import (
     tensor_version,
     weight_version,
 )
+from rankwright.core.origins import transformed
 from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]
@@ -228,10 +229,11 @@ class FactoredDora(LoraVariant):
     def _remembered(
         self, module: LoraLayer, factors: LowRankFactors, for_gradient: bool
     ) -> RowNorm:
-        if torch.compiler.is_compiling():  # which cannot ask for the version of a tensor
-            self.forget()
-            return row_norm(base_rows(module), *factors, for_gradient=for_gradient)
         A, B, s = factors
+        if transformed():
+            self.forget()
+            constant = A.detach(), B.detach(), s  # to forward mode as well
+            return row_norm(base_rows(module), *constant, for_gradient=for_gradient)
         evaluated = not (module.training or torch.is_grad_enabled())
         period = "eval" if evaluated else standing.period()
         versions = weight_version(module), tensor_version(A), tensor_version(B)
