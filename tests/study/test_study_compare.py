@@ -24,7 +24,7 @@ from rankwright.study.figures import figures
 from rankwright.study.observe import NoLastEvaluation
 from rankwright.study.plan import check_same
 from rankwright.study.processes import Exit, Processes, StoppedError
-from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
+from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request, locked
 from rankwright.study.records import (
     CurvePoint,
     FailureRecord,
@@ -316,6 +316,13 @@ def compare_nothing(config: StudyConfig) -> None:
     processes.stop()
     with pytest.raises(Exception, match=r"^$"):
         compare(config, "c", processes, Heard())
+
+
+def test_a_command_that_waits_for_another_can_be_stopped(config_of: Study) -> None:
+    config = config_of(methods="lora")
+    with locked(Path(str(config.output))):
+        compare_nothing(config)
+    assert not (Path(str(config.output)) / "study.json").exists()
 
 
 def test_data_that_has_changed_is_noticed(
