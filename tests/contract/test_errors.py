@@ -105,6 +105,12 @@ def test_a_bilevel_trainer_with_too_few_rows(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_a_method_that_draws_its_rows_takes_no_other_order(tmp_path: Path) -> None:
+    changes = {"train_sampling_strategy": "sequential", "max_steps": 2}
+    with pytest.raises(MethodError, match="train_sampling_strategy='sequential': the phases of bi"):
+        build_trainer(method_named("bidora"), "bert", tmp_path, **changes).train()
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "bidora"])
 def test_others_train_on_a_stream(name: str, tmp_path: Path) -> None:
     trainer = build_trainer(

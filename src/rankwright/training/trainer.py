@@ -195,6 +195,11 @@ class MethodMixin(_Base):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.run.procedure.restricts_rows:
             return super()._get_train_sampler(dataset)
+        if self.args.train_sampling_strategy != "random":
+            raise MethodError(
+                f"train_sampling_strategy={self.args.train_sampling_strategy!r}: the phases of "
+                f"{self.method.label} draw their own rows, at random; leave it at 'random'"
+            )
         per_step = self.get_total_train_batch_size(self.args)
         return PhaseSampler(self.run, len(dataset), per_step, self.args.data_seed)
 
