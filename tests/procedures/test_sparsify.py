@@ -145,6 +145,12 @@ def test_stages() -> None:
     assert rates == pytest.approx([1, 0.75, 0.5, 0.25] + [1, 0.5] * 3)  # never 0 for a stage
 
 
+@pytest.mark.parametrize(("steps", "lengths"), [(4, [1, 1, 1, 1]), (5, [2, 1, 1, 1])])
+def test_every_stage_has_a_step_however_few_there_are(steps: int, lengths: list[int]) -> None:
+    method = SoRA(xi=0.01, xi_last=0.04, stages=4, first_stage=0.9, **FIELDS)
+    assert [phase.steps for phase in run_of(method, steps=steps).phases] == lengths
+
+
 def test_the_threshold_can_follow_the_learning_rate() -> None:
     run = run_of(
         SoRA(xi=0.3, scale_with_lr=True, dense_share=0.0, gate_lr=0.1, **FIELDS),
@@ -250,6 +256,7 @@ def test_a_resumed_run_has_the_same_bits() -> None:
     ("fields", "lr", "message"),
     [
         ({"xi": 1e-3}, 0.05, "shrinks a gate by 0.012 over 12 steps.*raise xi to 0.2"),
+        ({"xi": 0.1, "gate_lr": 0.2, "dense_share": 0.25}, 0.05, "by 0.9 over 12 steps"),
         ({"xi": 0.1}, 0.05, "0.05, is not above xi = 0.1.*whatever the loss says"),
         ({"xi": 0.0}, 0.05, None),
         ({"xi": 0.3, "scale_with_lr": True}, 0.05, None),
@@ -259,7 +266,7 @@ def test_a_resumed_run_has_the_same_bits() -> None:
 def test_thresholds_that_cannot_work_are_said(
     fields: dict[str, Any], lr: float, message: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = run_of(SoRA(dense_share=0.0, **fields, **FIELDS), lr=lr)
+    run = run_of(SoRA(**{"dense_share": 0.0, **fields, **FIELDS}), lr=lr)
     with caplog.at_level(logging.WARNING):
         run.train_step(batch(0))
     if message is None:
