@@ -268,6 +268,17 @@ def test_compiled() -> None:
         compiled(x).sum().backward()
 
 
+def test_an_output_that_a_magnitude_needs_is_written_to() -> None:
+    block = nn.Sequential(nn.Linear(7, 5), nn.ReLU(inplace=True))
+    model = DoRA(r=2, target_modules=["0"]).apply(block)
+    loss = model(torch.randn(3, 7)).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace") as raised:
+        loss.backward()
+    assert "inplace=True" in raised.value.__notes__[0]
+    with plain_layers():
+        model(torch.randn(3, 7)).sum().backward()
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch.func.jvp
 @pytest.mark.parametrize("method", [LoRA(r=2), DoRA(r=2)])
 @pytest.mark.parametrize("build", [tiny_bert, tiny_llama])

@@ -1,6 +1,6 @@
 """What an adapter adds to the weight of its layer, in float64, and factors in PEFT's layout.
 
-`decomposition` has the layouts. The change is not formed as `W' - W`: that difference loses the
+`matrix` has the layouts. The change is not formed as `W' - W`: that difference loses the
 digits that `W` and `W'` share, some three or four of float32's seven.
 """
 

@@ -185,7 +185,7 @@ class _LowRankLinears(Function):
         some = next((grad for grad in grads if grad is not None), None)
         if some is None:
             return (None, None, *(None for _ in needs))
-        saved, end = ctx.saved_tensors, count * _FIELDS
+        saved, end = _saved(ctx), count * _FIELDS
         hs, ys = saved[end : end + count], saved[end + count : end + 2 * count]
         x = _input_again(ctx.origin, saved[end + 2 * count :])
         again = torch.is_grad_enabled()  # to be differentiated once more
@@ -200,6 +200,18 @@ class _LowRankLinears(Function):
             found.through_products(hs)
         dx = None if found.dx is None else found.dx.view(ctx.shape)
         return (None, None, dx, *found.of_operands())
+
+
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    try:
+        return cast("tuple[Any, ...]", ctx.saved_tensors)
+    except RuntimeError as error:
+        error.add_note(
+            "An adapted layer keeps its output for the gradient of a magnitude (DoRA), and its "
+            "input. If what follows it works in place (inplace=True), let it not, or run the "
+            "forward inside rankwright.core.fused.plain_layers()."
+        )
+        raise
 
 
 class _Gradients:
@@ -321,7 +333,7 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _input_again(origin: Origin | None, kept: list[Tensor]) -> Any:
+def _input_again(origin: Origin | None, kept: Sequence[Tensor]) -> Any:
     """The input as it was kept, or computed from what was kept; None where A is frozen."""
     if not kept:
         return None
