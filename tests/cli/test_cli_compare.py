@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -14,12 +16,12 @@ import made_up
 from rankwright.cli import compare as command
 from rankwright.cli import main
 from rankwright.cli.compare import parse_compare
-from rankwright.cli.live import StudyTable
+from rankwright.cli.live import StudyTable, plan_table
 from rankwright.cli.options import UsageError
 from rankwright.study.plan import plan
 from rankwright.study.processes import StoppedError
 from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import StudyFolder
+from rankwright.study.records import Measurement, StudyFolder
 from studies import InProcess
 
 
@@ -63,6 +65,27 @@ def test_a_dry_run_shows_the_plan(
     assert re.search(r"lora +2 +4 +4 ", said)
     assert re.search(r"about \d+ s with 1 at a time, \d+ s of tuning before", said)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(("split", "seconds"), [("validation", 50), ("test", 60)])
+def test_a_plan_counts_the_evaluations_that_a_run_makes(
+    tmp_path: Path, split: Literal["validation", "test"], seconds: int
+) -> None:
+    """Four on the curve, one before, and one after where the last of the curve is not it."""
+    folder = made_up.study(
+        tmp_path, methods=("lora",), tasks=("rte",), seeds=(0,), rows=9, trials=0
+    )
+    measured = Measurement(
+        task="rte", label="lora", seconds_per_pass=0.0, setup_seconds=0.0,
+        evaluation_seconds=10.0, peak_memory_bytes=1, trainable_parameters=1,
+    )  # fmt: skip
+    (task,) = folder.study.tasks
+    task = dataclasses.replace(task, reported_split=split)
+    record = dataclasses.replace(folder.study, tasks=(task,), measurements=(measured,))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(plan_table(record, jobs=1, curve_points=4))
+    assert isinstance(console.file, io.StringIO)
+    assert f"about {seconds} s with 1 at a time" in console.file.getvalue()
 
 
 def test_a_run_that_fails_is_said_last(
