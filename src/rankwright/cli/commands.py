@@ -52,10 +52,7 @@ def run(command: str, arguments: list[str]) -> int:
     except (MethodError, TaskError, TrainingError, ExportError) as error:
         say(f"rankwright {command}: {error}")
         return 1
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # a disk that is full, say
+    except (OSError, SafetensorError) as error:  # a disk that is full, say
         say(f"rankwright {command}: {error}")
         return 1
     except KeyboardInterrupt:
