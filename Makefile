@@ -43,7 +43,7 @@ demo: .venv
 	@$(OFFLINE) OMP_NUM_THREADS=$(DEMO_THREADS) .venv/bin/rankwright demo
 
 test: .venv
-	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --durations=15
 
 check: .venv
 	.venv/bin/ruff format --check $(SOURCES)
