@@ -135,6 +135,16 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
     assert config.options == {"batch_size": 8, "bf16": True}
 
 
+def test_a_study_keeps_the_file_that_its_command_names_but_no_password(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    text = "# why\nmethods: lora,dora\nstorage: postgresql://me:{}@host/db\ntask: rte\n"
+    file.write_text(text.format("hush"), encoding="utf-8")
+    config, _ = parse_compare(["--config", str(file)])
+    assert config.file == text.format("***").rstrip("\n")
+    assert config.storage == "postgresql://me:hush@host/db"
+    assert parse_compare(["--methods", "lora", "--task", "rte"])[0].file is None
+
+
 def test_a_rate_in_yaml_needs_no_point(tmp_path: Path) -> None:
     """PyYAML by itself reads 2e-5 as a text."""
     file = tmp_path / "study.yaml"

@@ -225,6 +225,15 @@ def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
         assert f"{task['rows']['train']:,}, 9 of them used" in text
 
 
+def test_the_file_that_the_command_names_is_there(small: StudyFolder) -> None:
+    record = dataclasses.replace(small.study, file="# <why>\nmethods: [lora]")
+    record.save(small.description)
+    found = figures(StudyFolder(small.path))
+    assert found.study.file == record.file
+    assert "<pre><code># &lt;why&gt;\nmethods: [lora]</code></pre>" in html(found)
+    assert "````yaml\n# <why>\nmethods: [lora]\n````\n" in markdown(found)
+
+
 def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyFigures) -> None:
     assert html(found) == html(figures(StudyFolder(study.path)))
 

@@ -9,6 +9,7 @@ import signal
 import typing
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -40,7 +41,8 @@ USAGE = (
     "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
     "       rankwright compare --config STUDY.yaml [options that win over the file]"
 )
-OWN = {field.name for field in dataclasses.fields(StudyConfig)} - {"options"}
+NO_OPTIONS = {"options", "file"}
+OWN = {field.name for field in dataclasses.fields(StudyConfig)} - NO_OPTIONS
 """Options of a study; the others are of every run."""
 SHARED = {field.name for field in dataclasses.fields(TrainConfig)} - OWN - {*DECIDED}
 
@@ -73,7 +75,12 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
     named = {argument.partition("=")[0].partition(".")[0][2:] for argument in given}
     options = {name: parsed[name] for name in SHARED & named}
     own = {name: parsed[name] for name in OWN}
-    return StudyConfig(**own, options=options), bool(parsed["dry_run"])
+    file = None if path is None else _without_passwords(Path(path).read_text("utf-8"))
+    return StudyConfig(**own, options=options, file=file), bool(parsed["dry_run"])
+
+
+def _without_passwords(text: str) -> str:
+    return "\n".join(map(without_password, text.splitlines()))
 
 
 def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
@@ -155,7 +162,7 @@ def _parser() -> Parser:
         default=False,
         help="measure a few steps, show the plan, keep nothing",
     )
-    parser.add_class_arguments(StudyConfig, None, skip={"options", "methods", "task"})
+    parser.add_class_arguments(StudyConfig, None, skip=NO_OPTIONS | {"methods", "task"})
     parser.add_argument("--methods", type=Any, help=_meaning("methods"))
     parser.add_argument("--task", type=Any, help=_meaning("task"))
     group = parser.add_argument_group("Options of every run")

@@ -56,6 +56,8 @@ class StudyConfig:
         curve_points: Evaluations on the validation rows in the course of a run.
         keep_adapters: Whether the adapters of all runs stay.
         options: Options of every run by name, such as batch_size.
+        file: Text of the YAML file that all this was read from, without a password; None for the
+            command line alone.
     """
 
     methods: Any
@@ -73,6 +75,7 @@ class StudyConfig:
     curve_points: int = 8
     keep_adapters: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None
 
     def __post_init__(self) -> None:
         """Check what needs no data.

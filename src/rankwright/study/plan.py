@@ -182,6 +182,7 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
         tuning_seed=max(config.parsed_seeds) + 1 if config.tune else None,
         held_text=None if held is None else HeldText.read(held).sha256,
         curve_points=config.curve_points,
+        file=config.file,
     )
     return Plan(config, folder, record)
 

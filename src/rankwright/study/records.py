@@ -192,6 +192,7 @@ class StudyRecord(Record):
         held_text: SHA-256 of the text that forgetting is measured on; None for the built-in one.
         curve_points: Evaluations on the validation rows in the course of a run; None where that was
             not noted yet.
+        file: Text of the YAML file that `command` names, without a password; None if it names none.
     """
 
     name: str
@@ -211,6 +212,7 @@ class StudyRecord(Record):
     tuning_seed: int | None = None
     held_text: str | None = None
     curve_points: int | None = None
+    file: str | None = None
 
     @property
     def against(self) -> dict[str, str]:
