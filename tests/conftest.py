@@ -16,6 +16,7 @@ from saved_models import labelled_rows, save_bert, save_llama, write_rows
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share what is costly to make run in one process.
 

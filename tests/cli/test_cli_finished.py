@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from transformers import AutoTokenizer
 
 from rankwright.cli import main
@@ -27,6 +29,17 @@ def run(bert_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFac
     short = ["--steps", "6", "--learning-rate", "1e-2", "--method.r", "2"]
     assert main(["train", "--method", "dora", *names, *options, *short]) == 0
     return folder
+
+
+def test_eval_computes_on_the_accelerator(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved: list[object] = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(PeftModel, "to", lambda _model, device: moved.append(device))
+    assert main(["eval", str(run)]) == 0
+    assert moved == [torch.device("cuda")]
+    assert "accuracy" in json.loads(capsys.readouterr().out)
 
 
 def test_plot_draws_what_was_logged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -15,8 +16,10 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
+from transformers import TrainerCallback, TrainerState
 
 from rankwright.cli import main
+from rankwright.job import TrainConfig
 from saved_models import adapter_bytes, labelled_rows
 
 Train = Callable[..., int]
@@ -142,7 +145,54 @@ def test_bfloat16_and_checkpointed_activations(train: Train) -> None:
     assert train("--method", "bidora", "--output", "o", *flags) == 0
 
 
-def test_sigterm_saves_and_the_hint_goes_on_to_the_same_bits(
+class Signals(TrainerCallback):
+    """Sends signals to its own process in the second step."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+
+    def on_step_begin(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
+        if state.global_step == 1:
+            for number in self._numbers:
+                signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status", "said"),
+    [
+        ([signal.SIGTERM], 143, "stopped; a checkpoint is saved. Go on with: rankwright train"),
+        ([signal.SIGINT], 130, "stopped; a checkpoint is saved. Go on with: rankwright train"),
+        ([signal.SIGINT] * 2, 130, "rankwright train: interrupted"),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "Ctrl-C twice"],
+)
+def test_a_signal_in_training(
+    train: Train,
+    numbers: list[int],
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar = contextlib.nullcontext(lambda _trainer: Signals(numbers))
+    monkeypatch.setattr("rankwright.cli.commands.progress_bar", lambda _console: bar)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert train("--method", "lora", "--save-steps", "100") == status
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    saved = [path.name for path in Path("runs/lora-train-0/checkpoints").glob("*")]
+    assert saved == (["checkpoint-2"] if len(numbers) == 1 else [])
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_ctrl_c_before_training_ends_at_once(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TrainConfig, "make_task", lambda _: signal.raise_signal(signal.SIGINT))
+    assert train("--method", "lora") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "rankwright train: interrupted"
+
+
+def test_ctrl_c_saves_and_the_hint_goes_on_to_the_same_bits(
     train: Train, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = ["--method", "bidora", "--method.upper_betas", "[0.9, 0.98]", "--steps", "20"]
@@ -159,8 +209,8 @@ def test_sigterm_saves_and_the_hint_goes_on_to_the_same_bits(
         for line in process.stderr:
             lines.append(line)
             if "search: step 2/20" in line:
-                process.send_signal(signal.SIGTERM)
-    assert process.returncode == 143, "".join(lines)
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, "".join(lines)
     hint = "rankwright train --config 'stopped run/run.yaml' --resume"
     assert hint in lines[-1]
     assert not Path("stopped run/result.json").exists()

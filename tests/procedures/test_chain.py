@@ -128,6 +128,7 @@ def test_more_rounds_than_steps():
         ({"projected": True}, "False where frozen is None"),
         ({"rounds": 0}, "rounds"),
         ({"steps_per_round": 0}, "steps_per_round"),
+        ({"rounds": 2.5}, "rounds = 2.5: expected None or an integer of at least 1"),
         ({"layers_per_round": 0}, "layers_per_round"),
         ({"layers_per_round": 1.5}, "layers_per_round"),
         ({"selection": "best"}, "one of uniform, round_robin"),

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0 is success, 1 an error that the message explains, 2 a command line that does not parse, 130 an
-    interrupt from the keyboard, and 143 a SIGTERM after which the run can be resumed.
+    interrupt from the keyboard, and 143 a SIGTERM; a run that was in training then can be resumed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else "--help"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import rankwright.methods  # noqa: F401  registers every method
 from rankwright.cli.compare import run_study
 from rankwright.cli.demo import demo
 from rankwright.cli.finished import evaluate, export_run
+from rankwright.cli.interrupt import interrupt_saves
 from rankwright.cli.options import UsageError, parse_train
 from rankwright.cli.plot import plot
 from rankwright.cli.probing import probe_parts
@@ -35,7 +37,6 @@ from rankwright.training.export_check import ExportError
 from rankwright.training.progress import progress_bar
 
 SIGINT_EXIT = 130  # 128 + the signal's number, as shells report it
-SIGTERM_EXIT = 143
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -71,18 +72,15 @@ def _train(arguments: list[str]) -> int:
     values, resume = parse_train(arguments)
     method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
-    with progress_bar(Console(stderr=True)) as bar:
+    notify = say if main_process else None
+    with progress_bar(Console(stderr=True)) as bar, interrupt_saves(notify) as interrupts:
         folder, result = train(
-            TrainConfig(**values),
-            method,
-            resume=resume,
-            callback=bar,
-            notify=say if main_process else None,
+            TrainConfig(**values), method, resume=resume, callback=bar, notify=notify
         )
     if result.interrupted:
         if main_process:
-            say(f"stopped by SIGTERM; a checkpoint is saved. Go on with: {folder.resume}")
-        return SIGTERM_EXIT
+            say(f"stopped; a checkpoint is saved. Go on with: {folder.resume}")
+        return 128 + (signal.SIGINT if interrupts else signal.SIGTERM)
     if main_process:
         Console().print(result_table(result))
         print(f"adapter: {folder.adapter}")

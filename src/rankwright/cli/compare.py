@@ -36,6 +36,7 @@ from rankwright.study.processes import Processes, StoppedError
 from rankwright.study.records import StudyFolder
 from rankwright.study.report import write_html, write_markdown
 from rankwright.study.storage import without_password
+from rankwright.training.signals import handled
 
 USAGE = (
     "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
@@ -137,13 +138,8 @@ def _stop_on_signal(processes: Processes, says: Callable[[str], None]) -> Iterat
         says("stopping when every process has saved a checkpoint")
         processes.stop()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, stop) for number in numbers]
-    try:
+    with handled(stop, signal.SIGINT, signal.SIGTERM):
         yield came
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
 
 
 def _parser() -> Parser:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.files import write_json
@@ -22,7 +24,7 @@ def evaluate(
     output: str | None,
     notify: Callable[[str], None],
 ) -> int:
-    """Print the metrics of a finished run as JSON.
+    """Print the metrics of a finished run as JSON; computed on the accelerator, if there is one.
 
     Args:
         run: Folder of the run.
@@ -40,6 +42,7 @@ def evaluate(
     for text in prepared.notices:
         notify(text)
     model = load_adapted(folder, prepared)
+    model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)
     print(json.dumps(metrics, indent=1))
     if output is not None:

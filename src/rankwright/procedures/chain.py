@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.method import check_field, is_count
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.stacked import Side, StackedLoRA
@@ -112,8 +112,8 @@ class Chain(Procedure):
         for name in given[:-1]:
             check_field(self, name, False, f"None where {given[-1]} is given")
         for name in given:
-            least = getattr(self, name) >= 1 or name == "epochs_per_round"
-            check_field(self, name, least, "None or an integer of at least 1")
+            counts = name == "epochs_per_round" or is_count(getattr(self, name))
+            check_field(self, name, counts, "None or an integer of at least 1")
         epochs, ranks = self.epochs_per_round, self.ranks
         check_field(self, "epochs_per_round", epochs is None or epochs > 0, "None or above 0")
         valid_ranks = ranks is None or (len(ranks) > 0 and min(ranks) >= 1)

@@ -152,8 +152,7 @@ class Measurement(Record):
         task: The task.
         label: The method.
         seconds_per_pass: Wall time of a forward-and-backward pass, its share of the step included.
-        setup_seconds: Wall time of loading data and model before the first step; the start of
-            Python and its imports not included.
+        setup_seconds: Wall time before the first step: imports, loading of data and model.
         evaluation_seconds: Wall time of one evaluation of all reported rows, estimated from some.
         peak_memory_bytes: As in `CostRecord`.
         trainable_parameters: As in `CostRecord`.
@@ -265,8 +264,8 @@ class CostRecord:
         peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
         median_step_seconds: Median wall time of an optimizer step: no evaluation, no saving.
         training_seconds: Sum over all steps, those before a resume included.
-        total_seconds: Wall time of the run from start to end, over all its processes: loading,
-            evaluation and saving included, the start of Python and its imports not.
+        total_seconds: Wall time of the run from start to end, over all its processes: imports,
+            loading, evaluation and saving included.
         steps: Optimizer steps.
         passes: Forward-and-backward passes over a batch.
     """

@@ -1,4 +1,4 @@
-"""One run in a process of its own: `python -m rankwright.study.worker FOLDER`.
+"""One run in a process of its own: `python -m rankwright.study.worker FOLDER STARTED`.
 
 Started by `study.processes`. It ends when the process that started it does, after a checkpoint.
 """
@@ -59,12 +59,17 @@ REPORT_SECONDS = 0.5
 MEASURED_ROWS = 64
 
 
-def main(folder: Path) -> int:
-    """Do what the request in `folder` asks for; returns the exit status."""
+def main(folder: Path, imports: float = 0.0) -> int:
+    """Do what the request in `folder` asks for; returns the exit status.
+
+    Args:
+        folder: Holds the run's description and the request.
+        imports: Seconds since the process was started.
+    """
     with locked(folder):
         (folder / ERROR).unlink(missing_ok=True)
         try:
-            done = Worker(folder).work()
+            done = Worker(folder, imports).work()
         except (MethodError, TaskError, TrainingError) as error:
             ErrorReport(message=str(error)).save(folder / ERROR)
             print(error, file=sys.stderr, flush=True)
@@ -77,10 +82,11 @@ class Worker:
 
     Args:
         folder: The run's folder, with `run.yaml` and the request.
+        imports: Seconds since the process was started.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._started = time.perf_counter()
+    def __init__(self, folder: Path, imports: float) -> None:
+        self._started = time.perf_counter() - imports
         self.folder = RunFolder.read(folder)
         self.request = Request.load(folder / REQUEST)
         self._before = 0.0
@@ -264,4 +270,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), time.time() - float(sys.argv[2])))

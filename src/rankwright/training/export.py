@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rankwright.core.effective import factor_tensors, weight_change
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
 from rankwright.core.matrix import dora_magnitude, low_rank_factors
+from rankwright.core.ranks import PREFIX
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     Errors,
@@ -51,8 +52,6 @@ __all__ = [
     "export_lora",
     "export_merged",
 ]
-
-PREFIX = "base_model.model."  # what PEFT puts before a module's name in an adapter file
 
 
 @dataclass(frozen=True)

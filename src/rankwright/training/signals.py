@@ -1,15 +1,36 @@
-"""SIGTERM: finish the step in hand, save, leave."""
+"""Signals that end a run: SIGTERM finishes the step in hand, saves and leaves."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
 import torch.distributed as dist
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def handled(handler: Handler, *numbers: int) -> Iterator[None]:
+    """Let signals call a function, and put back what they did. Outside the main thread: nothing.
+
+    Args:
+        handler: Called with the number of a signal.
+        numbers: Of the signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, before in zip(numbers, previous, strict=True):
+            signal.signal(number, before)
 
 
 class Termination:
@@ -21,15 +42,9 @@ class Termination:
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
         """Take over SIGTERM, and give it back at the end. Outside the main thread: do nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         self.requested = False
-        previous = signal.signal(signal.SIGTERM, self._note)
-        try:
+        with handled(self._note, signal.SIGTERM):
             yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any process was asked to stop; the same answer on all of them."""
