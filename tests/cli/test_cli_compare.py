@@ -227,6 +227,22 @@ def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     assert "trial of" not in console.export_text()
 
 
+def test_what_other_machines_have_finished_is_counted(tmp_path: Path) -> None:
+    folder = made_up.study(
+        tmp_path, methods=("lora",), tasks=("rte",), seeds=(0, 1, 2), rows=9, trials=0
+    )
+    there, kept = tmp_path / "records", tmp_path / "kept"
+    there.rename(kept)
+    console = Console(file=io.StringIO(), width=120)
+    table = StudyTable(console, jobs=1)
+    table.planned(SimpleNamespace(folder=folder, record=folder.study))
+    kept.rename(there)
+    folder.record("rte--lora--2").unlink()
+    table.finished(next(run for run in folder.study.runs if run.seed == 1))
+    assert isinstance(console.file, io.StringIO)
+    assert "2/3 rte--lora--1: " in console.file.getvalue()
+
+
 def test_the_time_left_is_that_of_the_steps_left(tmp_path: Path) -> None:
     folder = made_up.study(
         tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0, 1), rows=9, trials=0,

@@ -71,11 +71,14 @@ class StudyTable(Observer):
         self._print(text)
 
     def finished(self, run: PlannedRun) -> None:
-        """Take over a record."""
+        """Take over its record, and what other machines have finished meanwhile."""
         with self._lock:
             assert self._plan is not None
-            record = RunRecord.load(self._plan.folder.record(run.name))
-            self._records[run.name] = record
+            for each in self._plan.record.runs:
+                file = self._plan.folder.record(each.name)
+                if each.name not in self._records and file.exists():
+                    self._records[each.name] = RunRecord.load(file)
+            record = self._records[run.name]
             count, left = len(self._records), self._left()
         self._note = ""
         self._print(
