@@ -13,6 +13,8 @@ from rankwright.study.protocol import FAILED, REQUEST, Request
 from rankwright.study.records import PlannedRun, StudyFolder
 
 ENDS = {0: Exit.DONE, FAILED: Exit.FAILED}
+IMPORT_SECONDS = 10.0
+"""What a process of its own would have taken to import everything."""
 
 
 class InProcess(Processes):
@@ -28,7 +30,7 @@ class InProcess(Processes):
 
     def run(self, folder: Path) -> Exit:
         self.done.append((Request.load(folder / REQUEST).purpose, folder.name))
-        return ENDS[worker.main(folder)]
+        return ENDS[worker.main(folder, IMPORT_SECONDS)]
 
 
 class Heard(Observer):
