@@ -36,7 +36,8 @@ from rankwright.tasks import TaskError
 from rankwright.training.export_check import ExportError
 from rankwright.training.progress import progress_bar
 
-SIGINT_EXIT = 130  # 128 + the signal's number, as shells report it
+SIGNALLED = 128
+"""Exit status, with a signal's number added, of what the signal ended; as shells report it."""
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -58,7 +59,7 @@ def run(command: str, arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         say(f"rankwright {command}: interrupted")
-        return SIGINT_EXIT
+        return SIGNALLED + signal.SIGINT
     except SystemExit as leaving:  # argparse, after --help or a wrong option
         return int(leaving.code or 0)
 
@@ -80,7 +81,7 @@ def _train(arguments: list[str]) -> int:
     if result.interrupted:
         if main_process:
             say(f"stopped; a checkpoint is saved. Go on with: {folder.resume}")
-        return 128 + (signal.SIGINT if interrupts else signal.SIGTERM)
+        return SIGNALLED + (signal.SIGINT if interrupts else signal.SIGTERM)
     if main_process:
         Console().print(result_table(result))
         print(f"adapter: {folder.adapter}")

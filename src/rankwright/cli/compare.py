@@ -9,7 +9,6 @@ import signal
 import typing
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -63,7 +62,7 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
     """
     arguments = [normalise(argument) for argument in arguments]
     path = peek(arguments, "--config")
-    config = {} if path is None else read_config(path)
+    config, text = read_config(path)
     types = _types()
     check_names(config, types, f"{path}: ")
     given = as_arguments(config) + with_values(arguments, types)
@@ -76,7 +75,7 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
     named = {argument.partition("=")[0].partition(".")[0][2:] for argument in given}
     options = {name: parsed[name] for name in SHARED & named}
     own = {name: parsed[name] for name in OWN}
-    file = None if path is None else _without_passwords(Path(path).read_text("utf-8"))
+    file = None if text is None else _without_passwords(text)
     return StudyConfig(**own, options=options, file=file), bool(parsed["dry_run"])
 
 

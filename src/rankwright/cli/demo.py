@@ -47,7 +47,7 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     with progress_bar(console) as bar:
         folder, result = train(config, method, callback=bar)
     if result.interrupted:
-        raise TrainingError("stopped by SIGTERM; the demo starts anew next time")
+        raise TrainingError("stopped by a signal; the demo starts anew next time")
     Console().print(result_table(result))
     accuracy = result.after["accuracy"]
     print(f"logistic regression over the frozen embeddings: {FROZEN_ACCURACY}")

@@ -65,7 +65,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """
     arguments = [normalise(argument) for argument in arguments]
     path = peek(arguments, "--config")
-    config = {} if path is None else read_config(path)
+    config, _ = read_config(path)
     plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
     arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)
@@ -167,10 +167,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """The file's options by name, those of the method with `method.` before them."""
+def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
+    """The file's options by name, those of the method with `method.` before them; and its text."""
+    if path is None:
+        return {}, None
     try:
-        values = yaml.load(Path(path).read_text("utf-8"), Loader=_Loader)
+        text = Path(path).read_text("utf-8")
+        values = yaml.load(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MethodError(f"cannot read --config {path}: {reason}") from error
@@ -186,7 +189,7 @@ def read_config(path: str) -> dict[str, Any]:
         )
     fields = {"name": method} if isinstance(method, str) else method
     named = values | {f"method.{name}": value for name, value in fields.items()}
-    return {str(name).replace("-", "_"): value for name, value in named.items()}
+    return {str(name).replace("-", "_"): value for name, value in named.items()}, text
 
 
 def check_names(names: Iterable[str], types: Collection[str], place: str) -> None:

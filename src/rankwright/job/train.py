@@ -79,7 +79,8 @@ class RunResult:
         cost: What training cost.
         seconds: Wall time from start to end, evaluation included.
         versions: Versions of what computed it.
-        interrupted: Whether SIGTERM stopped the run; there are no `after` metrics then.
+        interrupted: Whether SIGTERM, or Ctrl-C on the command line, stopped the run; there are no
+            `after` metrics then.
     """
 
     method: str

@@ -59,7 +59,7 @@ REPORT_SECONDS = 0.5
 MEASURED_ROWS = 64
 
 
-def main(folder: Path, imports: float = 0.0) -> int:
+def main(folder: Path, imports: float) -> int:
     """Do what the request in `folder` asks for; returns the exit status.
 
     Args:

@@ -58,7 +58,7 @@ class MethodMixin(_Base):
 
     Attributes:
         run: The run, as the method's parts see it.
-        interrupted: Whether SIGTERM ended the last `train`.
+        interrupted: Whether SIGTERM, or Ctrl-C on the command line, ended the last `train`.
     """
 
     optimizer: Any
