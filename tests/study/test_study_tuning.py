@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import sys
@@ -28,7 +29,7 @@ from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import OUTCOME, TrialOutcome
 from rankwright.study.records import StudyFolder, TuningRecord
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
-from rankwright.study.tuning import Search, SeededSampler
+from rankwright.study.tuning import Search, SeededSampler, tune
 from studies import InProcess, carried_out
 
 ConfigOf = Callable[..., StudyConfig]
@@ -75,6 +76,10 @@ def search(planned: Plan, processes: Processes, url: str | None = None) -> Searc
     kept = OPENED.enter_context(storage_of_trials(url, planned.folder.storage))
     spec = planned.config.parsed_methods[0]
     return Search(planned, planned.record.tasks[0].task, spec, kept, processes)
+
+
+def tuned(found: Search) -> TuningRecord:
+    return tune([found], found.processes)[0]
 
 
 def test_tuned_runs_are_those_of_the_best_trial(config_of: ConfigOf) -> None:
@@ -130,7 +135,7 @@ def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: Con
             seen["seed"] = config.seed
             return super().run(folder)
 
-    search(planned, Look()).run()
+    tuned(search(planned, Look()))
     task = planned.config.train_config(
         planned.config.parsed_tasks[0], planned.config.parsed_methods[0]
     ).make_task()
@@ -162,7 +167,7 @@ def test_seeds_that_are_added_leave_that_of_the_trials_out(config_of: ConfigOf) 
 
 def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=3), "c")
-    record = search(planned, Pretended(lambda call: Exit.DIED if call == 2 else call)).run()
+    record = tuned(search(planned, Pretended(lambda call: Exit.DIED if call == 2 else call)))
     assert [trial.state for trial in record.trials] == ["complete", "failed", "complete"]
     assert "the process died 3 times" in record.trials[1].error
     assert record.trials[1].value is None
@@ -171,9 +176,9 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     planned = plan(config_of(methods="dora", tune=3), "c")
     killed = Pretended(lambda call: Exit.STOPPED if call == 2 else call)
     with pytest.raises(StoppedError):
-        search(planned, killed).run()
+        tuned(search(planned, killed))
     again = Pretended(float)
-    record = search(planned, again).run()
+    record = tuned(search(planned, again))
     assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint
     assert len(record.trials) == 3
     assert {trial.state for trial in record.trials} == {"complete"}
@@ -182,7 +187,7 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
 def test_a_trial_whose_metric_is_no_number_counts(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=2), "c")
     pretended = Pretended(lambda call: math.nan if call == 1 else 0.5)
-    record = search(planned, pretended).run()
+    record = tuned(search(planned, pretended))
     assert [(trial.state, trial.error) for trial in record.trials] == [
         ("failed", "accuracy is nan"), ("complete", ""),
     ]  # fmt: skip
@@ -201,7 +206,7 @@ def test_a_trial_whose_machine_died_is_given_to_another(
         orphan = study.ask()  # at work on a machine that is gone
     orphan.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     orphan.storage.record_heartbeat(orphan._trial_id)
-    record = search(planned, Pretended(float)).run()
+    record = tuned(search(planned, Pretended(float)))
     assert len(record.trials) == 2
     states = [trial.state for trial in study.get_trials()]
     assert states[orphan.number] is TrialState.FAIL
@@ -223,7 +228,7 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
 
     asleep = search(planned, Pretended(out_of_reach))
     study = asleep._study()
-    record = asleep.run()
+    record = tuned(asleep)
     assert [trial.value for trial in record.trials] == [2, 3]
     assert [trial.number for trial in record.trials] == [1, 2]
 
@@ -241,17 +246,17 @@ def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> No
         )
         study.add_trial(template)
     assert [trial.number for trial in found._trials(study)] == [0, 1]
-    record = found.run()
+    record = tuned(found)
     assert [trial.number for trial in record.trials] == [0, 1]
 
 
 def test_another_study_of_the_same_name_is_refused(config_of: ConfigOf, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float), url).run()
+    tuned(search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float), url))
     elsewhere = str(tmp_path / "elsewhere" / "study")
     other = plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
     with pytest.raises(MethodError, match=r"budget = '8-passes', this command '9-passes'"):
-        search(other, Pretended(float), url).run()
+        tuned(search(other, Pretended(float), url))
 
 
 def test_a_storage_that_is_lost_is_one_message(
@@ -267,7 +272,7 @@ def test_a_storage_that_is_lost_is_one_message(
         pytest.raises(MethodError, match=r"was lost \(server closed\); .* same command goes on"),
         storage_of_trials(None, planned.folder.storage) as kept,
     ):
-        Search(planned, "data", planned.config.parsed_methods[0], kept, Pretended(float)).run()
+        tuned(Search(planned, "data", planned.config.parsed_methods[0], kept, Pretended(float)))
 
 
 def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +291,7 @@ def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.Monk
         return call
 
     monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", flaky)
-    record = search(plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)).run()
+    record = tuned(search(plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)))
     assert record.trials[0].state == "complete"
     assert beats[:2] == [False, True]
 
@@ -294,9 +299,27 @@ def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.Monk
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=5), "c")
     pretended = Pretended(float, jobs=4)
-    record = search(planned, pretended).run()
+    record = tuned(search(planned, pretended))
     assert len(record.trials) == 5
     assert sorted(pretended.folders) == [f"data--lora--{number}" for number in range(5)]
+
+
+def test_who_finds_no_trial_of_one_method_takes_one_of_the_next(config_of: ConfigOf) -> None:
+    """Three trials of each for two processes: each method's last one leaves no one idle."""
+    side_by_side = threading.Barrier(2)
+
+    class AtOnce(Pretended):
+        def run(self, folder: Path) -> Exit:
+            side_by_side.wait(timeout=60)  # until another is at work, too
+            return super().run(folder)
+
+    planned = plan(config_of(methods="lora,dora", tune=3), "c")
+    pretended = AtOnce(float, jobs=2)
+    first = search(planned, pretended)
+    second = dataclasses.replace(first, spec=planned.config.parsed_methods[1])
+    records = tune([first, second], pretended)
+    assert [(record.label, len(record.trials)) for record in records] == [("lora", 3), ("dora", 3)]
+    assert {name.split("--")[1] for name in pretended.folders[2:4]} == {"lora", "dora"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -321,7 +344,7 @@ def test_machines_that_share_a_storage_divide_the_trials(
 
     def machine(number: int) -> None:
         config = config_of(methods="lora", tune=6, output=str(tmp_path / str(number) / "study"))
-        records.append(search(plan(config, "c"), pretended[number], shared).run())
+        records.append(tuned(search(plan(config, "c"), pretended[number], shared)))
 
     threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -360,7 +383,7 @@ def test_draws_are_a_function_of_the_trial(config_of: ConfigOf) -> None:
 def test_all_trials_failing_says_so(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=2), "c")
     with pytest.raises(MethodError, match="tuning lora on data: all 2 trials failed"):
-        search(planned, Pretended(lambda _call: Exit.DIED)).run()
+        tuned(search(planned, Pretended(lambda _call: Exit.DIED)))
 
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:

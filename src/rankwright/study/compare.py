@@ -28,7 +28,7 @@ from rankwright.study.records import (
     TuningRecord,
 )
 from rankwright.study.storage import quiet_optuna, storage_of_trials
-from rankwright.study.tuning import Search
+from rankwright.study.tuning import Search, tune
 
 ASIDE_SECONDS = 1.0
 """How long to wait before a run that another machine works on is looked at again."""
@@ -188,17 +188,18 @@ def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes)
 
 def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
     """The methods on a task after tuning; what is tuned already is not tuned again."""
-    trials, found = study.config.tune, {}
-    with storage_of_trials(study.config.storage, study.folder.storage) as storage:
-        for method in study.config.parsed_methods:
-            file = study.folder.tuning(task, method.label)
-            if file.exists():
-                record = TuningRecord.load(file)
-            else:
-                observer.says(f"tuning {method.label} on {task}: {trials} trials")
-                record = Search(study, task, method, storage, processes, observer.says).run()
-            found[task, method.label] = method.with_values(record.best)
-    return found
+    files = {m.label: study.folder.tuning(task, m.label) for m in study.config.parsed_methods}
+    untuned = [m for m in study.config.parsed_methods if not files[m.label].exists()]
+    if untuned:
+        labels = ", ".join(method.label for method in untuned)
+        observer.says(f"tuning on {task}, {study.config.tune} trials each: {labels}")
+        with storage_of_trials(study.config.storage, study.folder.storage) as storage:
+            says = observer.says
+            tune([Search(study, task, m, storage, processes, says) for m in untuned], processes)
+    return {
+        (task, method.label): method.with_values(TuningRecord.load(files[method.label]).best)
+        for method in study.config.parsed_methods
+    }
 
 
 # The runs ----------------------------------------------------------------------------------------

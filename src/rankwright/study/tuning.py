@@ -13,7 +13,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -43,6 +43,34 @@ CAUSAL = ("causal_lm", "multiple_choice")
 
 class TrialFailedError(Exception):
     """A trial that ended without a value, and counts."""
+
+
+def tune(searches: Sequence[Search], processes: Processes) -> list[TuningRecord]:
+    """Carry out what is missing of several searches, and wait for trials of other machines.
+
+    Whoever finds no trial to be had of one search takes one of the next.
+
+    Args:
+        searches: The searches.
+        processes: What carries trials out, as many at a time as it has jobs.
+
+    Raises:
+        StoppedError: The study was asked to stop.
+        MethodError: No trial gave a value, or the storage holds trials of another study.
+    """
+    for search in searches:
+        search.begin()
+    with ThreadPoolExecutor(processes.jobs) as pool:
+        for done in [pool.submit(_take_part, searches) for _ in range(processes.jobs)]:
+            done.result()
+    return [search.outcome() for search in searches]
+
+
+def _take_part(searches: Sequence[Search]) -> None:
+    """One trial after the other until there are enough of every search."""
+    while unfinished := [search for search in searches if not search.finished]:
+        if not any(search.take_one() for search in unfinished):
+            time.sleep(WAIT_SECONDS)  # one of those at work may yet die
 
 
 @dataclass
@@ -87,21 +115,48 @@ class Search:
                 values[name] = present if present in choice.values else choice.values[0]
         return values
 
-    def run(self) -> TuningRecord:
-        """Carry out what is missing, and wait for trials of other machines.
+    def begin(self) -> None:
+        """Make the storage ready, with the untuned method as the first trial.
 
         Raises:
-            StoppedError: The study was asked to stop.
-            MethodError: No trial gave a value, or the storage holds trials of another study.
+            MethodError: The storage holds trials of another study.
         """
         with self._alone():
             study = self._study()
             self._check_same(study)
             study.enqueue_trial(self.untuned, skip_if_exists=True)
-        with ThreadPoolExecutor(self.processes.jobs) as pool:
-            for done in [pool.submit(self._take_part) for _ in range(self.processes.jobs)]:
-                done.result()
-        record = self._record(study)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there are as many trials as the method gets, none of them at work."""
+        trials = self._trials(self._study())
+        return len(trials) == self.plan.config.tune and all(map(_counts, trials))
+
+    def take_one(self) -> bool:
+        """Carry a trial out; False if there is none to be had, now.
+
+        Raises:
+            StoppedError: The study was asked to stop.
+        """
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(self._alone())
+            if self.processes.stopping:
+                raise StoppedError
+            study = self._study()
+            optuna.storages.fail_stale_trials(study)
+            trials = self._trials(study)
+            to_be_had = len(trials) < self.plan.config.tune or any(map(_waits, trials))
+            if to_be_had:
+                self._one(study, turn.close)
+        return to_be_had
+
+    def outcome(self) -> TuningRecord:
+        """The finished search, which is written as well.
+
+        Raises:
+            MethodError: No trial gave a value.
+        """
+        record = self._record(self._study())
         record.save(self.plan.folder.tuning(self.task, self.spec.label))
         return record
 
@@ -137,23 +192,6 @@ class Search:
             study.set_user_attr(DESCRIPTION, present)
         for name, value in study.user_attrs[DESCRIPTION].items():
             check_same(name, value, present[name])
-
-    def _take_part(self) -> None:
-        """One trial after the other until there are enough."""
-        study = self._study()
-        while True:
-            with contextlib.ExitStack() as turn:
-                turn.enter_context(self._alone())
-                if self.processes.stopping:
-                    raise StoppedError
-                optuna.storages.fail_stale_trials(study)
-                trials = self._trials(study)
-                if len(trials) == self.plan.config.tune and all(map(_counts, trials)):
-                    return
-                if len(trials) < self.plan.config.tune or any(map(_waits, trials)):
-                    self._one(study, turn.close)
-                    continue
-            time.sleep(WAIT_SECONDS)  # one of those at work may yet die
 
     def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
         """The first of those that count, are at work or wait, no more than the method gets.
