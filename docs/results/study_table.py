@@ -1,0 +1,68 @@
+"""Print the tables and verdicts of a study in Markdown: `python docs/results/study_table.py DIR`.
+
+DIR is the study's folder, or its part that is kept in `docs/results/records`. Without the parquet
+files, which have the tasks' labels in them, verdicts say nothing of other rows of the kind.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures, figures
+from rankwright.study.records import StudyFolder
+
+RATES = ("learning_rate", "head_learning_rate")
+
+
+def table(task: TaskFigures, study: StudyFigures) -> list[str]:
+    """The task's table, a method a line, in the study's order."""
+    order = [method.label for method in study.study.methods]
+    methods = sorted(task.methods, key=lambda method: order.index(method.label))
+    first, *others = study.study.seeds
+    head = ["method", f"seed {first}", *map(str, others), "mean", "rates found", "steps", "passes"]
+    ruler = ["---", *["---:"] * (len(study.study.seeds) + 1), "---", *["---:"] * 3]
+    rows = [_row(method, task, study.study.seeds) for method in methods]
+    return ["| " + " | ".join(cells) + " |" for cells in ([*head, "stored"], ruler, *rows)]
+
+
+def _row(method: MethodFigures, task: TaskFigures, seeds: tuple[int, ...]) -> list[str]:
+    of_seeds = {run.seed: task.unit.number(run.value) for run in method.runs}
+    mean = f"{task.unit.number(method.mean.mean)} ± {task.unit.number(method.mean.half_width)}"
+    steps = method.average(lambda run: run.cost.steps)
+    figures = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
+    return [
+        method.label,
+        *(of_seeds.get(seed, "") for seed in seeds),
+        mean,
+        _found(method),
+        *figures,
+    ]
+
+
+def _found(method: MethodFigures) -> str:
+    """The learning rates of the runs, as tuning found them."""
+    if method.tuning is None:
+        return ""
+    return ", ".join(
+        f"{method.tuning.best[rate]:.2g}" for rate in RATES if rate in method.tuning.best
+    )
+
+
+def verdicts(task: TaskFigures) -> list[str]:
+    """What every method is beside what it is compared with, in words."""
+    found = [method.verdict for method in task.methods]
+    return [f"> {verdict.words(task.unit)}" for verdict in found if verdict is not None]
+
+
+def main(folder: str) -> None:
+    """Print every task of the study."""
+    study = figures(StudyFolder(Path(folder)))
+    for task in study.tasks:
+        print(f"### {task.task.task}, {task.task.metric}\n")
+        print("\n".join(table(task, study)), end="\n\n")
+        print("\n>\n".join(verdicts(task)), end="\n\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
