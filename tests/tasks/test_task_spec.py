@@ -44,6 +44,19 @@ def test_yaml_paths_start_at_root_and_root_at_the_file(tmp_path, monkeypatch):
     assert load_task(spec).source == Files(train=tmp_path / "x" / "a.jsonl", validation_share=0.5)
 
 
+def test_classes_may_be_called_yes_and_no(tmp_path):
+    """PyYAML by itself reads True and False; true and false are still that."""
+    spec = tmp_path / "asked.yaml"
+    spec.write_text(
+        "train: a.csv\nvalidation_share: 2e-1\nlabel_column: y\nlabel_names: [yes, no]\n"
+    )
+    task = load_task(spec)
+    assert task.label_names == ("yes", "no")
+    assert task.source.validation_share == 0.2
+    spec.write_text("train: a.csv\nlabel_column: y\nlabel_names: [false, true]\n")
+    assert load_task(spec, validation_share=0.2).label_names == ("False", "True")
+
+
 @pytest.mark.parametrize("name", REPOSITORY_EXAMPLES)
 def test_example_files(name, monkeypatch, pytestconfig):
     monkeypatch.setenv("RANKWRIGHT_DATA", "/data")

@@ -21,6 +21,7 @@ from rankwright.core.catalogue import SLOTS
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 from rankwright.core.registry import available, get
+from rankwright.core.yamls import NumberLoader
 from rankwright.job import TrainConfig
 
 DEFAULT_METHOD = "bidora"
@@ -156,24 +157,13 @@ def peek(arguments: Sequence[str], flag: str) -> str | None:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """In which 2e-5 is a number, as in YAML 1.2; PyYAML takes only 2.0e-5 for one."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
     """The file's options by name, those of the method with `method.` before them; and its text."""
     if path is None:
         return {}, None
     try:
         text = Path(path).read_text("utf-8")
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=NumberLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MethodError(f"cannot read --config {path}: {reason}") from error

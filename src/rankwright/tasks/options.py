@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from rankwright.core.yamls import WordLoader
 from rankwright.tasks.errors import TaskError, listing, shorten, suggestion
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -98,8 +99,8 @@ def read_yaml(path: Path) -> Options:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=WordLoader)
+        values = yaml.load(text, Loader=WordLoader)
     except FileNotFoundError:
         raise TaskError(
             f"{path}: no such file. Check the path; it is relative to {Path.cwd()}."
