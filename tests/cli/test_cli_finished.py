@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwright.cli import main
 from rankwright.cli.plot import draw, series_of
@@ -166,6 +166,46 @@ def test_export_has_a_folder_of_its_own_in_the_run(run: Path) -> None:
     assert main(["export", str(run), "--as=adapter"]) == 0
     exported = run / "adapter-export" / "adapter_model.safetensors"
     assert exported.read_bytes() == adapter_bytes(run)
+
+
+def elsewhere(run: Path, rows_file: Path, folder: Path) -> tuple[Path, Path]:
+    """The run's folder moved, and where it now looks for its rows; nothing is there."""
+    moved, rows = shutil.copytree(run, folder / "run"), folder / "rows.jsonl"
+    described = (moved / "run.yaml").read_text("utf-8")
+    (moved / "run.yaml").write_text(described.replace(str(rows_file), str(rows)), "utf-8")
+    return moved, rows
+
+
+def test_export_needs_no_data(run: Path, rows_file: Path, tmp_path: Path) -> None:
+    moved, rows = elsewhere(run, rows_file, tmp_path)
+    assert not rows.exists()
+    assert main(["export", str(moved), "--as=merged"]) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(moved / "merged-export")
+    topics = {json.loads(line)["topic"] for line in rows_file.read_text("utf-8").splitlines()}
+    assert model.config.id2label == dict(enumerate(sorted(topics)))
+
+
+def test_eval_refuses_rows_with_other_labels(
+    run: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label more would be a head of another size; one renamed, indices of other classes."""
+    moved, rows = elsewhere(run, rows_file, tmp_path)
+    first = json.loads(rows_file.read_text("utf-8").partition("\n")[0])["topic"]
+    text = rows_file.read_text("utf-8").replace(f'"{first}"', '"zzz"')
+    rows.write_text(text, encoding="utf-8")
+    assert main(["eval", str(moved)]) == 1
+    said = capsys.readouterr().err
+    assert "was trained as AutoModelForSequenceClassification with the labels" in said
+    assert "zzz. Evaluate it on the data that it was trained on" in said
+
+
+def test_a_run_without_its_head_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "head.json").unlink()
+    assert main(["export", str(copy), "--as=adapter"]) == 1
+    assert "head.json: No such file or directory; expected the whole" in capsys.readouterr().err
 
 
 def test_the_merged_model_has_the_tokenizer_that_it_was_trained_with(

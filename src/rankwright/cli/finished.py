@@ -65,14 +65,13 @@ def export_run(
     if rank is not None and kind != "lora":
         raise MethodError(f"--rank {rank}: only --as lora has a rank to choose")
     folder = RunFolder.read(run)
-    prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
-    model = load_adapted(folder, prepared)
+    model = load_adapted(folder)
     target = Path(output) if output else folder.path / f"{kind}-export"
     if kind == "lora":
         report = export.export_lora(model, target, rank, overwrite=overwrite)
     elif kind == "merged":
         report = export.export_merged(
-            model, target, tokenizer=prepared.tokenizer, overwrite=overwrite
+            model, target, tokenizer=load_tokenizer(str(folder.adapter)), overwrite=overwrite
         )
     else:
         report = export.export_adapter(model, target, overwrite=overwrite)

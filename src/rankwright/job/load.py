@@ -23,7 +23,7 @@ from rankwright.core.method import Method
 from rankwright.core.parts import part_from
 from rankwright.core.registry import get
 from rankwright.job.config import TrainConfig
-from rankwright.job.files import write_text
+from rankwright.job.files import write_json, write_text
 from rankwright.tasks import PreparedTask
 from rankwright.training import checkpoint
 
@@ -61,6 +61,42 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise MethodError(_cannot_load(name, error)) from error
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a base model is loaded with, beside its name.
+
+    Attributes:
+        auto_class: Name of the class in `transformers`.
+        model_kwargs: Keyword arguments of its `from_pretrained`, such as the labels.
+    """
+
+    auto_class: str
+    model_kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, prepared: PreparedTask) -> Head:
+        """The head that a task wants."""
+        return cls(prepared.auto_class, prepared.model_kwargs)
+
+    @classmethod
+    def load(cls, path: Path) -> Head:
+        """Read the JSON file."""
+        head = cls(**json.loads(path.read_text("utf-8")))
+        if "id2label" in head.model_kwargs:  # JSON has no whole numbers for keys
+            names = head.model_kwargs["id2label"].items()
+            head.model_kwargs["id2label"] = {int(index): name for index, name in names}
+        return head
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file whole or not at all."""
+        write_json(path, dataclasses.asdict(self))
+
+    def __str__(self) -> str:
+        """The class, and the labels where there are some."""
+        labels = ", ".join(self.model_kwargs.get("label2id", ()))
+        return self.auto_class + (f" with the labels {labels}" if labels else "")
+
+
 def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
     """The pretrained model with a head for the task; a head of another size is replaced.
 
@@ -73,14 +109,20 @@ def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
         MethodError: The model cannot be loaded.
         TaskError: The model cannot do the task.
     """
+    model = _with_head(name, Head.of(prepared), seed)
+    prepared.check_model(model)
+    return model
+
+
+def _with_head(name: str, head: Head, seed: int) -> PreTrainedModel:
     transformers.set_seed(seed)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is expected here
     model: PreTrainedModel
     try:
-        model, loading = getattr(transformers, prepared.auto_class).from_pretrained(
+        model, loading = getattr(transformers, head.auto_class).from_pretrained(
             resolve_model(name),
-            **prepared.model_kwargs,
+            **head.model_kwargs,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -94,21 +136,37 @@ def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
                 f"the model {name!r} has {key} of shape {tuple(stored)} and a config that asks for "
                 f"{tuple(wanted)}; expected weights and config of one model"
             )
-    prepared.check_model(model)
     return model
 
 
-def load_adapted(folder: RunFolder, prepared: PreparedTask) -> PeftModel:
-    """The adapted model of a finished run, by PEFT alone.
+def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> PeftModel:
+    """The adapted model of a finished run, by PEFT alone; its data need not be there.
+
+    Args:
+        folder: The run.
+        prepared: What the model is to be asked about.
 
     Raises:
-        MethodError: The run is not finished.
+        MethodError: The run is not finished, or the labels are not those that it was trained with.
     """
     if not folder.adapter.is_dir():
         raise MethodError(
             f"{folder.path} holds no adapter: the run is not finished. Go on with: {folder.resume}"
         )
-    base = load_base(folder.config.model, prepared, folder.config.seed)
+    try:
+        head = Head.load(folder.head)
+    except OSError as error:
+        raise MethodError(
+            f"cannot read {folder.head}: {error.strerror}; expected the whole folder as "
+            "`rankwright train` wrote it"
+        ) from error
+    if prepared is not None and Head.of(prepared) != head:
+        raise MethodError(
+            f"{folder.path} was trained as {head}; {prepared.task.name} now wants "
+            f"{Head.of(prepared)}. Evaluate it on the data that it was trained on, or on rows with "
+            "the same labels"
+        )
+    base = _with_head(folder.config.model, head, folder.config.seed)
     return PeftModel.from_pretrained(base, folder.adapter)
 
 
@@ -130,6 +188,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """The PEFT adapter, with the tokenizer beside it."""
         return self.path / "adapter"
+
+    @property
+    def head(self) -> Path:
+        """Class and labels that the base model is loaded with, as JSON."""
+        return self.path / "head.json"
 
     @property
     def checkpoints(self) -> Path:

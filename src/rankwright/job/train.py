@@ -21,7 +21,7 @@ from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import write_json
-from rankwright.job.load import RunFolder, load_base, load_tokenizer
+from rankwright.job.load import Head, RunFolder, load_base, load_tokenizer
 from rankwright.tasks import Outcome, PreparedTask, WithTest
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
@@ -136,7 +136,8 @@ class Job:
         return not self.trainer.interrupted
 
     def save_adapter(self) -> None:
-        """Write the adapter, with the tokenizer beside it, whole or not at all."""
+        """Write the adapter, with the tokenizer in it, whole or not at all; before it, the head."""
+        Head.of(self.prepared).save(self.folder.head)
         temporary = self.folder.path / ".saving-adapter"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
         self.model.save_pretrained(temporary)
