@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankwright.core.method import Method, Slots, check_field
+from rankwright.core.fields import check_field
+from rankwright.core.method import Method, Slots
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import Run
 

@@ -20,6 +20,7 @@ from torch import nn
 from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
+from rankwright.core.fields import check_field, check_types, is_count
 from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
@@ -153,6 +154,7 @@ class Method(ABC):
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_field(self, "r", is_count(self.r), "an integer of at least 1")
         check_field(self, "lora_alpha", self.lora_alpha > 0, "a number above 0")
         check_field(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
@@ -276,22 +278,3 @@ def _put_back_bases(module: nn.Module) -> None:
             setattr(module, name, child.original_module)
         else:
             _put_back_bases(child)
-
-
-def check_field(
-    owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
-) -> None:
-    """Raise a `MethodError` that names the field, its value and what was expected."""
-    if not holds:
-        given = getattr(owner, name) if value is dataclasses.MISSING else value
-        raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")
-
-
-def is_count(value: object) -> bool:
-    """Whether a field is an integer of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def none_or_at_least(value: float | None, least: float) -> bool:
-    """Whether a field that may be None is not below its least value."""
-    return value is None or value >= least

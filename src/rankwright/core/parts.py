@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rankwright.core.catalogue import SINGLE, SLOTS, get_part, part_name
 from rankwright.core.errors import MethodError
+from rankwright.core.fields import check_types
 from rankwright.core.part import Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.together import Together
 
@@ -76,6 +77,8 @@ class Parts:
                     f"{slot} = {part!r}: expected a dataclass over {SLOTS[slot].__name__}; "
                     "`rankwright parts` lists those with a name"
                 )
+        for part in more:
+            check_types(part)
         if slot not in SINGLE:
             return before + more
         if len(before + more) > 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.fields import check_field
 from rankwright.tasks import SetAside, Task, load_task
 
 _TASK_OPTIONS = (

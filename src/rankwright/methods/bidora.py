@@ -23,7 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from rankwright.core.method import Method, Slots, check_field, none_or_at_least
+from rankwright.core.fields import check_field, none_or_at_least
+from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots, check_field
+from rankwright.core.fields import check_field
+from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
 from rankwright.layers import Dora

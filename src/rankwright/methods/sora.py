@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from rankwright.core.method import Method, Slots, check_field
+from rankwright.core.fields import check_field
+from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.proximal import Threshold
 from rankwright.core.registry import register

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.matrix import tensor_version
-from rankwright.core.method import check_field
 from rankwright.core.part import Layer, OptimizerPart
 from rankwright.core.run import Run
 from rankwright.core.symmetric import ridged_inverse, spectrum

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from rankwright.core.catalogue import part
-from rankwright.core.method import check_field
+from rankwright.core.fields import check_field
 from rankwright.core.part import OptimizerPart
 from rankwright.core.run import Run
 

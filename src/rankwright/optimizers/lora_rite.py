@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.method import check_field
 from rankwright.core.part import OptimizerPart
 from rankwright.core.run import Run
 from rankwright.optimizers.base import PairBatch, PairOptimizer

@@ -20,6 +20,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field, none_or_at_least
 from rankwright.core.linalg import (
     BaseGram,
     base_gram,
@@ -34,7 +35,6 @@ from rankwright.core.matrix import (
     low_rank_factors,
     weight_version,
 )
-from rankwright.core.method import check_field, none_or_at_least
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.fields import check_field
 from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.method import check_field
 from rankwright.core.part import Penalty
 from rankwright.penalties.spectral import Norm, spectral_ratio
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field, none_or_at_least
+from rankwright.core.fields import check_field, none_or_at_least
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.dora import Dora

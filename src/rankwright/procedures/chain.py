@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rankwright.core.catalogue import part, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field, is_count
+from rankwright.core.fields import check_field, is_count
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.run import Run
 from rankwright.layers.stacked import Side, StackedLoRA

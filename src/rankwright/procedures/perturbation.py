@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field
 from rankwright.core.linalg import row_norm_sq
 from rankwright.core.matrix import base_rows
-from rankwright.core.method import check_field
 from rankwright.core.noise import Noise
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import MicroBatch, Run

@@ -19,7 +19,7 @@ import torch
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
-from rankwright.core.method import check_field
+from rankwright.core.fields import check_field
 from rankwright.core.part import Layer, Multiplier, Phase, Procedure, ProcedureState, Shape
 from rankwright.core.proximal import THRESHOLDS, Threshold
 from rankwright.core.run import Run, adapted_layers

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from rankwright.core.catalogue import SLOTS
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, check_field
+from rankwright.core.fields import check_field
+from rankwright.core.method import Method
 from rankwright.core.registry import get
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import TrainConfig, build_method

@@ -1,0 +1,95 @@
+"""Fields of methods and parts: of the declared type, within their range, or a clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, Literal, Union
+
+from rankwright.core.errors import MethodError
+
+_WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text"}
+
+
+def check_field(
+    owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
+) -> None:
+    """Raise a `MethodError` that names the field, its value and what was expected."""
+    if not holds:
+        given = getattr(owner, name) if value is dataclasses.MISSING else value
+        raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")
+
+
+def check_types(owner: Any) -> None:
+    """Check every field of a dataclass against its annotation.
+
+    Raises:
+        MethodError: A field is of another type.
+    """
+    hints = _hints(owner.__class__)
+    for name in (field.name for field in dataclasses.fields(owner) if field.name in hints):
+        hint = hints[name]
+        check_field(owner, name, is_of_type(getattr(owner, name), hint), in_words(hint))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotations by name; none for a class with one that only a type checker can resolve."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return {}
+
+
+def is_of_type(value: object, hint: Any) -> bool:
+    """Whether a value is what an annotation says; an annotation that is not known holds."""
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (types.UnionType, Union):
+        return any(is_of_type(value, argument) for argument in arguments)
+    if kind is Literal:
+        return value in arguments
+    if kind in (list, tuple):  # YAML has no tuples
+        return isinstance(value, list | tuple) and all(
+            is_of_type(item, arguments[0]) for item in value
+        )
+    if kind in (dict, Mapping):
+        return isinstance(value, Mapping) and all(
+            is_of_type(key, arguments[0]) and is_of_type(item, arguments[1])
+            for key, item in value.items()
+        )
+    if kind is Callable:
+        return callable(value)
+    if kind in (int, float):
+        wanted = Real if kind is float else int
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    return kind not in (bool, str, types.NoneType) or isinstance(value, kind)
+
+
+def in_words(hint: Any) -> str:
+    """What an annotation says, for an error message."""
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (types.UnionType, Union):
+        return " or ".join(map(in_words, arguments))
+    if kind is Literal:
+        return " or ".join(map(str, arguments))
+    if kind in (list, tuple):
+        return f"a list, each {in_words(arguments[0])}"
+    if kind in (dict, Mapping):
+        return f"a mapping from {in_words(arguments[0])} to {in_words(arguments[1])}"
+    if kind is types.NoneType:
+        return "None"
+    return _WORDS.get(kind) or str(getattr(kind, "__name__", hint))
+
+
+def is_count(value: object) -> bool:
+    """Whether a field is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def none_or_at_least(value: float | None, least: float) -> bool:
+    """Whether a field that may be None is not below its least value."""
+    return value is None or value >= least
