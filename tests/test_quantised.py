@@ -29,6 +29,7 @@ def quantised(layer: nn.Linear, bits: int) -> nn.Module:
     if bits == 4:
         found = bitsandbytes.nn.Linear4bit(*size, bias=False, quant_type="nf4")
         found.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        found.support_avx512bf16_for_cpu = False  # else a pass in bfloat16, where the CPU has it
     else:
         found = bitsandbytes.nn.Linear8bitLt(*size, bias=False, has_fp16_weights=False)
         found.weight = bitsandbytes.nn.Int8Params(weight, requires_grad=False)
@@ -90,7 +91,29 @@ def test_over_a_quantised_base(name: str, bits: int, tmp_path: Path) -> None:
         assert torch.equal(logits(model), expected)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base(bits), tmp_path)
-    torch.testing.assert_close(logits(loaded), found, rtol=0, atol=1e-5)
+    # int8 layers round their inputs to 1/127 of the largest: a last bit can become such a step
+    torch.testing.assert_close(logits(loaded), found, rtol=0, atol=1e-5 if bits == 4 else 1e-3)
+
+
+def four_bit_layers(model: nn.Module) -> list[bitsandbytes.nn.Linear4bit]:
+    return [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+
+
+def test_four_bit_layers_do_not_rearrange_weights_that_are_to_be_trained() -> None:
+    """bitsandbytes does, where the CPU has AVX512-BF16, at the first pass in evaluation mode."""
+    model = base(4)
+    for layer in four_bit_layers(model):
+        layer.support_avx512bf16_for_cpu = True
+    adapted = method_named("lora").apply(model)
+    assert len(four_bit_layers(adapted)) == 14
+    assert not any(layer.support_avx512bf16_for_cpu for layer in four_bit_layers(adapted))
+
+
+def test_four_bit_weights_that_were_rearranged_are_refused() -> None:
+    model = base(4)
+    four_bit_layers(model)[0].weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(MethodError, match=r"self_attn\.q_proj: bitsandbytes has rearranged"):
+        method_named("dora").apply(model)
 
 
 def test_a_quantised_weight_is_not_trained() -> None:

@@ -30,6 +30,7 @@ def test_a_run_folder_and_the_table(train: Train, capsys: pytest.CaptureFixture[
     run = Path("runs/dora-train-3")
     assert {path.name for path in run.iterdir()} == {
         "run.yaml",
+        "head.json",
         "result.json",
         "history.json",
         "adapter",

@@ -24,6 +24,7 @@ from rankwright.core.fields import check_field, check_types, is_count
 from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
+from rankwright.core.quantised import keep_trainable
 from rankwright.core.ranks import PREFIX
 from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
@@ -177,7 +178,8 @@ class Method(ABC):
 
         Raises:
             MethodError: The model already carries an adapter, a target or pattern matches nothing,
-                a rank is larger than a layer, or a part refuses a layer. The model is as it was.
+                a rank is larger than a layer, a 4-bit weight cannot be trained any more, or a part
+                refuses a layer. The model is as it was.
         """
         if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
             raise MethodError(
@@ -185,6 +187,7 @@ class Method(ABC):
                 "model (PeftModel.unload() gives it back)"
             )
         slots = self.made_of()
+        keep_trainable(model)
         with _taken_off_again(model), torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
