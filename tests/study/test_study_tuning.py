@@ -201,6 +201,7 @@ def test_a_trial_whose_machine_died_is_given_to_another(
     monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
     planned = plan(config_of(methods="lora", tune=2), "c")
     first = search(planned, Pretended(float))
+    first.begin()
     study = first._study()
     with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
         orphan = study.ask()  # at work on a machine that is gone
@@ -227,6 +228,7 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
         return call
 
     asleep = search(planned, Pretended(out_of_reach))
+    asleep.begin()
     study = asleep._study()
     record = tuned(asleep)
     assert [trial.value for trial in record.trials] == [2, 3]
@@ -237,8 +239,8 @@ def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> No
     """Two machines made three trials of two; the third is done first, and is left out."""
     planned = plan(config_of(methods="lora", tune=2), "c")
     found = search(planned, Pretended(float))
+    found.begin()
     study = found._study()
-    study.enqueue_trial(found.untuned)
     study.enqueue_trial(found.untuned)
     for state in (TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE):
         template = optuna.trial.create_trial(

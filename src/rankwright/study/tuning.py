@@ -121,8 +121,14 @@ class Search:
         Raises:
             MethodError: The storage holds trials of another study.
         """
+        known = self.plan.task_record(self.task)
         with self._alone():
-            study = self._study()
+            study = optuna.create_study(
+                storage=self.storage,
+                study_name=self._name,
+                direction="maximize" if known.greater_is_better else "minimize",
+                load_if_exists=True,
+            )
             self._check_same(study)
             study.enqueue_trial(self.untuned, skip_if_exists=True)
 
@@ -167,15 +173,14 @@ class Search:
         """
         return locked(self.plan.folder.path / "tuning")
 
+    @property
+    def _name(self) -> str:
+        return f"{self.plan.record.name}/{self.task}/{self.spec.label}"
+
     def _study(self) -> optuna.Study:
-        known = self.plan.task_record(self.task)
-        return optuna.create_study(
-            storage=self.storage,
-            sampler=SeededSampler(f"{self.task} {self.spec.label}"),
-            study_name=f"{self.plan.record.name}/{self.task}/{self.spec.label}",
-            direction="maximize" if known.greater_is_better else "minimize",
-            load_if_exists=True,
-        )
+        """What `begin` has made; opened for reading, since SQLite has one writer at a time."""
+        sampler = SeededSampler(f"{self.task} {self.spec.label}")
+        return optuna.load_study(study_name=self._name, storage=self.storage, sampler=sampler)
 
     def _check_same(self, study: optuna.Study) -> None:
         """Refuse trials of a study that has the same name and is another one."""
