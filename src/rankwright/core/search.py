@@ -74,3 +74,6 @@ RATES: SearchSpace = {
 
 LOW_RANK: SearchSpace = {**RATES, "r": OneOf((4, 8, 16))}
 """Rates and rank."""
+
+LARGE_STEPS: SearchSpace = {**LOW_RANK, "learning_rate": LogRange(3e-5, 3e-3)}
+"""The same for methods that at one rate move W farther than LoRA does."""

@@ -21,7 +21,7 @@ from typing import ClassVar
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
-from rankwright.core.search import LOW_RANK, LogRange, SearchSpace
+from rankwright.core.search import LARGE_STEPS, LogRange, SearchSpace
 from rankwright.inits import Pissa
 from rankwright.penalties import Outputs
 from rankwright.penalties.outputs import ConsistencySchedule, Warmup
@@ -65,7 +65,7 @@ class BALoRA(Method):
         "1 1/3 passes a step, with the products of rank 2 r; trains r (in + out) parameters a "
         "layer, stores twice as many"
     )
-    space: ClassVar[SearchSpace] = {**LOW_RANK, "consistency": LogRange(0.01, 1.0)}
+    space: ClassVar[SearchSpace] = {**LARGE_STEPS, "consistency": LogRange(0.01, 1.0)}
 
     lora_alpha: float = 8.0
     niter: int | None = 16

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.registry import register
-from rankwright.core.search import LOW_RANK, SearchSpace
+from rankwright.core.search import LARGE_STEPS, SearchSpace
 from rankwright.optimizers import LoraRite
 
 
@@ -55,7 +55,7 @@ class LoRARITE(Method):
         "1 pass a step; r (in + out) parameters a layer, and as many numbers of optimizer state"
     )
 
-    space: ClassVar[SearchSpace] = LOW_RANK
+    space: ClassVar[SearchSpace] = LARGE_STEPS
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6

@@ -17,6 +17,7 @@ from typing import ClassVar
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import LARGE_STEPS, SearchSpace
 from rankwright.inits import Olora
 
 
@@ -37,6 +38,7 @@ class OLoRA(Method):
         "1 pass a step, with the products of rank 2 r; trains r (in + out) parameters a layer, "
         "stores twice as many"
     )
+    space: ClassVar[SearchSpace] = LARGE_STEPS
 
     lora_alpha: float = 8.0
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
 from rankwright.core.registry import register
+from rankwright.core.search import LARGE_STEPS, SearchSpace
 from rankwright.inits import Pissa
 
 
@@ -40,6 +41,7 @@ class PiSSA(Method):
         "1 pass a step, with the products of rank 2 r; trains r (in + out) parameters a layer, "
         "stores twice as many; an SVD of each weight at the start"
     )
+    space: ClassVar[SearchSpace] = LARGE_STEPS
 
     lora_alpha: float = 8.0
     niter: int | None = None
