@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The studies of this folder, one after the other: docs/results/studies/run.sh [NAME...]
 # RANKWRIGHT_DATA is the folder that holds rte/, cola/, ...; stdlib-docs needs none. Whatever is
-# finished is not done again, so the script can be stopped and started at any time.
+# finished is not done again, so the script can be stopped and started at any time; elsewhere, too,
+# after: cp -r docs/results/records/NAME runs/studies/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
