@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rankwright.study.config import RATES
 from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures, figures
 from rankwright.study.records import StudyFolder
-
-RATES = ("learning_rate", "head_learning_rate")
 
 
 def table(task: TaskFigures, study: StudyFigures) -> list[str]:

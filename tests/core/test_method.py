@@ -15,14 +15,14 @@ from rankwright.methods import DoRA, LoRA, SoRA
     ("fields", "message"),
     [
         ({"r": 0}, r"LoRA\.r = 0: expected an integer of at least 1"),
-        ({"r": 2.5}, r"LoRA\.r = 2\.5: expected an integer"),
-        ({"r": "8"}, r"LoRA\.r = '8': expected an integer"),
+        ({"r": 2.5}, r"LoRA\.r = 2\.5: expected an integer$"),
+        ({"r": "8"}, r"LoRA\.r = '8': expected an integer$"),
         ({"lora_alpha": 0}, r"LoRA\.lora_alpha = 0: expected a number above 0"),
         ({"lora_dropout": 1.0}, r"LoRA\.lora_dropout = 1\.0: expected a probability"),
         ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\] = 0"),
         (
             {"rank_pattern": {"q_proj": 2.5}},
-            r"rank_pattern = \{.*: expected a mapping",
+            r"rank_pattern = \{'q_proj': 2\.5\}: expected a mapping from a text to an integer$",
         ),
         ({"alpha_pattern": {"q_proj": -1}}, r"alpha_pattern\['q_proj'\] = -1"),
     ],
