@@ -235,12 +235,15 @@ def test_what_other_machines_have_finished_is_counted(tmp_path: Path) -> None:
     there.rename(kept)
     console = Console(file=io.StringIO(), width=120)
     table = StudyTable(console, jobs=1)
-    table.planned(SimpleNamespace(folder=folder, record=folder.study))
+    for _ in ("untuned", "tuned"):  # nothing was finished meanwhile: said once
+        table.planned(SimpleNamespace(folder=folder, record=folder.study))
     kept.rename(there)
     folder.record("rte--lora--2").unlink()
     table.finished(next(run for run in folder.study.runs if run.seed == 1))
     assert isinstance(console.file, io.StringIO)
-    assert "2/3 rte--lora--1: " in console.file.getvalue()
+    first, second = console.file.getvalue().splitlines()
+    assert first == "3 runs, 0 of them finished"
+    assert second.startswith("2/3 rte--lora--1: ")
 
 
 def test_the_time_left_is_that_of_the_steps_left(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class StudyTable(Observer):
         self._failed: set[str] = set()
         self._at_work: dict[Path, tuple[Request, Progress]] = {}
         self._note = ""
+        self._counted = ""
         self._live = Live(
             get_renderable=self._draw,
             console=console,
@@ -62,8 +63,10 @@ class StudyTable(Observer):
             self._plan = plan
             folder = StudyFolder(plan.folder.path)
             self._records = {record.name: record for record in folder.records()}
-        if plan.record.runs:
-            self._print(f"{len(plan.record.runs)} runs, {len(self._records)} of them finished")
+        counted = f"{len(plan.record.runs)} runs, {len(self._records)} of them finished"
+        if plan.record.runs and counted != self._counted:
+            self._counted = counted
+            self._print(counted)
 
     def says(self, text: str) -> None:
         """Show a line."""

@@ -32,8 +32,8 @@ def check_types(owner: Any) -> None:
     """
     hints = _hints(owner.__class__)
     for name in (field.name for field in dataclasses.fields(owner) if field.name in hints):
-        hint = hints[name]
-        check_field(owner, name, is_of_type(getattr(owner, name), hint), in_words(hint))
+        if not is_of_type(getattr(owner, name), hints[name]):
+            check_field(owner, name, False, in_words(hints[name]))
 
 
 @functools.cache

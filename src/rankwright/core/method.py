@@ -20,7 +20,7 @@ from torch import nn
 from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
-from rankwright.core.fields import check_field, check_types, is_count
+from rankwright.core.fields import check_field, check_types
 from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
@@ -156,13 +156,12 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_field(self, "r", is_count(self.r), "an integer of at least 1")
+        check_field(self, "r", self.r >= 1, "an integer of at least 1")
         check_field(self, "lora_alpha", self.lora_alpha > 0, "a number above 0")
         check_field(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a probability in [0, 1)")
         for name, rank in self.rank_pattern.items():
-            check_field(
-                self, f"rank_pattern[{name!r}]", is_count(rank), "an integer of at least 1", rank
-            )
+            expected = "an integer of at least 1"
+            check_field(self, f"rank_pattern[{name!r}]", rank >= 1, expected, rank)
         for name, alpha in self.alpha_pattern.items():
             check_field(self, f"alpha_pattern[{name!r}]", alpha > 0, "a number above 0", alpha)
 

@@ -188,18 +188,19 @@ def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes)
 
 def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
     """The methods on a task after tuning; what is tuned already is not tuned again."""
-    files = {m.label: study.folder.tuning(task, m.label) for m in study.config.parsed_methods}
-    untuned = [m for m in study.config.parsed_methods if not files[m.label].exists()]
+    methods = study.config.parsed_methods
+    files = [study.folder.tuning(task, method.label) for method in methods]
+    records = [TuningRecord.load(file) for file in files if file.exists()]
+    untuned = [method for method, file in zip(methods, files, strict=True) if not file.exists()]
     if untuned:
         labels = ", ".join(method.label for method in untuned)
         observer.says(f"tuning on {task}, {study.config.tune} trials each: {labels}")
         with storage_of_trials(study.config.storage, study.folder.storage) as storage:
             says = observer.says
-            tune([Search(study, task, m, storage, processes, says) for m in untuned], processes)
-    return {
-        (task, method.label): method.with_values(TuningRecord.load(files[method.label]).best)
-        for method in study.config.parsed_methods
-    }
+            searches = [Search(study, task, m, storage, processes, says) for m in untuned]
+            records += tune(searches, processes)
+    best = {record.label: record.best for record in records}
+    return {(task, method.label): method.with_values(best[method.label]) for method in methods}
 
 
 # The runs ----------------------------------------------------------------------------------------

@@ -99,8 +99,9 @@ def read_yaml(path: Path) -> Options:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=WordLoader)
-        values = yaml.load(text, Loader=WordLoader)
+        loader = WordLoader(text)
+        root = loader.get_single_node()
+        values = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else {}
     except FileNotFoundError:
         raise TaskError(
             f"{path}: no such file. Check the path; it is relative to {Path.cwd()}."
