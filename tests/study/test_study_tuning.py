@@ -65,6 +65,7 @@ class Pretended(Processes):
             value = self._value(len(self.folders))
         if isinstance(value, Exit):
             (folder / "log.txt").write_text("killed", encoding="utf-8")
+            (folder / "checkpoints").mkdir(exist_ok=True)
             if value is Exit.STOPPED:
                 self.stop()
             return value
@@ -167,8 +168,12 @@ def test_seeds_that_are_added_leave_that_of_the_trials_out(config_of: ConfigOf) 
 
 def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:
     planned = plan(config_of(methods="lora", tune=3), "c")
-    record = tuned(search(planned, Pretended(lambda call: Exit.DIED if call == 2 else call)))
+    dying = Pretended(lambda call: Exit.DIED if call == 2 else call)
+    record = tuned(search(planned, dying))
     assert [trial.state for trial in record.trials] == ["complete", "failed", "complete"]
+    left = planned.folder.path / "tuning" / "trials" / dying.folders[1]
+    assert (left / "log.txt").exists()
+    assert not (left / "checkpoints").exists()
     assert "the process died 3 times" in record.trials[1].error
     assert record.trials[1].value is None
     assert record.best_value == 3
@@ -177,6 +182,8 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     killed = Pretended(lambda call: Exit.STOPPED if call == 2 else call)
     with pytest.raises(StoppedError):
         tuned(search(planned, killed))
+    left = planned.folder.path / "tuning" / "trials" / killed.folders[1]
+    assert (left / "checkpoints").exists()
     again = Pretended(float)
     record = tuned(search(planned, again))
     assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint

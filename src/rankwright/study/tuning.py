@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
+from rankwright.job import RunFolder
 from rankwright.study.config import RATES, MethodSpec
 from rankwright.study.plan import Plan, check_same, runs_of
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
@@ -243,6 +244,7 @@ class Search:
             RetryHeartbeatStaleTrialCallback()(trial.study, _frozen(trial))
             raise StoppedError
         if end is not Exit.DONE:
+            shutil.rmtree(RunFolder.read(folder).checkpoints, ignore_errors=True)  # the log stays
             raise self._failed(trial, error_of(folder, end))
         outcome = TrialOutcome.load(folder / OUTCOME)
         trial.set_user_attr("passes", outcome.passes)
