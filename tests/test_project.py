@@ -81,6 +81,11 @@ def test_the_package_and_its_help_import_nothing_installed() -> None:
     assert printed.splitlines()[-1] == "['rankwright']"
 
 
+def test_a_command_says_nothing_of_its_imports() -> None:
+    command = [sys.executable, "-m", "rankwright", "methods"]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stderr == ""
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_all_is_what_the_package_gathers(package: str) -> None:
     module = importlib.import_module(f"rankwright.{package}")

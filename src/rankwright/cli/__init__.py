@@ -8,6 +8,7 @@ names can hold all of them, and the command line overrides it.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"rankwright: unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
+    # bitsandbytes, which PEFT imports, asks for one more package on some CPUs, for 4-bit weights
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from rankwright.cli.commands import run  # torch and transformers take seconds to import
 
     return run(command, arguments[1:])
