@@ -189,17 +189,16 @@ def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes)
 def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
     """The methods on a task after tuning; what is tuned already is not tuned again."""
     methods = study.config.parsed_methods
-    files = [study.folder.tuning(task, method.label) for method in methods]
-    records = [TuningRecord.load(file) for file in files if file.exists()]
-    untuned = [method for method, file in zip(methods, files, strict=True) if not file.exists()]
+    files = {method.label: study.folder.tuning(task, method.label) for method in methods}
+    best = {label: TuningRecord.load(file).best for label, file in files.items() if file.exists()}
+    untuned = [method for method in methods if method.label not in best]
     if untuned:
         labels = ", ".join(method.label for method in untuned)
         observer.says(f"tuning on {task}, {study.config.tune} trials each: {labels}")
         with storage_of_trials(study.config.storage, study.folder.storage) as storage:
             says = observer.says
             searches = [Search(study, task, m, storage, processes, says) for m in untuned]
-            records += tune(searches, processes)
-    best = {record.label: record.best for record in records}
+            best |= {record.label: record.best for record in tune(searches, processes)}
     return {(task, method.label): method.with_values(best[method.label]) for method in methods}
 
 
