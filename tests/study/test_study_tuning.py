@@ -177,6 +177,7 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     assert "the process died 3 times" in record.trials[1].error
     assert record.trials[1].value is None
     assert record.best_value == 3
+    drawn = [trial.parameters for trial in record.trials]
 
     planned = plan(config_of(methods="dora", tune=3), "c")
     killed = Pretended(lambda call: Exit.STOPPED if call == 2 else call)
@@ -187,8 +188,8 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     again = Pretended(float)
     record = tuned(search(planned, again))
     assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint
-    assert len(record.trials) == 3
     assert {trial.state for trial in record.trials} == {"complete"}
+    assert [trial.parameters for trial in record.trials] == drawn
 
 
 def test_a_trial_whose_metric_is_no_number_counts(config_of: ConfigOf) -> None:
@@ -387,6 +388,22 @@ def test_draws_are_a_function_of_the_trial(config_of: ConfigOf) -> None:
 
     assert drawn("x") == drawn("x") != drawn("y")
     assert len({value for pair in drawn("x") for value in pair}) == 8
+
+
+def test_methods_of_a_task_try_the_same_places_of_their_ranges(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora,dora,lora_rite", tune=5), "c")
+    task, processes = planned.record.tasks[0].task, Pretended(float)
+    storage = OPENED.enter_context(storage_of_trials(None, planned.folder.storage))
+    searches = [
+        Search(planned, task, method, storage, processes)
+        for method in planned.config.parsed_methods
+    ]
+    lora, dora, rite = (record.trials for record in tune(searches, processes))
+    assert [trial.parameters for trial in lora] == [trial.parameters for trial in dora]
+    assert len({trial.parameters["learning_rate"] for trial in lora}) == 5
+    for wide, narrow in zip(lora, rite, strict=True):  # 1e-4 to 1e-2, and 3e-5 to 3e-3
+        rate = narrow.parameters["learning_rate"]
+        assert rate == pytest.approx(0.3 * wide.parameters["learning_rate"], rel=1e-12)
 
 
 def test_all_trials_failing_says_so(config_of: ConfigOf) -> None:

@@ -3,7 +3,8 @@
 Trials are kept in an Optuna storage. Whoever opens the same storage takes part: the next trial goes
 to whoever asks, until there are enough. A trial whose process died is started again, and one whose
 machine died is given to another; a trial that diverged counts, since finding that out has cost what
-a trial costs. The first trial is the method as it would run untuned.
+a trial costs. The first trial is the method as it would run untuned. The next ones are drawn alike
+for all methods of a task, so that none is ahead for having been lucky with its rates.
 """
 
 from __future__ import annotations
@@ -180,8 +181,9 @@ class Search:
 
     def _study(self) -> optuna.Study:
         """What `begin` has made; opened for reading, since SQLite has one writer at a time."""
-        sampler = SeededSampler(f"{self.task} {self.spec.label}")
-        return optuna.load_study(study_name=self._name, storage=self.storage, sampler=sampler)
+        return optuna.load_study(
+            study_name=self._name, storage=self.storage, sampler=SeededSampler(self.task)
+        )
 
     def _check_same(self, study: optuna.Study) -> None:
         """Refuse trials of a study that has the same name and is another one."""
@@ -228,8 +230,7 @@ class Search:
 
     def _objective(self, trial: optuna.Trial) -> float:
         values = {name: _suggest(trial, name, choice) for name, choice in self.space.items()}
-        number = RetryHeartbeatStaleTrialCallback.retried_trial_number(_frozen(trial))
-        name = run_name(self.task, self.spec.label, trial.number if number is None else number)
+        name = run_name(self.task, self.spec.label, _original(_frozen(trial)))
         folder = self.plan.folder.path / "tuning" / "trials" / name
         try:
             spec = self.spec.with_values(values)
@@ -291,7 +292,9 @@ class Search:
 class SeededSampler(BaseSampler):
     """Optuna's TPE whose draws are a function of (seed, trial, parameter) and the trials so far.
 
-    So a study that goes on, or that another machine joins, does not try the same values again.
+    So a study that goes on, or that another machine joins, does not try the same values again. The
+    first ten trials, which TPE draws at random, are at the same places in the ranges of all methods
+    that share a seed.
 
     Args:
         seed: Any text.
@@ -322,10 +325,22 @@ class SeededSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """One parameter of one trial."""
-        key = f"{self._seed} {trial.number} {param_name}".encode()
+        key = f"{self._seed} {_place(study, trial)} {param_name}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
         sampler = TPESampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _original(trial: FrozenTrial) -> int:
+    """The number of a trial, or of the one that it takes up again."""
+    number: int | None = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if number is None else number
+
+
+def _place(study: optuna.Study, trial: FrozenTrial) -> int:
+    """Which of the study's trials it is, from 0; one that takes another up again is that one."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(t.number == _original(t) < _original(trial) for t in trials)
 
 
 def _counts(trial: FrozenTrial) -> bool:
