@@ -1,7 +1,8 @@
 """Print the tables and verdicts of a study in Markdown: `python docs/results/study_table.py DIR`.
 
-DIR is the study's folder, or its part that is kept in `docs/results/records`. Without the parquet
-files, which have the tasks' labels in them, verdicts say nothing of other rows of the kind.
+DIR is the study's folder, or its part that is kept in `docs/results/records`. There the parquet files
+are missing but of stdlib-docs, since the data's labels are in them: verdicts from the records of the
+others say nothing of other rows of the kind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from rankwright.study.config import RATES
 from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures, figures
 from rankwright.study.records import StudyFolder
+from rankwright.study.report.words import plus_minus
 
 
 def table(task: TaskFigures, study: StudyFigures) -> list[str]:
@@ -27,7 +29,7 @@ def table(task: TaskFigures, study: StudyFigures) -> list[str]:
 
 def _row(method: MethodFigures, task: TaskFigures, seeds: tuple[int, ...]) -> list[str]:
     of_seeds = {run.seed: task.unit.number(run.value) for run in method.runs}
-    mean = f"{task.unit.number(method.mean.mean)} ± {task.unit.number(method.mean.half_width)}"
+    mean = plus_minus(method.mean, task.unit)
     steps = method.average(lambda run: run.cost.steps)
     figures = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
     return [

@@ -36,6 +36,10 @@ def references() -> list[list[str]]:
     return [[text] for text in texts()]
 
 
+def several_references() -> list[list[str]]:
+    return [[t[: RNG.integers(1, 9)] for t in some] for some in zip(texts(), texts(), strict=True)]
+
+
 CASES: list[tuple[str, Any, Any]] = [
     ("accuracy", classes(3), classes(3)),
     ("accuracy", sets(), sets()),
@@ -55,6 +59,7 @@ CASES: list[tuple[str, Any, Any]] = [
     ("mse", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
     ("entity_f1", tags(), tags()),
     ("bleu", texts(), references()),
+    ("bleu", ["", *texts()[1:]], [*several_references()[1:], ["a b c"]]),
     ("exact_number", texts(), references()),
     ("loss_per_token", RNG.uniform(1, 9, ROWS).tolist(), RNG.integers(1, 9, ROWS).tolist()),
     ("perplexity", RNG.uniform(1, 9, ROWS).tolist(), RNG.integers(1, 9, ROWS).tolist()),

@@ -16,7 +16,7 @@ from rankwright.core.errors import MethodError
 from rankwright.study.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.records import Examples, StudyFolder
 from rankwright.study.report import html, markdown, words
-from rankwright.study.statistics import holm
+from rankwright.study.statistics import holm, signed_rank
 
 COSTS = {
     "training_seconds": "training_seconds",
@@ -166,6 +166,27 @@ def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyFigures) -> None:
     assert over["full"].p_value == pytest.approx(0.25)
 
 
+def test_metrics_in_unlike_units_count_by_their_sign(tmp_path: Path) -> None:
+    """Points of accuracy beside nats: ranked by size, the unit would decide."""
+    folder = made_up.study(
+        tmp_path, methods=("dora", "lora"), tasks=("rte", "cola", "e2e"), rows=30, trials=0
+    )
+    units = {task.unit for task in figures(folder).tasks}
+    assert len(units) == 2
+    alike = made_up.study(
+        tmp_path / "alike", methods=("dora", "lora"), tasks=("rte", "cola"), rows=30, trials=0
+    )
+    for study, scale in ((folder, np.sign), (alike, np.asarray)):
+        found = figures(study)
+        expected = [
+            method.verdict.difference.over_seeds.mean * (1 if task.task.greater_is_better else -1)
+            for task in found.tasks
+            for method in task.methods
+            if method.verdict
+        ]
+        assert found.over_tasks[0].test == signed_rank(scale(expected).tolist())
+
+
 def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyFigures) -> None:
     """2 / 2^3 of three tasks, corrected for six comparisons."""
     assert [(item.test.least_p, item.least_p) for item in found.over_tasks] == [(0.25, 1.0)] * 6
@@ -192,6 +213,7 @@ def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> 
         assert before.difference.over_rows is not None
         assert after.difference.over_rows is None
         assert after.difference.over_seeds == before.difference.over_seeds
+        assert after.finding not in ("better", "worse")
 
 
 def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: StudyFolder) -> None:

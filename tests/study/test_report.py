@@ -291,6 +291,35 @@ def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
     assert short in html(found)
 
 
+def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Path) -> None:
+    lost = [("rte", "full", seed) for seed in (1, 2)] + [("rte", "bidora", s) for s in (0, 1, 2)]
+    folder = made_up.study(
+        tmp_path, methods=("dora", "lora", "full", "bidora"), tasks=("rte",), seeds=(0, 1, 2),
+        rows=40, trials=0, unfinished=lost,
+    )  # fmt: skip
+    found = figures(folder)
+    short = words.in_short(found.tasks[0], found.baselines)
+    assert re.search(r"with only one seed beside dora: full \([−+\d.]+\)", short)
+    assert not re.search(r"not distinguishable[^;]*full", short)
+    open_runs = "Not finished, by method and seed: full 1, 2; bidora 0, 1, 2."
+    assert open_runs in Page(html(found)).text
+    assert open_runs in markdown(found)
+    run, card = model_card(found)
+    whole = next(method for method in found.tasks[0].methods if not method.missing)
+    assert run.label == whole.label != "full"
+    assert open_runs in card
+    assert card.count("ended with an error: ") == len(found.failures) > 0
+    with pytest.raises(MethodError, match=r"no method has finished all its seeds on rte; choose"):
+        model_card(unfinished_only(found))
+
+
+def unfinished_only(found: StudyFigures) -> StudyFigures:
+    """The study with those methods alone that have not finished."""
+    task = found.tasks[0]
+    left = tuple(method for method in task.methods if method.missing)
+    return dataclasses.replace(found, tasks=(dataclasses.replace(task, methods=left),))
+
+
 def contrast(one: str, other: str) -> float:
     """WCAG's contrast ratio of two colours, #rrggbb or #rgb."""
 

@@ -28,6 +28,7 @@ from rankwright.study.report.tuning import tuning_panels
         ([770, 22_713_986], None, ["1000", "10 k", "100 k", "1 M", "10 M"]),
         ([-3.0, 5.0], None, ["−2", "0", "2", "4"]),
         ([5.0], None, ["4.8", "5", "5.2"]),
+        ([6.2e-4, 7.9e-4], True, ["0.00065", "0.0007", "0.00075", "0.0008"]),
     ],
 )
 def test_ticks_are_round_and_on_the_axis(
@@ -57,8 +58,7 @@ def test_the_front_holds_what_nothing_beats(found: StudyFigures) -> None:
                     and (cost.of(other), other.mean.mean) != (cost.of(method), method.mean.mean)
                     for other in task.methods
                 )
-                twin = method.label in ("dora", "dora_again")
-                assert (method in front) == (not beaten) or twin
+                assert (method in front) == (not beaten)
 
 
 CROWDED = {
@@ -138,8 +138,30 @@ def test_all_is_inside_its_plot(found: StudyFigures) -> None:
         strips = [*value_strips(task).values(), *forest(task)[0].values()]
         assert len(strips) == 7 + 6
         for strip in strips:
-            ends = [e for pair in (strip.ends, strip.outer) if pair for e in pair]
-            assert all(0 <= place <= 100 for place in [strip.at, *strip.dots, *ends])
+            reaches = [reach for reach in (strip.ends, strip.outer) if reach is not None]
+            places = [place for reach in reaches for place in (reach.low, reach.high)]
+            assert all(0 <= place <= 100 for place in [strip.at, *strip.dots, *places])
+
+
+def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyFigures) -> None:
+    task = found.tasks[0]
+    first, *others = task.methods
+    wide = replace(first, mean=replace(first.mean, error=20 * first.mean.error))
+    wider = replace(task, methods=(wide, *others))
+    reaches = {label: strip.ends for label, strip in value_strips(wider).items()}
+    cut = reaches.pop(wide.label)
+    assert cut is not None
+    assert (cut.below, cut.above, cut.low, cut.high) == (True, True, 0, 100)
+    for reach in reaches.values():
+        assert reach is not None
+        assert not reach.below
+        assert not reach.above
+        assert 0 < reach.low < reach.high < 100
+    macros = environment(autoescape=True).get_template("plots.html.j2").module
+    drawn = [macros.strip(strip).count("more") for strip in value_strips(wider).values()]
+    assert drawn == [2] + [0] * len(others)
+    heads = [stroke.path.count("l4") for stroke in trade_offs(wider)[0].strokes]
+    assert sorted(heads) == [0] * (len(task.methods)) + [2]
 
 
 def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:
@@ -152,6 +174,26 @@ def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:
     panels = tuning_panels(replace(task, methods=(diverged, *others)))
     assert len(panels) == 14 - 2
     assert not any(panel.title.startswith(f"{first.label}:") for panel in panels)
+
+
+def test_every_trial_is_on_both_plots(found: StudyFigures) -> None:
+    """Where training diverges is what the plot by learning rate is for."""
+    task = found.tasks[0]
+    tuning = task.methods[0].tuning
+    assert tuning is not None
+    first, second, *others = tuning.trials
+    failed = replace(first, value=None, state="failed", error="loss is NaN")
+    diverged = replace(second, value=math.inf)
+    record = replace(tuning, trials=(failed, diverged, *others))
+    method = replace(task.methods[0], tuning=record)
+    panels = tuning_panels(replace(task, methods=(method,)))
+    assert len(panels) == 2
+    for panel in panels:
+        looks = [dot.look for dot in panel.dots]
+        assert looks[:2] == ["failed", "failed"]
+        assert "failed" not in looks[2:]
+        assert f"{len(record.trials)} trials of {record.label}, 2 failed" in panel.description
+    assert [len({dot.x for dot in panel.dots}) for panel in panels] == [len(record.trials)] * 2
 
 
 def test_a_curve_is_the_mean_over_seeds(found: StudyFigures) -> None:

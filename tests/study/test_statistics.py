@@ -192,15 +192,38 @@ def test_the_words_of_a_verdict() -> None:
     )
     none = verdicts({"a": Difference.of([0.01, -0.0101, 0.0])}, "b")["a"].words(POINTS)
     assert none == "a − b = 0.0 ± 2.5: not distinguishable with 3 seeds."
-    clear = Difference.of([-0.020, -0.021, -0.019])
+    of_seeds = [-0.020, -0.021, -0.019]
+    clear = Difference.of(of_seeds, np.tile(of_seeds, (9, 1)), ROWS)
     assert verdicts({"a": clear}, "b")["a"].words(POINTS) == (
         "a − b = −2.0 ± 0.2: worse, p < 0.001, 3 seeds."
     )
     loss = verdicts({"a": clear}, "b", greater_is_better=False)["a"]
     assert loss.finding == "better"
     one = verdicts({"a": Difference.of([0.01])}, "b")["a"]
-    assert (one.finding, one.difference.over_seeds.half_width) == ("not distinguishable", math.inf)
+    assert (one.finding, one.difference.over_seeds.half_width) == ("one seed", math.inf)
     assert one.words(POINTS) == "a − b = +1.0 with one seed: it has no interval; run more seeds."
+    same = verdicts({"a": Difference.of([0.05] * 5)}, "b")["a"]
+    assert same.words(POINTS) == (
+        "a − b = +5.0 on every one of 5 seeds: not distinguishable with 5 seeds; "
+        "6 seeds would be needed to see 5.0."
+    )
+
+
+def test_without_the_rows_nothing_is_said_of_others() -> None:
+    """What is not known must not make a claim stronger."""
+    table = np.random.default_rng(7).normal(0.0, 0.4, (1, ROWS)).repeat(5, axis=0)
+    table += 0.02 - table.mean() + 1e-4 * np.arange(5)[:, None]
+    known = difference(table)
+    unknown = Difference.of(known.of_seeds)
+    clear = Difference.of([-0.020, -0.021, -0.019], np.tile([-0.020, -0.021, -0.019], (9, 1)), ROWS)
+    found = verdicts({"known": known, "unknown": unknown, "clear": clear}, "b")
+    assert [verdict.finding for verdict in found.values()] == [
+        "better on these rows", "better on these rows", "worse",
+    ]  # fmt: skip
+    assert found["unknown"].words(POINTS) == (
+        "unknown − b = +2.0 ± 0.0: better on these rows, p < 0.001, 5 seeds. "
+        "The outcomes of the rows are not there to say so of others."
+    )
 
 
 def test_too_few_rows_are_named() -> None:
@@ -235,7 +258,8 @@ def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
     same = verdicts({"a": Difference.of([1 / 277] * 2)}, "b")["a"]
     assert same.finding == "not distinguishable"
     assert same.seeds_needed == 6
-    assert verdicts({"a": Difference.of([1 / 277] * 6)}, "b")["a"].finding == "better"
+    six = verdicts({"a": Difference.of([1 / 277] * 6)}, "b")["a"]
+    assert six.finding == "better on these rows"
 
 
 @pytest.mark.parametrize(
@@ -258,6 +282,18 @@ def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None
         assert len(unseen) >= 5
         for verdict in unseen:
             assert verdict.seeds_needed is None or verdict.seeds_needed > seeds
+
+
+def test_a_mean_of_rounding_is_zero() -> None:
+    """Else seeds that cancel out would be a task won: 0.1 + 0.2 - 0.3 is not 0 in floats."""
+    assert math.fsum([0.1, 0.2, -0.3]) != 0
+    assert estimate([0.1, 0.2, -0.3]).mean == 0.0
+    assert estimate([0.1, 0.2, -0.3 + 1e-9]).mean != 0.0
+
+
+def test_an_infinite_value_has_no_interval() -> None:
+    found = estimate([1.0, math.inf, 1.0])
+    assert (found.mean, found.error, found.p_value) == (math.inf, math.inf, 1.0)
 
 
 def test_what_cannot_be_computed_is_refused() -> None:

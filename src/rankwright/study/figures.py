@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,7 +251,7 @@ class _Task:
     def _difference(self, label: str, other: str, seeds: list[int]) -> Difference:
         """The method minus the other on these seeds."""
         ours, theirs = self._runs(label), self._runs(other)
-        of_seeds = [ours[seed].value - theirs[seed].value for seed in seeds]
+        of_seeds = [_minus(ours[seed].value, theirs[seed].value) for seed in seeds]
         names = [(ours[seed].name, theirs[seed].name) for seed in seeds]
         if not self._outcomes.keys() >= {name for pair in names for name in pair}:
             return Difference.of(of_seeds)
@@ -279,6 +280,11 @@ class _Task:
         return outcomes
 
 
+def _minus(value: float, other: float) -> float:
+    """The difference, 0 where it is rounding: a metric of few rows is often the same for two."""
+    return 0.0 if math.isclose(value, other, rel_tol=1e-12) else value - other
+
+
 def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverTasks, ...]:
     if len(tasks) < 2:
         return ()
@@ -301,10 +307,16 @@ def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverT
 
 
 def _of_tasks(label: str, tasks: Sequence[TaskFigures]) -> list[float]:
-    """The mean difference on each task that has one; positive is better."""
-    return [
+    """The mean difference on each task that has one; positive is better.
+
+    Of metrics in unlike units, points beside perplexity, only the sign, which makes Wilcoxon's test
+    the sign test: their sizes have no order.
+    """
+    units = {"points" if task.unit is POINTS else task.task.metric for task in tasks}
+    differences = [
         method.verdict.difference.over_seeds.mean * (1 if task.task.greater_is_better else -1)
         for task in tasks
         for method in task.methods
         if method.label == label and method.verdict is not None
     ]
+    return differences if len(units) == 1 else np.sign(differences).tolist()

@@ -67,6 +67,8 @@ class Axis:
     def ticks(self, text: Callable[[float], str], most: int = 5) -> list[tuple[float, str]]:
         """Round figures on the axis, each with its place and its text."""
         values = self._decades(most) if self.log else self._steps(most)
+        if len(values) < 2:  # an axis within one step of the decades
+            values = self._steps(most)
         return [(self.at(value), text(value)) for value in values]
 
     def _steps(self, most: int) -> list[float]:

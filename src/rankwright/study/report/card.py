@@ -40,7 +40,8 @@ def model_card(
     Args:
         figures: The study.
         task: The task; may be left out where there is one.
-        method: Label of the method; the one with the best mean, if left out.
+        method: Label of the method; the one with the best mean of those whose seeds are all
+            finished, if left out.
         seed: Seed of the run; the first, if left out. The seed with the best result would be
             chosen by the rows that are reported on.
 
@@ -54,6 +55,7 @@ def model_card(
     template = environment(autoescape=False).get_template("card.md.j2")
     body = template.render(
         study=figures.study,
+        failures=figures.failures,
         task=of_task,
         method=of_method,
         run=run,
@@ -106,7 +108,13 @@ def _chosen_task(figures: StudyFigures, name: str | None) -> TaskFigures:
 def _chosen_method(task: TaskFigures, label: str | None) -> MethodFigures:
     methods = {method.label: method for method in task.methods}
     if label is None:
-        return task.methods[0]
+        whole = [method for method in task.methods if not method.missing]
+        if not whole:
+            raise MethodError(
+                f"no method has finished all its seeds on {task.task.task}; choose one by "
+                f"--method, of {', '.join(methods)}"
+            )
+        return whole[0]
     if label not in methods:
         raise MethodError(
             f"--method {label}: no finished run on {task.task.task}; there are {', '.join(methods)}"

@@ -75,6 +75,12 @@ def _shown(task: TaskFigures) -> tuple[str, Callable[[CurvePoint], float | None]
     return LOSS, lambda point: point.loss
 
 
+def curve_caption(task: TaskFigures) -> str:
+    """What the curves are of."""
+    name, _ = _shown(task)
+    return "Loss on training rows." if name == LOSS else "On validation rows while training."
+
+
 def _y_title(name: str) -> str:
     if name == LOSS:
         return LOSS

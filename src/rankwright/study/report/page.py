@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rankwright.study.figures import OverTasks, StudyFigures, TaskFigures
 from rankwright.study.report import words
-from rankwright.study.report.curves import Curve, curve_panels, learning_curves
+from rankwright.study.report.curves import Curve, curve_caption, curve_panels, learning_curves
 from rankwright.study.report.environment import environment, source
 from rankwright.study.report.panel import Panel
 from rankwright.study.report.strips import Strip, forest, look, value_strips
@@ -21,6 +21,7 @@ _SIGNS = {
     "not distinguishable": "",
     "worse on these rows": "▽ ",
     "worse": "▼ ",
+    "one seed": "",
 }
 
 
@@ -36,6 +37,7 @@ class TaskPage:
     trade_offs: list[Panel]
     curves: list[Curve]
     curve_panels: list[Panel]
+    curve_caption: str
     tuning: list[Panel]
     nats = Unit(digits=3)
 
@@ -102,6 +104,7 @@ def _task(number: int, task: TaskFigures, figures: StudyFigures) -> TaskPage:
         trade_offs=trade_offs(task),
         curves=curves,
         curve_panels=curve_panels(task, curves, figures.study.against),
+        curve_caption=curve_caption(task),
         tuning=tuning_panels(task),
     )
 

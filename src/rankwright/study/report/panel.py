@@ -76,19 +76,35 @@ class Panel:
     labels: list[Label] = field(default_factory=list)
 
 
-def ends(axis: Axis, interval: Estimate | None) -> Place | None:
-    """Places of both ends of an interval; None where there is none."""
+@dataclass(frozen=True)
+class Reach:
+    """An interval on an axis: the places of its ends, and whether it goes on beyond the axis."""
+
+    low: float
+    high: float
+    below: bool
+    above: bool
+
+
+def ends(axis: Axis, interval: Estimate | None) -> Reach | None:
+    """Where an interval lies on an axis; None where there is none."""
     if interval is None or math.isinf(interval.half_width):
         return None
-    return axis.at(interval.low), axis.at(interval.high)
+    low, high = interval.low, interval.high
+    return Reach(axis.at(low), axis.at(high), below=low < axis.low, above=high > axis.high)
 
 
-def metric_axis(estimates: Sequence[Estimate], start: float, end: float) -> Axis:
-    """An axis for means with intervals; an interval far wider than the others is cut."""
+def metric_axis(
+    estimates: Sequence[Estimate], start: float, end: float, values: Iterable[float] = ()
+) -> Axis:
+    """An axis for means with intervals and single values.
+
+    An interval far wider than the others is cut.
+    """
     means = [e.mean for e in estimates]
     widths = sorted(e.half_width for e in estimates if math.isfinite(e.half_width)) or [0.0]
     reach = min(widths[-1], 2 * middle(widths) + (max(means) - min(means)))
-    return Axis.over([min(means) - reach, max(means) + reach, *means], start, end)
+    return Axis.over([min(means) - reach, max(means) + reach, *means, *values], start, end)
 
 
 def middle(ordered: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rankwright.study.figures import TaskFigures
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
-from rankwright.study.report.panel import Place, ends, middle
+from rankwright.study.report.panel import Reach, ends, metric_axis, middle
 from rankwright.study.statistics import Difference
 from rankwright.study.statistics.verdict import Finding
 
@@ -29,8 +29,8 @@ class Strip:
     """
 
     at: float
-    ends: Place | None
-    outer: Place | None
+    ends: Reach | None
+    outer: Reach | None
     dots: tuple[float, ...]
     zero: float | None
     look: str
@@ -40,7 +40,7 @@ class Strip:
 def value_strips(task: TaskFigures) -> dict[str, Strip]:
     """The metric of every seed, its mean and interval, by method on one scale."""
     values = [run.value for method in task.methods for run in method.runs]
-    axis = Axis.over(values, 0, 100)
+    axis = metric_axis([method.mean for method in task.methods], 0, 100, values)
     return {
         method.label: Strip(
             axis.at(method.mean.mean),
@@ -75,8 +75,10 @@ def forest(task: TaskFigures) -> tuple[dict[str, Strip], list[tuple[float, str]]
 
 
 def look(finding: Finding) -> str:
-    """Classes of a finding: `better`, `worse`, `not`, with `part` for "on these rows"."""
-    return finding.split()[0] + (" part" if finding.endswith("on these rows") else "")
+    """Classes of a finding: `better`, `worse`, with `part` for "on these rows", or `not`."""
+    if finding in ("not distinguishable", "one seed"):
+        return "not"
+    return finding.replace(" on these rows", " part")
 
 
 def _forest_axis(differences: Sequence[Difference], least: float) -> Axis:

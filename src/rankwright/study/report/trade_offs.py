@@ -16,6 +16,7 @@ from rankwright.study.report.panel import (
     TOP,
     Dot,
     Panel,
+    Reach,
     Stroke,
     ends,
     metric_axis,
@@ -65,9 +66,14 @@ def pareto_front(
 ) -> list[MethodFigures]:
     """Methods that no other beats in metric without costing more, the cheapest first."""
     sign = 1 if greater else -1
+
+    def beats(other: MethodFigures, method: MethodFigures) -> bool:
+        ahead = sign * (other.mean.mean - method.mean.mean)
+        return ahead > 0 or (ahead == 0 and cost(other) < cost(method))
+
     front: list[MethodFigures] = []
     for method in sorted(methods, key=lambda m: (cost(m), -sign * m.mean.mean)):
-        if not front or sign * method.mean.mean > sign * front[-1].mean.mean:
+        if not (front and beats(front[-1], method)):
             front.append(method)
     return front
 
@@ -86,7 +92,7 @@ def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
         )
         dots.append(Dot(*place, title, look))
         if (reach := ends(y, shown(method.mean, unit))) is not None:
-            strokes.append(Stroke(f"M{place[0]} {reach[0]}V{reach[1]}", "error"))
+            strokes.append(_error(place[0], reach))
     named = "; ".join(
         f"{m.label} with {words.plus_minus(m.mean, unit)} at {cost.text(cost.of(m))}" for m in front
     )
@@ -101,6 +107,16 @@ def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
         dots=dots,
         labels=place_labels([(dot.x, dot.y) for dot in dots], [m.label for m in methods]),
     )
+
+
+def _error(x: float, reach: Reach) -> Stroke:
+    """An interval as a vertical line, with an arrowhead where it goes on beyond the plot."""
+    path = f"M{x} {reach.low}V{reach.high}"
+    if reach.below:
+        path += f"M{x - 4} {reach.low - 5}L{x} {reach.low}l4 -5"
+    if reach.above:
+        path += f"M{x - 4} {reach.high + 5}L{x} {reach.high}l4 5"
+    return Stroke(path, "error")
 
 
 def _edge(front: Sequence[MethodFigures], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:

@@ -6,10 +6,9 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from rankwright.study.figures import TaskFigures
-from rankwright.study.records import TuningRecord
+from rankwright.study.records import TrialRecord, TuningRecord
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
 from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, Dot, Panel, Stroke
@@ -53,23 +52,30 @@ def _trials(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
         panel,
         x_ticks=[tick for tick in x.ticks(words.tick) if "." not in tick[1]],
         strokes=[Stroke(path + f"H{RIGHT}", "ours")],
-        dots=[*_trial_dots(record, unit, y, lambda n, _: x.at(n)), *_failed(record, x)],
+        dots=_dots(record, unit, y, lambda trial: x.at(trial.number)),
     )
 
 
 def _rates(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
     rates = [trial.parameters["learning_rate"] for trial in record.trials]
     x = Axis.over(rates, LEFT, RIGHT, log=min(rates) > 0, room=0.06)
-    panel = _tuning_panel(record, unit, y, f"{record.label}: by learning rate", "learning rate")
+    title = "learning rate" + (", log scale" if x.log else "")
+    panel = _tuning_panel(record, unit, y, f"{record.label}: by learning rate", title)
     return replace(
         panel,
-        x_ticks=x.ticks(lambda rate: f"{rate:.0e}".replace("e-0", "e-"), most=6),
-        dots=_trial_dots(record, unit, y, lambda _, p: x.at(float(p["learning_rate"]))),
+        x_ticks=x.ticks(_rate, most=6),
+        dots=_dots(record, unit, y, lambda trial: x.at(trial.parameters["learning_rate"])),
     )
 
 
+def _rate(rate: float) -> str:
+    """A learning rate beside an axis: `5e-4`, `2.5e-3`."""
+    digits, _, power = f"{rate:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
+
+
 def _tuning_panel(record: TuningRecord, unit: Unit, y: Axis, title: str, x_title: str) -> Panel:
-    failed = sum(trial.state == "failed" for trial in record.trials)
+    failed = len(record.trials) - len(_trial_values(record))
     best = ", ".join(f"{name} {words.parameter(value)}" for name, value in record.best.items())
     return Panel(
         title=title,
@@ -84,26 +90,21 @@ def _tuning_panel(record: TuningRecord, unit: Unit, y: Axis, title: str, x_title
     )
 
 
-def _trial_dots(
-    record: TuningRecord, unit: Unit, y: Axis, x: Callable[[int, dict[str, Any]], float]
+def _dots(
+    record: TuningRecord, unit: Unit, y: Axis, x: Callable[[TrialRecord], float]
 ) -> list[Dot]:
+    """A dot for every trial; a cross on the axis for one without a finite value."""
     values = _trial_values(record)
     return [
-        Dot(
-            x(trial.number, trial.parameters),
-            y.at(values[trial.number] * unit.scale),
-            f"trial {trial.number}: {unit.number(values[trial.number])} with "
-            + ", ".join(f"{k} {words.parameter(v)}" for k, v in trial.parameters.items()),
-            "front" if trial.parameters == record.best else "dominated",
-        )
-        for trial in record.trials
+        _dot(record, trial, unit, x(trial), y.at(values[trial.number] * unit.scale))
         if trial.number in values
-    ]
-
-
-def _failed(record: TuningRecord, x: Axis) -> list[Dot]:
-    return [
-        Dot(x.at(trial.number), BOTTOM, f"trial {trial.number} failed: {trial.error}", "failed")
+        else Dot(x(trial), BOTTOM, f"trial {trial.number} failed: {trial.error}", "failed")
         for trial in record.trials
-        if trial.state == "failed"
     ]
+
+
+def _dot(record: TuningRecord, trial: TrialRecord, unit: Unit, x: float, y: float) -> Dot:
+    assert trial.value is not None
+    parameters = ", ".join(f"{k} {words.parameter(v)}" for k, v in trial.parameters.items())
+    title = f"trial {trial.number}: {unit.number(trial.value)} with {parameters}"
+    return Dot(x, y, title, "front" if trial.parameters == record.best else "dominated")

@@ -18,6 +18,7 @@ HEADINGS: dict[Finding, str] = {
     "not distinguishable": "not distinguishable from",
     "worse on these rows": "worse on these rows, but not shown for others, than",
     "worse": "worse than",
+    "one seed": "with only one seed beside",
 }
 
 
@@ -190,7 +191,7 @@ def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
         return f"nothing is finished to compare with {' and '.join(baselines)}."
     if len(compared) == 1 and compared[0].verdict is not None:
         return compared[0].verdict.words(task.unit)
-    if all(m.verdict and len(m.verdict.difference.of_seeds) == 1 for m in compared):
+    if all(m.verdict and m.verdict.finding == "one seed" for m in compared):
         beside = " and ".join(baselines)
         each = ", ".join(_with_difference(m, task.unit) for m in compared)
         return f"one seed tells nothing apart; run more seeds. Beside {beside}: {each}."
@@ -207,6 +208,15 @@ def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
         if names:
             parts.append(f"{heading} {baseline}: {', '.join(names)}")
     return "; ".join(parts) + "."
+
+
+def unfinished(task: TaskFigures, study: StudyRecord) -> str:
+    """Which seeds of which methods are not there: `full 3; bidora 0, 1`; empty if none."""
+    finished = {method.label: method.missing for method in task.methods}
+    missing = {m.label: finished.get(m.label, study.seeds) for m in study.methods}
+    return "; ".join(
+        f"{label} {', '.join(map(str, seeds))}" for label, seeds in missing.items() if seeds
+    )
 
 
 def _with_difference(method: MethodFigures, unit: Unit) -> str:

@@ -1,7 +1,8 @@
 """A metric on resampled rows, for every metric there is.
 
-Most metrics are functions of sums over rows (right rows, entities found, moments of a correlation).
-Those are computed for all draws at once as counts @ columns; the others are computed draw by draw.
+All metrics but Spearman's correlation are functions of sums over rows (right rows, entities found,
+moments, matched n-grams), which are computed for all draws at once as counts @ columns; that one is
+computed draw by draw.
 `tests/study/test_draws.py` holds the first against the second.
 """
 
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import sacrebleu
+from sacrebleu.metrics.bleu import BLEU
 from seqeval.metrics.sequence_labeling import get_entities
 
 from rankwright.study.records import Examples
@@ -186,6 +189,26 @@ def _pearson(predictions: Values, labels: Values) -> RowSums:
     return RowSums(columns, figure)
 
 
+def _bleu(predictions: Values, labels: Values) -> RowSums:
+    """Lengths, matched and all n-grams, of which sacrebleu's corpus BLEU is a function."""
+    columns = []
+    for text, references in zip(predictions, labels, strict=True):
+        row = sacrebleu.sentence_bleu(text, list(references))
+        columns.append((row.sys_len, row.ref_len, *row.counts, *row.totals))
+
+    def figure(totals: Floats) -> Floats:
+        orders = (totals.shape[1] - 2) // 2
+        drawn = totals.astype(int).tolist()
+        return np.array(
+            [
+                BLEU.compute_bleu(draw[2 : 2 + orders], draw[2 + orders :], *draw[:2], "exp").score
+                for draw in drawn
+            ]
+        )
+
+    return RowSums(np.array(columns, dtype=float), figure)
+
+
 def _loss_per_token(nats: Values, tokens: Values) -> RowSums:
     columns = np.stack([nats, tokens], axis=1).astype(float)
     return RowSums(columns, lambda totals: totals[:, 0] / totals[:, 1])
@@ -211,6 +234,7 @@ _SUMS: dict[str, Callable[[Values, Values], RowSums]] = {
     "pearson": _pearson,
     "mse": _mean(lambda prediction, label: (prediction - label) ** 2),
     "entity_f1": _entity_f1,
+    "bleu": _bleu,
     "loss_per_token": _loss_per_token,
     "perplexity": _perplexity,
 }

@@ -20,20 +20,18 @@ class Estimate:
         mean: The mean, in the unit of the metric.
         error: Its standard error, in the same unit; infinite where one value is all there is.
         freedom: Degrees of freedom of the standard error.
-        confidence: Share of studies whose interval would hold the truth.
     """
 
     mean: float
     error: float
     freedom: float
-    confidence: float = CONFIDENCE
 
     @property
     def half_width(self) -> float:
-        """What follows the plus-minus sign; infinite where one value is all there is."""
+        """Of the 95 % interval; infinite where one value is all there is."""
         if math.isinf(self.error):
             return math.inf
-        return float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.freedom)) * self.error
+        return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
 
     @property
     def low(self) -> float:
@@ -60,7 +58,7 @@ class Estimate:
         return float(2 * scipy.stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
 
-def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+def estimate(values: Sequence[float]) -> Estimate:
     """Mean of independent values, one a seed, with its t interval: mean ± t_(n-1) s / sqrt(n).
 
     It says where the mean over all seeds lies, the evaluated rows being these. It takes the values
@@ -69,18 +67,26 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 
     Args:
         values: One value a seed; for a comparison, the difference of the two methods on each seed.
-        confidence: Share of studies whose interval would hold the truth.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError("no values: expected one for each seed")
     error = spread(array) / math.sqrt(array.size)
-    return Estimate(float(array.mean()), error, array.size - 1, confidence)
+    mean = float(array.mean())
+    return Estimate(0.0 if abs(mean) <= rounding(array) else mean, error, array.size - 1)
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation with n - 1; 0 where values differ by rounding only, infinite for one."""
-    if values.size < 2:
+    """Standard deviation with n - 1; 0 where values differ by rounding only.
+
+    Infinite for one value, and where a value is.
+    """
+    if values.size < 2 or not np.isfinite(values).all():
         return math.inf
-    rounding = 1e-12 * float(np.abs(values).max(initial=0.0))
-    return 0.0 if np.ptp(values) <= rounding else float(values.std(ddof=1))
+    return 0.0 if np.ptp(values) <= rounding(values) else float(values.std(ddof=1))
+
+
+def rounding(values: np.ndarray) -> float:
+    """What sums of these values may be off by, far below the digits of any metric."""
+    finite = values[np.isfinite(values)]
+    return 1e-12 * float(np.abs(finite).max(initial=0.0))

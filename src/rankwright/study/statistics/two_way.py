@@ -28,12 +28,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rankwright.study.statistics.interval import CONFIDENCE, Estimate, estimate, spread
+from rankwright.study.statistics.interval import Estimate, estimate, spread
 
 
-def over_seeds_and_rows(
-    of_seeds: Sequence[float], on_draws: np.ndarray, rows: int, confidence: float = CONFIDENCE
-) -> Estimate:
+def over_seeds_and_rows(of_seeds: Sequence[float], on_draws: np.ndarray, rows: int) -> Estimate:
     """The mean difference of two methods, on seeds and rows other than these.
 
     It estimates the difference that the same study would show with new seeds and with new rows of
@@ -43,15 +41,14 @@ def over_seeds_and_rows(
         of_seeds: The difference on all rows, one a seed.
         on_draws: The same on resampled rows, (draws, seeds).
         rows: Number of rows.
-        confidence: Share of studies whose interval would hold the truth.
     """
     means = np.asarray(of_seeds, dtype=np.float64)
     seeds = means.size
     if on_draws.ndim != 2 or on_draws.shape[1] != seeds:
         raise ValueError(f"draws of shape {on_draws.shape}: expected (draws, {seeds})")
-    over_seeds = estimate(of_seeds, confidence)
+    over_seeds = estimate(of_seeds)
     if seeds < 2 or rows < 2:
-        return Estimate(over_seeds.mean, math.inf, 0, confidence)
+        return Estimate(over_seeds.mean, math.inf, 0)
     of_draws = on_draws.mean(axis=1)
     rest = on_draws - of_draws[:, None] - on_draws.mean(axis=0) + on_draws.mean()
     v_seeds = spread(means) ** 2 / seeds
@@ -60,5 +57,5 @@ def over_seeds_and_rows(
     variance = max(v_seeds + v_rows - v_rest, v_seeds, v_rows)
     parts = v_seeds**2 / (seeds - 1) + v_rows**2 / (rows - 1)
     freedom = variance**2 / parts if parts else seeds - 1
-    found = Estimate(over_seeds.mean, math.sqrt(variance), freedom, confidence)
+    found = Estimate(over_seeds.mean, math.sqrt(variance), freedom)
     return max(over_seeds, found, key=lambda interval: interval.half_width)

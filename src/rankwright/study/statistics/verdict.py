@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ Finding = Literal[
     "better on these rows",
     "worse on these rows",
     "not distinguishable",
+    "one seed",
 ]
 
 
@@ -54,7 +54,7 @@ class Difference:
         over_seeds: Its mean; the interval is for other seeds and these rows.
         over_rows: The same mean; the interval is for other seeds and other rows. None where the
             outcomes of the rows are not known.
-        rows: Number of rows.
+        rows: Number of rows whose outcomes are known.
     """
 
     of_seeds: tuple[float, ...]
@@ -80,9 +80,8 @@ class Verdict:
         baseline: What it is compared with.
         difference: The figures.
         p_value: For other seeds and these rows, after Holm's correction.
-        p_value_rows: For other seeds and other rows, after Holm's correction; None where the
-            outcomes of the rows are not known.
-        finding: What they show, at the level of 0.05.
+        finding: What they show, at the level of 0.05; "on these rows" where nothing is shown, or
+            known, for other rows.
         methods: How many methods were corrected for.
     """
 
@@ -90,7 +89,6 @@ class Verdict:
     baseline: str
     difference: Difference
     p_value: float
-    p_value_rows: float | None
     finding: Finding
     methods: int
 
@@ -113,13 +111,18 @@ class Verdict:
         if not any(self.difference.of_seeds):
             each = "with one seed" if seeds == 1 else f"on every one of {seeds} seeds"
             return f"{name} = 0 {each}: not distinguishable."
-        if seeds == 1:
+        if self.finding == "one seed":
             return (
                 f"{name} = {unit.signed(mean)} with one seed: it has no interval; run more seeds."
             )
-        plus_minus = unit.number(self.difference.over_seeds.half_width)
-        sentence = f"{name} = {unit.signed(mean)} ± {plus_minus}: {self._finding(seeds)}"
+        sentence = f"{name} = {unit.signed(mean)} {self._scatter(unit)}: {self._finding(seeds)}"
         return f"{sentence}{self._needed(unit)}.{self._other_rows(unit)}"
+
+    def _scatter(self, unit: Unit) -> str:
+        """Plus-minus so much; a metric of few rows may give every seed the same difference."""
+        if self.difference.over_seeds.error == 0:
+            return f"on every one of {len(self.difference.of_seeds)} seeds"
+        return f"± {unit.number(self.difference.over_seeds.half_width)}"
 
     def _finding(self, seeds: int) -> str:
         if self.finding == "not distinguishable":
@@ -140,7 +143,9 @@ class Verdict:
 
     def _other_rows(self, unit: Unit) -> str:
         if self.difference.over_rows is None:
-            return ""
+            if self.finding == "not distinguishable":
+                return ""
+            return " The outcomes of the rows are not there to say so of others."
         plus_minus = unit.number(self.difference.over_rows.half_width)
         text = f" On other rows of the kind, ± {plus_minus}"
         if self.finding.endswith("on these rows"):
@@ -167,15 +172,14 @@ def verdicts(
         greater_is_better: Whether a positive difference is good.
     """
     seeds = holm({name: d.over_seeds.p_value for name, d in differences.items()})
-    rows = holm({n: d.over_rows.p_value for n, d in differences.items() if d.over_rows is not None})
+    rows = holm({n: d.over_rows.p_value if d.over_rows else 1.0 for n, d in differences.items()})
     return {
         name: Verdict(
             method=name,
             baseline=against if isinstance(against, str) else against[name],
             difference=difference,
             p_value=seeds[name],
-            p_value_rows=rows.get(name),
-            finding=_finding(difference, seeds[name], rows.get(name), greater_is_better),
+            finding=_finding(difference, seeds[name], rows[name], greater_is_better),
             methods=len(differences),
         )
         for name, difference in differences.items()
@@ -191,11 +195,13 @@ def p_words(p_value: float) -> str:
 
 
 def _finding(
-    difference: Difference, p_value: float, p_value_rows: float | None, greater_is_better: bool
+    difference: Difference, p_value: float, p_value_rows: float, greater_is_better: bool
 ) -> Finding:
-    if p_value >= ALPHA or math.isinf(difference.over_seeds.error):
+    if len(difference.of_seeds) == 1 and any(difference.of_seeds):
+        return "one seed"
+    if p_value >= ALPHA:
         return "not distinguishable"
     better = (difference.over_seeds.mean > 0) == greater_is_better
-    if p_value_rows is None or p_value_rows < ALPHA:
+    if p_value_rows < ALPHA:
         return "better" if better else "worse"
     return "better on these rows" if better else "worse on these rows"
