@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Reference:
             "cap": 0.0,
             "escape": False,
             "weight_decay": 0.0,
+            "second_order": 3.0,
         }
         self.o = {**defaults, **options}
         self.t, self.rcond = 0, torch.finfo(torch.float64).eps ** 0.5
@@ -63,9 +65,21 @@ class Reference:
         changes = [
             self._change(side, other, U, inverse, scale * g) for side, other, U, inverse, g in work
         ]
+        changes = [
+            c * change
+            for (a, b), (of_A, of_B) in zip(self.pairs, _in_twos(changes), strict=True)
+            for c in [self._limit(a, b, lr * of_A, lr * of_B)]
+            for change in (of_A, of_B)
+        ]
         for (side, other, U, _, _), change in zip(work, changes, strict=True):
             other.U = U
             side.F = side.F - lr * (change + self.o["weight_decay"] * side.F)
+
+    def _limit(self, a: Side, b: Side, of_A: Tensor, of_B: Tensor) -> float:
+        first, second = (b.F @ of_A.T + of_B @ a.F.T).norm(), (of_B @ of_A.T).norm()
+        if not self.o["second_order"] or not second:
+            return 1.0
+        return min(1.0, float(self.o["second_order"] * first / second))
 
     def _change(self, side: Side, other: Side, U: Tensor, inverse: Tensor, g: Tensor) -> Tensor:
         b1, b2 = (b * (1 - b ** (self.t - 1)) / (1 - b**self.t) for b in self.o["betas"])
@@ -78,8 +92,15 @@ class Reference:
             )
         side.V = b2 * moved + (1 - b2) * g.T @ g / side.d
         eigenvalues, Q = torch.linalg.eigh(side.V)
-        root = (eigenvalues.clamp(min=0) + side.rho).sqrt() + self.o["eps"]
+        eigenvalues = eigenvalues.clamp(min=0) + side.rho
+        root = eigenvalues.sqrt() + self.o["eps"]
+        root[eigenvalues <= len(root) * torch.finfo(torch.float64).eps * eigenvalues.max()] = math.inf
         side.M = b1 * side.M @ P.T + (1 - b1) * g @ (Q / root) @ Q.T
         rms = float(side.M.square().mean().sqrt())
         capped = max(1.0, rms / self.o["cap"]) if self.o["cap"] else 1.0
         return side.M / capped @ inverse.T
+
+
+def _in_twos(changes: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Of A and of B of every pair."""
+    return list(zip(changes[::2], changes[1::2], strict=True))

@@ -27,6 +27,8 @@ S = 2.0
 SHAPES = [(12, 10), (16, 8), (12, 10)]
 OPTIONS = [
     {},
+    {"second_order": 0.0},
+    {"second_order": 0.05},
     {"clip": 0.0, "skip": 0.0},
     {"skip": 0.05},
     {"escape": True, "cap": 0.3},
@@ -104,6 +106,48 @@ def invertible(seed, r=4):
     torch.manual_seed(seed)
     U, _, V = torch.linalg.svd(torch.randn(r, r, dtype=torch.float64))
     return U @ torch.diag(torch.logspace(-1, 1, r, dtype=torch.float64)) @ V  # condition 100
+
+
+def largest_step(dtype, rows, **options):
+    """Largest |change of s B A| in a step, in units of lr s sqrt(out r), the first step's size."""
+    torch.manual_seed(0)
+    model = LoRARITE(r=8, lora_alpha=16).apply(tiny_bert().to(dtype), seed=0)
+    optimizer = LoraRiteOptimizer.for_model(model, lr=3e-4, **options)
+    largest = 0.0
+    for step in range(25):
+        model(**batch(classification_rows(rows, seed=step))).loss.backward()
+        before = products(optimizer.pairs)
+        optimizer.step()
+        optimizer.zero_grad()
+        for pair, old, new in zip(
+            optimizer.pairs.values(), before, products(optimizer.pairs), strict=True
+        ):
+            unit = 3e-4 * S * math.sqrt(8 * len(pair.B))
+            largest = max(largest, float((new - old).norm()) / unit)
+    return largest
+
+
+# Gradients of low rank ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_gradients_of_lower_rank_than_the_factors_make_no_larger_steps(dtype, rows):
+    """The last layer of a classifier gets one token a row: g has the rank of the batch."""
+    assert largest_step(dtype, rows) < 4
+    assert largest_step(dtype, rows, second_order=0.0) > 8
+
+
+def test_a_limit_on_the_second_order_holds_for_every_step():
+    pairs = start(zero=True)
+    optimizer = rite(pairs, lr=0.1, second_order=0.05)
+    for Gs in weight_gradients(6, rank=2):
+        give(pairs, Gs)
+        old = [(pair.A.detach().clone(), pair.B.detach().clone()) for pair in pairs.values()]
+        optimizer.step()
+        for pair, (A, B) in zip(pairs.values(), old, strict=True):
+            dA, dB = pair.A.detach() - A, pair.B.detach() - B
+            assert (dB @ dA).norm() <= 0.05 * (B @ dA + dB @ A).norm() * (1 + 1e-9)
 
 
 # Invariance --------------------------------------------------------------------------------------

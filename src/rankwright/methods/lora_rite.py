@@ -46,6 +46,8 @@ class LoRARITE(Method):
         balance: Scale A and B to equal norms after every step; off (published).
         rcond: Singular values of a factor below this share of the largest count as zero; None: the
             limit of rounding.
+        second_order: Limit on the part of a step that is quadratic in the learning rate, over the
+            linear part; 3 (ours), 0: none (published).
     """
 
     name: ClassVar[str] = "lora_rite"
@@ -65,6 +67,7 @@ class LoRARITE(Method):
     escape: bool = False
     balance: bool = False
     rcond: float | None = None
+    second_order: float = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

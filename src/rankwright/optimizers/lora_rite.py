@@ -19,6 +19,13 @@ in the coordinates of the factor, so that no basis has to be: P = E^T C_B E(t-1)
 
     N_A <- b1 E E^T C_B N_A + (1 - b1) E (V_A + rho_A I)^(-1/2) E^T dL/dA.
 
+Ours: eigenvalues of V_A that are rounding get no step, and c <= 1 on N_A and N_B of a pair keeps
+
+    |c^2 lr^2 N_B N_A| <= second_order |c lr (B N_A + N_B A)|,
+
+since the second order of a step, which the derivation neglects, is otherwise without limit where a
+factor is almost of lower rank.
+
 All r x r algebra is in float64, for every pair of one rank at once, and nothing is read back to
 the host.
 """
@@ -64,6 +71,8 @@ class LoraRite(OptimizerPart):
         rcond: Singular values of a factor below this share of its largest count as zero: the factor
             does not have their direction. None: sqrt(r u), u being the rounding unit of the
             products (1.4e-3 at r = 16 in float32); smaller ones are rounding.
+        second_order: Largest norm of lr^2 N_B N_A over that of lr (B N_A + N_B A), to which both
+            moments of a pair are scaled in a step; the state is not. 0: no limit, as published.
     """
 
     elementwise: ClassVar[bool] = False
@@ -76,6 +85,7 @@ class LoraRite(OptimizerPart):
     escape: bool = False
     balance: bool = False
     rcond: float | None = None
+    second_order: float = 3.0
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -86,7 +96,7 @@ class LoraRite(OptimizerPart):
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         check_field(self, "betas", valid, "two numbers in [0, 1)")
         check_field(self, "eps", self.eps > 0, "a number above 0")
-        for name in ("clip", "skip", "cap"):
+        for name in ("clip", "skip", "cap", "second_order"):
             check_field(self, name, getattr(self, name) >= 0, "a number above 0, or 0 for none")
         share = self.rcond is None or 0 <= self.rcond < 1
         check_field(self, "rcond", share, "None or a number in [0, 1)")
@@ -202,13 +212,16 @@ class _Sides:
         spectrum = spectrum.clamp(min=0)  # a g of lower rank leaves some of -1e-19
         self._keep("spectrum", spectrum)
         self._keep("exp_avg_sq", self.E @ V @ self.E.mT)
-        EQ = self.E @ Q
-        inverse_root_of_V = EQ / ((spectrum[:, None] + rho).sqrt() + self.options.eps) @ EQ.mT
-        return b1 * self.E @ P, (1 - b1) * self.scale * inverse_root_of_V
+        EQ, of_V = self.E @ Q, spectrum[:, None] + rho
+        # g is of the precision of the factors: where it has no direction, its rounding does.
+        rounding = self.rank * torch.finfo(self.dtype).eps * of_V.amax(-1, keepdim=True)
+        inverse_root = (of_V.sqrt() + self.options.eps).reciprocal().where(of_V > rounding, 0)
+        return b1 * self.E @ P, (1 - b1) * self.scale * (EQ * inverse_root) @ EQ.mT
 
     def move(self, X: Tensor, Y: Tensor) -> None:
         """Update the first moments, step, and note the overlap of each factor with the last one."""
         X, Y, whole = X.to(self.dtype), Y.to(self.dtype), self._whole()
+        lr, decay = self._each("lr"), self._each("weight_decay")
         N_times_factor = []
         for batch, a, b in self._places():
             (A, B), (dA, dB) = batch.factors(), batch.gradients()
@@ -223,9 +236,14 @@ class _Sides:
             if self.options.cap:
                 N_A = N_A * self._capped(a, N_A @ N_A.mT)
                 N_B = N_B * self._capped(b, N_B.mT @ N_B)
-            N_times_factor.append((torch.bmm(N_A, A.mT), torch.bmm(N_B.mT, B)))
+            with_factor = torch.bmm(N_A, A.mT), torch.bmm(N_B.mT, B)
+            if self.options.second_order:
+                squares = N_A @ N_A.mT, N_B.mT @ N_B
+                c = self._limited((lr[a], lr[b]), (self.S[a], self.S[b]), squares, with_factor)
+                N_A, N_B = c * N_A, c * N_B
+                with_factor = c * with_factor[0], c * with_factor[1]
+            N_times_factor.append(with_factor)
             batch.move(N_A, N_B)
-        lr, decay = self._each("lr"), self._each("weight_decay")
         overlap = (1 - lr * decay) * self.S - lr * _joined(N_times_factor)
         if self.options.balance:
             overlap *= _joined([_balance(batch) for batch in self.batches])
@@ -236,6 +254,25 @@ class _Sides:
         norm_sq = trace(_swapped(self.S)[side] @ NN.to(self.S.dtype)).clamp(min=0)
         rms = (norm_sq / (self.length[side] * self.rank)).sqrt()
         return (self.options.cap / rms).clamp(max=1).to(self.dtype)
+
+    def _limited(self, lr: Sides, S: Sides, squares: Sides, with_factor: Sides) -> Tensor:
+        """Factor on N_A and N_B of every pair for `second_order`, (n, 1, 1).
+
+        All norms are of (out, in) matrices, from r x r products: |N_B A|^2 = tr(N_B^T N_B A A^T).
+
+        Args:
+            lr: Learning rates, each (n, 1, 1).
+            S: A A^T and B^T B; like all that follow (n, r, r).
+            squares: N_A N_A^T and N_B^T N_B.
+            with_factor: N_A A^T and N_B^T B.
+        """
+        (lr_A, lr_B), (AA, BB) = lr, S
+        NN_A, NN_B = lr_A**2 * squares[0].double(), lr_B**2 * squares[1].double()
+        NA, NB = lr_A * with_factor[0].double(), lr_B * with_factor[1].double()
+        first = trace(NN_B @ AA) + trace(BB @ NN_A) + 2 * trace(NB @ NA)
+        second = trace(NN_B @ NN_A)
+        limit = (first.clamp(min=0) / second.clamp(min=0)).sqrt() * self.options.second_order
+        return limit.nan_to_num(1).clamp(max=1).to(self.dtype)
 
     def _escaped(self, before: Tensor, V: Tensor, b2: Tensor) -> Tensor:
         """rho, from the eigenvalues before the change of basis and after it; (2 n, 1, 1)."""
