@@ -244,7 +244,6 @@ class ScribeState(ProcedureState):
 class SecondState(ScribeState):
     needs = frozenset({"after_step"})
     replays = True
-    changing_parameters = True
 
     def phases(self, total_steps: int) -> list[Phase]:
         return [Phase("one", 1), Phase("rest", total_steps - 1)]
@@ -268,7 +267,6 @@ def test_needs_and_flags_are_those_of_all() -> None:
     procedure = both().procedure
     assert procedure.needs == {"before_step", "after_step"}
     assert procedure.replays
-    assert procedure.changing_parameters
     assert not procedure.restricts_rows
     assert [type(state) for state in procedure.members()] == [ScribeState, SecondState]
 

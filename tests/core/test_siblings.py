@@ -11,12 +11,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import BartConfig, BartForSequenceClassification
+from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    MobileBertConfig,
+    MobileBertForSequenceClassification,
+)
 
-from models import batch, rows_for, tiny_bert, tiny_llama, trained
+from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama, trained
 from rankwright.core import siblings
 from rankwright.core.blocks import release
 from rankwright.core.fused import FusedLinear, fuse
+from rankwright.core.loop import Loop
 from rankwright.core.siblings import shared_in
 from rankwright.methods import DoRA, LoRA
 
@@ -300,3 +306,45 @@ def test_attention_over_another_sequence_is_left_alone() -> None:
     )  # fmt: skip
     assert list(shared_in(BartForSequenceClassification(config))) == []
     assert len(list(shared_in(tiny_llama()))) > 0
+
+
+def mobilebert(**options: Any) -> MobileBertForSequenceClassification:
+    """Its value sees the whole hidden state, query and key a bottleneck of it."""
+    torch.manual_seed(0)
+    config = MobileBertConfig(
+        vocab_size=64, embedding_size=16, num_hidden_layers=2, num_attention_heads=2,
+        hidden_size=32, intermediate_size=24, max_position_embeddings=32, **options,
+    )  # fmt: skip
+    return MobileBertForSequenceClassification(config)
+
+
+def test_projections_of_unlike_width_are_no_siblings() -> None:
+    model = LoRA(r=2).apply(mobilebert(intra_bottleneck_size=16))
+    model(**batch(classification_rows(3))).loss.backward()
+
+
+def test_a_resumed_run_knows_which_blocks_see_different_inputs() -> None:
+    """To notice it again would cost a forward together, and a dropout mask."""
+    method = LoRA(r=2, lora_dropout=0.2, target_modules=["q_proj", "k_proj", "v_proj"])
+
+    def loop() -> Loop:
+        torch.manual_seed(0)
+        block = Block()
+        block.see = lambda x, i: x * (i + 1)
+        model = method.apply(block, seed=0)
+        return Loop(model, method, total_steps=4, loss=lambda m, x: m(x).square().mean())
+
+    whole, first = loop(), loop()
+    torch.manual_seed(1)
+    for _ in range(4):
+        whole.train_step(x_of())
+    torch.manual_seed(1)
+    for _ in range(2):
+        first.train_step(x_of())
+    state = first.state_dict()
+    assert state["apart"] == ["base_model.model"]
+    resumed = loop()
+    resumed.load_state_dict(state)
+    for _ in range(2):
+        resumed.train_step(x_of())
+    assert same_bits(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))

@@ -411,7 +411,6 @@ def test_the_defaults_are_those_of_its_page():
 def test_the_exact_step_needs_the_event_of_its_gradients():
     run = loop(RACLoRA(projected=True), tiny_llama)
     assert run.procedure.needs == {"after_step", "after_backward"}
-    assert run.procedure.changing_parameters
 
 
 @pytest.mark.parametrize("field", [{"frozen": "C"}, {"frozen_draw": "uniform"}, {"rounds": 0}])

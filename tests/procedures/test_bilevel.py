@@ -24,7 +24,8 @@ from bilevel_toy import (
     spread,
     toy,
 )
-from models import same_bits
+from models import batch as stacked
+from models import classification_rows, same_bits, tiny_bert
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule, linear_schedule
 from rankwright.core.method import Slots
@@ -148,6 +149,24 @@ def test_the_penalty_is_computed_once_a_lower_step_and_in_no_other_pass(monkeypa
 
 
 # Retraining ---------------------------------------------------------------------------------------
+
+
+def test_reentrant_checkpoints_are_refused():
+    """They hide parameters from a gradient that is asked for; it would silently be 0."""
+    method = BiDoRA(r=2)
+
+    def checkpointed(*, reentrant):
+        model = method.apply(tiny_bert())
+        model.enable_input_require_grads()
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        run = Loop(model, method, total_steps=8, held_out=lambda _: rows)
+        run.train_step(rows)
+        return run
+
+    rows = stacked(classification_rows(4))
+    assert checkpointed(reentrant=False).metrics["hypergradient_norm"] > 0
+    with pytest.raises(MethodError, match=r"reentrant .*'use_reentrant': False"):
+        checkpointed(reentrant=True)
 
 
 @pytest.mark.parametrize("retrain_from", ["snapshot", "warm"])

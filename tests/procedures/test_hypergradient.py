@@ -127,6 +127,14 @@ def test_the_error_falls_with_the_radius(mode, factor):
         assert coarse / fine == pytest.approx(factor, rel=0.15)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_all_modes_see_the_masks_of_the_lower_step(dropout):
+    options = {"dropout": dropout, "lora_dropout": 0.3}
+    exact = implicit(hypergradient="exact", **options)
+    central = implicit(hypergradient="fd_central", fd_radius=1e-3, **options)
+    assert relative(exact, central) < 1e-4
+
+
 @pytest.mark.parametrize("mode", ["fd_forward", "fd_central", "betty"])
 def test_a_difference_forms_no_gradient_of_the_lower_level(mode):
     trained = []

@@ -3,7 +3,8 @@
 `Method.apply` calls `fuse`. A layer steps back to PEFT's own forward, call by call, where something
 asks for it: an adapter that is merged or disabled, several at once, a quantised or sharded base, a
 trained weight or bias, hooks on the parts, a LoRA variant that has no operands for us,
-`torch.compile`, `torch.func`, forward mode, and `plain_layers()`.
+`torch.compile`, `torch.func`, forward mode, and `plain_layers()`, inside which a layer with dropout
+computes `plain_linear`: its masks are those of `lowrank_linears`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from rankwright.core.blocks import prepare
 from rankwright.core.dropout import new_seed
-from rankwright.core.lowrank import Operands, Rule, lowrank_linears
+from rankwright.core.lowrank import Operands, Rule, lowrank_linears, plain_linear
 from rankwright.core.noise import Noise
 from rankwright.core.origins import autocast_dtype, origin_of, transformed
 from rankwright.core.siblings import Siblings, shared_in, together
@@ -81,13 +82,18 @@ class FusedLinear(Linear):
         Returns:
             (..., out).
         """
-        if not (_plain or args or kwargs or transformed()):
-            output = self._fused_output(x)
+        if not (args or kwargs or transformed()):
+            output = self._plain_output(x) if _plain else self._fused_output(x)
             if output is not None:
                 return output
         if self.noise is not None:
             self.has_noise = False
         return cast(Tensor, super().forward(x, *args, **kwargs))
+
+    def _plain_output(self, x: Tensor) -> Tensor | None:
+        """With dropout, the output of the same masks, which PEFT's forward would draw otherwise."""
+        call = self._fused_call(x)
+        return plain_linear(*call) if call is not None and call[1].dropout else None
 
     def _fused_output(self, x: Tensor) -> Tensor | None:
         """The output, alone or with those that see the same input; None: PEFT's forward has to."""
@@ -173,7 +179,7 @@ def fuse(model: nn.Module) -> None:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Inside, every layer computes by PEFT's own forward, which can be differentiated twice."""
+    """Inside, every layer computes by what can be differentiated twice, under the same masks."""
     global _plain
     _plain += 1
     try:

@@ -115,6 +115,14 @@ class OptimizerPart(Part, ABC):
 class Penalty(Part):
     """What is added to the loss: for the parameters, for the outputs of a batch, or for both."""
 
+    def check_run(self, run: Run) -> None:
+        """Refuse a run that it cannot serve; called when the run is built.
+
+        Raises:
+            MethodError: The model or the procedure does not have what it works on.
+        """
+        del run
+
     def __call__(self, run: Run) -> Tensor | None:
         """Once an optimizer step: a 0-dim tensor of the present parameters, weight included."""
         del run
@@ -192,9 +200,6 @@ class ProcedureState:
 
     restricts_rows: bool = False
     """Whether some phase draws from a part of the training rows only (`rows`)."""
-
-    changing_parameters: bool = False
-    """Whether which parameters receive a gradient changes from step to step (matters to DDP)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -25,6 +25,7 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.forward import Forward, watching
 from rankwright.core.part import Multiplier, Phase, Shape
 from rankwright.core.rows import number_of_rows, take_rows
+from rankwright.core.siblings import apart, parted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,8 +38,6 @@ Loss = TypeVar("Loss")
 
 FORWARD = 1 / 3
 """Of a forward-and-backward pass: a backward takes twice the operations of a forward."""
-
-STEP_EVENTS = ("before_step", "after_backward", "after_step")
 
 
 @dataclass
@@ -101,7 +100,10 @@ class Run(ABC):
         self._penalised = False
         self._noted: dict[str, list[Tensor]] = {}
         self._said: set[str] = set()
+        self._graph_checked = False  # for reentrant checkpoints
         self.procedure = self.slots.procedure.start(self)
+        if self.slots.penalty is not None:
+            self.slots.penalty.check_run(self)
 
     # What an engine provides -------------------------------------------------------------------
 
@@ -146,6 +148,9 @@ class Run(ABC):
 
         `.grad` is left alone, so is the random state; batches that carry a random state are
         evaluated under it. A parameter that the loss does not reach has gradient 0.
+
+        Raises:
+            MethodError: Activation checkpoints that are reentrant hide the parameters.
         """
         totals: list[Tensor] | None = None
         losses: list[Tensor] = []
@@ -153,9 +158,10 @@ class Run(ABC):
             # around the backward too, which may compute forward again
             with self.replay(batch), standing.still():
                 loss = self.loss(batch)
-                grads = torch.autograd.grad(
-                    loss, parameters, create_graph=create_graph, materialize_grads=True
+                found = torch.autograd.grad(
+                    loss, parameters, create_graph=create_graph, allow_unused=True
                 )
+            grads = self._filled(found, parameters, loss)
             losses.append(loss.detach())
             totals = (
                 list(grads)
@@ -167,6 +173,21 @@ class Run(ABC):
         self.count_pass(len(batches), sum(batch.share for batch in batches) / len(batches))
         self.last_loss = float(torch.stack(losses).sum())
         return totals if create_graph else self.average(totals)
+
+    def _filled(
+        self, found: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], loss: Tensor
+    ) -> list[Tensor]:
+        """Gradients with 0 where the loss does not reach a parameter."""
+        missing = any(grad is None for grad in found)
+        if missing and not self._graph_checked and has_reentrant_checkpoint(loss):
+            raise MethodError(
+                f"{self.method.label} takes gradients of its own, which reentrant activation "
+                "checkpoints do not let through; turn activation checkpointing off, or on with "
+                "activation_checkpointing_kwargs={'use_reentrant': False}"
+            )
+        self._graph_checked |= missing
+        pairs = zip(found, parameters, strict=True)
+        return [torch.zeros_like(p) if grad is None else grad for grad, p in pairs]
 
     @contextlib.contextmanager
     def replay(self, batch: MicroBatch) -> Iterator[None]:
@@ -451,6 +472,7 @@ class Run(ABC):
             "passes": [self._full_passes, self._forward_passes],
             "fired": sorted(self._fired),
             "procedure": self.procedure.state_dict(),
+            "apart": parted(self.model),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -458,6 +480,26 @@ class Run(ABC):
         self._full_passes, self._forward_passes = state["passes"]
         self._fired = set(state["fired"])
         self.procedure.load_state_dict(state["procedure"])
+        for block in state["apart"]:
+            apart(self.model.get_submodule(block))
+
+
+def has_reentrant_checkpoint(loss: Tensor) -> bool:
+    """Whether the graph of a loss leads through `torch.utils.checkpoint` with use_reentrant.
+
+    Parameters inside are not in the graph: a backward reaches them, `torch.autograd.grad` does not.
+    """
+    seen: set[Any] = set()
+    nodes = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def seeded_generator(seed: int, *key: object) -> torch.Generator:

@@ -23,7 +23,10 @@ SHARED: list[tuple[str, ...]] = [
 ]
 """Names of projections of a block's one input, in the order in which they are called; add yours."""
 
-SECOND_INPUT = {"encoder_hidden_states", "key_value_states", "context", "memory", "key", "value"}
+SECOND_INPUT = {
+    "encoder_hidden_states", "key_value_states", "context", "memory", "key", "value", "keys",
+    "values", "key_tensor", "value_tensor",
+}  # fmt: skip
 """Arguments of attention over another sequence, whose keys are not of this input."""
 
 
@@ -96,7 +99,7 @@ class Siblings:
         if self.apart or not self._within:
             return []
         parts = (self.parent._modules.get(name) for name in self.names)
-        there = [part for part in parts if type(part) is type(layer)]
+        there: list[Any] = [part for part in parts if _same_input(part, layer)]
         if there[:1] != [layer]:
             return []
         return [m for m in there[1:] if not (m._forward_pre_hooks or "forward" in m.__dict__)]
@@ -120,6 +123,11 @@ class Siblings:
     def __getstate__(self) -> dict[str, Any]:
         """For a copy: it waits for nothing."""
         return {**self.__dict__, "_within": False, "_waiting": None}
+
+
+def _same_input(part: Any, layer: Any) -> bool:
+    """Whether a projection is of the layer's kind and takes an input as wide."""
+    return type(part) is type(layer) and part.in_features == layer.in_features
 
 
 def _version(x: Tensor) -> int:
@@ -150,6 +158,19 @@ def apart(module: nn.Module) -> None:
     """
     for siblings in _watching(module):
         siblings.part()
+
+
+def parted(model: nn.Module) -> list[str]:
+    """Names of blocks whose projections turned out to see different inputs.
+
+    It takes a forward that computed them together, and drew a dropout mask more, to notice; a run
+    that goes on must not repeat that.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(siblings.apart for siblings in _watching(module))
+    ]
 
 
 def _watching(parent: nn.Module) -> list[Siblings]:

@@ -54,7 +54,6 @@ class TogetherState(ProcedureState):
         self.needs = frozenset().union(*(state.needs for state in states))
         self.replays = any(state.replays for state in states)
         self.restricts_rows = any(state.restricts_rows for state in states)
-        self.changing_parameters = any(state.changing_parameters for state in states)
         self._answering = {question: self._only(question) for question in SINGLE}
 
     def members(self) -> Iterator[ProcedureState]:

@@ -225,8 +225,6 @@ class ChainState(ProcedureState):
         self.round = 0
         self.selected: list[str] | None = None
         self.restricts_rows = chain.round_rows is not None
-        # a frozen factor may have been trainable when the model was wrapped
-        self.changing_parameters = self.per_round < len(self.groups) or chain.frozen is not None
         self._ends: list[int] = []
         self._saved_ends: list[int] = []  # of the run that is resumed
         self._check_epochs()
