@@ -20,7 +20,7 @@ from rankwright.core.proximal import THRESHOLDS
 from rankwright.core.run import adapted_layers
 from rankwright.layers.gated import gated_factors
 from rankwright.methods import LoRA, SoRA
-from rankwright.penalties import L1
+from rankwright.penalties import L1, Gram
 from rankwright.procedures import Perturbation, Sparsify
 from rankwright.procedures.sparsify import xi_values
 
@@ -252,6 +252,16 @@ def test_a_resumed_run_has_the_same_bits() -> None:
     assert all(map(torch.equal, factors(straight), factors(again)))
 
 
+def test_a_run_with_other_stages_does_not_go_on() -> None:
+    """It would fall back into an earlier stage, whose threshold is another."""
+    method = SoRA(xi=0.01, xi_last=0.03, stages=3, **FIELDS)
+    stopped, longer = run_of(method), run_of(method, 40)
+    stopped.train_step(batch(0))
+    longer.load_state_dict(stopped.state_dict())
+    with pytest.raises(MethodError, match=r"stages have \[4, 4, 4\] steps, those of this run \[14"):
+        longer.train_step(batch(1))
+
+
 @pytest.mark.parametrize(
     ("fields", "lr", "message"),
     [
@@ -316,9 +326,11 @@ def test_the_l1_term_is_the_mean_of_all_gates() -> None:
 
 
 def test_an_l1_term_needs_a_role_that_is_there() -> None:
-    run = run_of(LoRA(**FIELDS))
-    with pytest.raises(MethodError, match=r"L1\.role = 'gate': no trained parameter has this role"):
-        L1(1.0, "gate")(run)
+    run_of(LoRA(**FIELDS).with_parts(penalty=L1(role="lower")))
+    for penalty in (L1(), [Gram(rows=None), L1()]):
+        message = r"L1\.role = 'gate': no trained parameter of lora\+.*; expected one of lower"
+        with pytest.raises(MethodError, match=message):
+            run_of(LoRA(**FIELDS).with_parts(penalty=penalty))
     with pytest.raises(MethodError, match=r"L1\.weight = -1: expected a number of at least 0"):
         L1(-1, "gate")
 

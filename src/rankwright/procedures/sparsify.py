@@ -115,6 +115,7 @@ class SparsifyState(ProcedureState):
         self.factors = gated_factors(run.layers, run.adapter_name)
         self.gates = [factor.gate for factor in self.factors.values()]
         self.xi = settings.thresholds()
+        self._saved_lengths: list[int] = []  # of the run that is resumed
 
     # What the engine asks ----------------------------------------------------------------------
 
@@ -164,7 +165,17 @@ class SparsifyState(ProcedureState):
     # Events ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Say so where the thresholds cannot do what they are for."""
+        """Say so where the thresholds cannot do what they are for.
+
+        Raises:
+            MethodError: The run that goes on had stages of other lengths.
+        """
+        lengths = self._lengths()
+        if self._saved_lengths not in ([], lengths):
+            raise MethodError(
+                f"this checkpoint cannot be resumed: its stages have {self._saved_lengths} steps, "
+                f"those of this run {lengths}; resume with the same number of steps and stages"
+            )
         if self.run.step == 0 and max(self.xi) > 0 and not self.settings.scale_with_lr:
             self._warn()
         self._measure(0.0)
@@ -195,20 +206,25 @@ class SparsifyState(ProcedureState):
     # State -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """A and g of every layer, of which the adapter holds the product."""
-        return {
+        """A and g of every layer, of which the adapter holds the product; the stages' lengths."""
+        factors = {
             name: {"live": factor.live, "gate": factor.gate}
             for name, factor in self.factors.items()
         }
+        return {"factors": factors, "stages": self._lengths()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo of `state_dict`."""
+        """Undo of `state_dict`; `begin` compares the stages."""
+        self._saved_lengths = list(state["stages"])
         for name, factor in self.factors.items():
-            factor.live.copy_(state[name]["live"])
-            factor.gate.copy_(state[name]["gate"])
+            factor.live.copy_(state["factors"][name]["live"])
+            factor.gate.copy_(state["factors"][name]["gate"])
 
     # Looking -----------------------------------------------------------------------------------
+
+    def _lengths(self) -> list[int]:
+        return [phase.steps for phase in self.run.phases]
 
     def _dense_steps(self) -> int:
         return int(self.settings.dense_share * self.run.phases[0].steps)
@@ -228,7 +244,7 @@ class SparsifyState(ProcedureState):
         )
 
     def _warn(self) -> None:
-        steps = [phase.steps for phase in self.run.phases]
+        steps = self._lengths()
         travel = sum(xi * n for xi, n in zip(self.xi, steps, strict=True))
         travel -= self.xi[0] * self._dense_steps()
         nearest = min(float(gate.detach().abs().min()) for gate in self.gates)
