@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -36,7 +37,11 @@ def fake(
         total_steps=total_steps,
         processes=1,
         adapter_name="default",
-        model=SimpleNamespace(peft_config={"default": SimpleNamespace(task_type=task)}),
+        model=SimpleNamespace(
+            peft_config={"default": SimpleNamespace(task_type=task)},
+            config=SimpleNamespace(is_encoder_decoder=task == "SEQ_2_SEQ_LM"),
+            get_base_model=SimpleNamespace,
+        ),
         gather=lambda rows: rows,
         base_logits=lambda _forward, where: base if where is None else base[where],
         note=lambda name, value: noted.update({name: float(value.detach())}),
@@ -48,6 +53,7 @@ def fake(
         by_position=z.ndim == 3,
         labels=labels,
         kwargs=kwargs,
+        everywhere=torch.ones(z.shape[:2], dtype=torch.bool),
         logits=lambda where: z if where is None else z[where],
     )
     return run, forward

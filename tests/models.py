@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
@@ -36,6 +38,26 @@ def tiny_bert(
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             **options,
+        )
+    )
+
+
+def tiny_bart(seed: int = 0) -> BartForSequenceClassification:
+    """A classifier on an encoder and a decoder of one layer each; token 2 ends a row."""
+    torch.manual_seed(seed)
+    return BartForSequenceClassification(
+        BartConfig(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            max_position_embeddings=40,
+            dropout=0.0,
+            num_labels=2,
         )
     )
 

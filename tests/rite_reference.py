@@ -94,7 +94,9 @@ class Reference:
         eigenvalues, Q = torch.linalg.eigh(side.V)
         eigenvalues = eigenvalues.clamp(min=0) + side.rho
         root = eigenvalues.sqrt() + self.o["eps"]
-        root[eigenvalues <= len(root) * torch.finfo(torch.float64).eps * eigenvalues.max()] = math.inf
+        root[eigenvalues <= len(root) * torch.finfo(torch.float64).eps * eigenvalues.max()] = (
+            math.inf
+        )
         side.M = b1 * side.M @ P.T + (1 - b1) * g @ (Q / root) @ Q.T
         rms = float(side.M.square().mean().sqrt())
         capped = max(1.0, rms / self.o["cap"]) if self.o["cap"] else 1.0

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from models import batch, causal_rows, rows_for, tiny_bert, tiny_llama
+from rankwright.core.errors import MethodError
 from rankwright.core.forward import Forward, body_of, evaluating, watching
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
@@ -60,6 +61,7 @@ def test_a_call_with_logits() -> None:
     assert call.by_position
     assert torch.equal(call.labels, INPUTS["labels"])  # type: ignore[arg-type]
     assert "labels" not in call.kwargs
+    assert torch.equal(call.everywhere, torch.ones(3, 12, dtype=torch.bool))
     assert torch.equal(call.logits(WHERE), call.output.logits[WHERE])
     assert not model._forward_hooks
 
@@ -71,6 +73,7 @@ def test_a_call_whose_logits_were_never_formed() -> None:
     call, reference = watched(fused, **INPUTS, fused_lm_head=True), watched(plain, **INPUTS)
     assert getattr(call.output, "logits", None) is None
     assert call.by_position
+    assert call.everywhere.shape == (3, 12)
     ran = count_calls(fused.get_base_model().model.layers[0])
     found, expected = call.logits(WHERE), reference.logits(WHERE)
     assert ran == []  # the body is not computed again
@@ -146,7 +149,7 @@ def test_calls_without_gradients_are_not_of_the_step() -> None:
 def test_a_model_without_logits_is_refused() -> None:
     model = adapted(tiny_bert())
     call = Forward(model, (), {}, None, object(), None)
-    with pytest.raises(TypeError, match="without logits; a penalty on outputs needs a model that"):
+    with pytest.raises(MethodError, match="without logits; a penalty on outputs needs a model"):
         call.logits()
 
 

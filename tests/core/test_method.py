@@ -1,8 +1,16 @@
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    BertForQuestionAnswering,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
-from models import batch, classification_rows, same_bits, tiny_bert, tiny_llama
+from models import batch, classification_rows, same_bits, tiny_bart, tiny_bert, tiny_llama, tokens
 from rankwright.core.compat import CompatibilityError, check
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Slots
@@ -119,6 +127,63 @@ def test_the_classification_head_is_trained_and_saved():
     assert any(p.requires_grad and "classifier" in n for n, p in model.named_parameters())
 
 
+def tiny_distilbert() -> DistilBertForSequenceClassification:
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=1, n_heads=4)
+    return DistilBertForSequenceClassification(config)
+
+
+def tiny_questions() -> BertForQuestionAnswering:
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(tiny_bert().config)
+
+
+@pytest.mark.parametrize(
+    ("build", "heads"),
+    [
+        (tiny_distilbert, {"pre_classifier", "classifier"}),
+        (tiny_questions, {"qa_outputs"}),
+        (tiny_bart, {"classification_head"}),
+    ],
+)
+def test_heads_of_other_names_are_trained_whole(tmp_path, build, heads):
+    ids = tokens(4).clamp(min=3)
+    ids[:, -1] = 2  # where BART reads its class
+    base = build().eval()
+    expected = base(input_ids=ids)[0]
+    model = LoRA(r=2).apply(base).eval()
+    assert torch.equal(model(input_ids=ids)[0], expected)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    whole = {name.split(".")[2] for name in trained if ".modules_to_save." in name}
+    factors = {name.split(".")[2] for name in trained if "lora_" in name}
+    assert whole == heads
+    assert not factors & heads
+    with torch.no_grad():
+        for name in trained:
+            model.get_parameter(name).add_(0.1)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build(), tmp_path).eval()
+    outputs = loaded(input_ids=ids)[0], model(input_ids=ids)[0]
+    torch.testing.assert_close(*outputs)
+    assert not torch.allclose(outputs[0], expected)
+
+
+def test_a_head_that_is_a_target_too_is_refused_in_one_message():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.my_first = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    with pytest.raises(MethodError, match=r"lora cannot be applied to Model.*modules_to_save"):
+        LoRA(r=2, target_modules=["my_first"], modules_to_save=["first"]).apply(Model())
+
+
+def test_the_largest_rank_of_a_convolution_counts_its_kernel():
+    LoRA(r=8, target_modules=["0"]).apply(nn.Sequential(nn.Conv2d(3, 32, 4)))
+    with pytest.raises(MethodError, match=r"\(32 x 27\); choose r <= 27"):
+        LoRA(r=28, target_modules=["0"]).apply(nn.Sequential(nn.Conv2d(3, 32, 3)))
+
+
 def test_fresh_adapter_is_the_base_bit_for_bit():
     inputs = batch(classification_rows(4))
     base = tiny_bert().eval()
@@ -149,3 +214,11 @@ def test_a_taken_name_is_refused():
 def test_a_missing_private_name_is_reported_with_version():
     with pytest.raises(CompatibilityError, match=r"peft 0\.\d+.* has no peft:NoSuchThing"):
         check(["peft:NoSuchThing"])
+
+
+def test_attention_that_would_have_its_base_written_is_refused():
+    model = nn.TransformerEncoderLayer(8, 2, dim_feedforward=8)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    with pytest.raises(MethodError, match=r"self_attn is a torch.nn.MultiheadAttention.*drifts"):
+        LoRA(r=2, target_modules=["self_attn"]).apply(model)
+    assert same_bits(before, dict(model.named_parameters()))

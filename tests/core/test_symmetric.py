@@ -35,6 +35,19 @@ def test_without_ridge_it_is_the_pseudo_inverse() -> None:
     assert torch.equal(ridged_inverse(spectrum(zero), 0.0), zero.double())
 
 
+def test_directions_of_the_rounding_that_made_the_matrix_are_left_out() -> None:
+    exact = gram(2, 5)  # rank 2 of 5
+    S = spectrum(exact.float().double() + 1e-9 * torch.eye(5).double())
+    unit = torch.finfo(torch.float32).eps
+    expected = torch.linalg.pinv(exact, rtol=1e-12, hermitian=True)
+    relative = 1e-8 * S.values.mean(-1, keepdim=True)
+    for delta in (0.0, relative):
+        torch.testing.assert_close(ridged_inverse(S, delta, unit), expected, rtol=1e-4, atol=1e-4)
+        assert float(ridged_inverse(S, delta).norm()) > 1e3 * float(expected.norm())
+    kept = ridged_inverse(S, 1.0, unit)  # a ridge above the rounding
+    torch.testing.assert_close(kept, ridged_inverse(S, 1.0))
+
+
 def test_a_ridge_for_each_matrix() -> None:
     S, ridge = gram(2, 9, 4), torch.tensor([[0.1], [10.0]], dtype=torch.float64)
     found = ridged_inverse(spectrum(S), ridge)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from models import batch, rows_for, tiny_bert, tiny_llama
+from models import batch, classification_rows, rows_for, tiny_bart, tiny_bert, tiny_llama
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.run import is_head
@@ -73,6 +74,55 @@ def test_head_only_trains_the_head_only():
     assert {n.split(".modules_to_save")[0] for n in trained(HeadOnly().apply(tiny_llama()))} == {
         "base_model.model.lm_head"
     }
+
+
+def test_a_head_of_two_layers_is_loaded_and_resumed(tmp_path):
+    def build() -> RobertaForSequenceClassification:
+        torch.manual_seed(0)
+        config = RobertaConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=40,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return RobertaForSequenceClassification(config)
+
+    rows = batch(classification_rows(4))
+    model = Full().apply(build())
+    run = Loop(model, Full(), total_steps=3, lr=1e-2)
+    run.train_step(rows)
+    model.save_pretrained(tmp_path)
+    state = run.state_dict()
+    loaded = PeftModel.from_pretrained(build(), tmp_path).eval()
+    assert torch.equal(loaded(**rows).logits, model.eval()(**rows).logits)
+    resumed = Loop(Full().apply(build()), Full(), total_steps=3, lr=1e-2)
+    resumed.load_state_dict(state)
+    assert resumed.train_step(rows) == run.train_step(rows)
+
+
+def test_full_refuses_an_encoder_decoder():
+    model = tiny_bart()
+    modules = dict(model.named_modules())
+    with pytest.raises(MethodError, match=r"^full cannot train BartForSequenceClassification"):
+        Full().apply(model)
+    assert dict(model.named_modules()) == modules
+
+
+def test_head_only_trains_the_head_of_an_encoder_decoder():
+    names = {n.split(".modules_to_save")[0] for n in trained(HeadOnly().apply(tiny_bart()))}
+    assert names == {"base_model.model.classification_head"}
+
+
+def test_head_only_refuses_a_classifier_without_a_head_that_is_known():
+    class OddForSequenceClassification(nn.Sequential):
+        pass
+
+    with pytest.raises(MethodError, match=r"head_only finds nothing to train in Odd.*score"):
+        HeadOnly().apply(OddForSequenceClassification(nn.Linear(2, 2)))
 
 
 def test_a_model_without_a_head_that_is_known_is_refused():

@@ -220,6 +220,27 @@ def test_the_second_step_from_zero_b_is_a_jump_of_a() -> None:
     assert largest_step_of_a(zero, mode="efficient", lr=2e-4) < 0.01
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"delta": 0.0}, {"delta": 1e-8, "relative_delta": True}, {"delta": 1e-8}],
+    ids=["none", "relative", "absolute"],
+)
+def test_a_b_of_lower_rank_in_float32_does_not_diverge(options: dict[str, Any]) -> None:
+    """B^T B of rank 2 of 8 has eigenvalues of float32 rounding, above 1e-8 and the like."""
+    B = draw(64, 2, seed=2) @ draw(2, 8, seed=3)
+    of = pair((draw(8, 64, seed=1) / 8).float(), B.float(), s=1.0)
+    goal = product(of) + 0.3 * draw(64, 64, seed=4).float()
+    optimizer, losses, lengths = optimizer_of(of, mode="full", lr=2e-5, **options), [], []
+    for _ in range(30):
+        give(of, 2 * (product(of) - goal))
+        before = of.A.detach().clone()
+        optimizer.step()
+        lengths.append(float((of.A.detach() - before).norm() / before.norm()))
+        losses.append(float((product(of) - goal).square().sum()))
+    assert losses == sorted(losses, reverse=True)
+    assert max(lengths) < 1e-3
+
+
 # Moments in the space of W -----------------------------------------------------------------------
 
 
@@ -338,6 +359,16 @@ def test_what_is_kept_in_full(options: dict[str, Any]) -> None:
     assert scales == ([(8, 2)] * 2 if options["moments"] == "8bit" else [])
     assert state["step"] == 1
     assert not optimizer.state[of.B]
+
+
+@pytest.mark.parametrize("options", FULL, ids=FORMATS)
+def test_float64_factors_take_every_format(options: dict[str, Any]) -> None:
+    gradients = [draw(10, 12, seed=3 + step) for step in range(3)]
+    factors = draw(4, 12, seed=1), draw(10, 4, seed=2)
+    change = moved(pair(*factors), gradients, lr=1e-3, **options)
+    exact = moved(pair(*factors), gradients, lr=1e-3, mode="full")
+    assert change.dtype == torch.float64
+    assert float((change - exact).norm() / exact.norm()) < 0.1
 
 
 @pytest.mark.parametrize("options", ALL[:2], ids=["efficient", "full"])

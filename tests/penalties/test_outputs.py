@@ -8,13 +8,27 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from fake_forward import fake
+from models import tiny_llama, tokens
 from rankwright.core.errors import MethodError
+from rankwright.core.forward import Forward, watching
+from rankwright.core.loop import Loop
+from rankwright.methods import LoRA
 from rankwright.penalties import Outputs
 from rankwright.penalties.outputs import consistency, covariance, entropy
 
 ALONE: dict[str, Any] = {"consistency": 0.0, "diversity": 0.0, "spectral": 0.0}
+TARGETS = r".*\.(c_attn|q_proj|query)"  # by name: those of every model here
 TERMS = ("consistency", "diversity", "spectral")
 
 
@@ -77,6 +91,63 @@ def test_positions_that_do_not_count_get_no_gradient(term: str, shift: bool) -> 
     counts = labels != -100
     counts = torch.cat((counts[:, 1:], torch.zeros(2, 1, dtype=torch.bool)), 1) if shift else counts
     assert torch.equal(z.grad.abs().sum(-1) > 0, counts)  # type: ignore[union-attr]
+
+
+def tiny_gpt2() -> Any:
+    torch.manual_seed(0)
+    sizes = {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, **sizes))
+
+
+def tiny_gemma3() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    images = {"image_size": 4, "patch_size": 2, "num_attention_heads": 2}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config={"vocab_size": 64, **sizes, **heads, "max_position_embeddings": 32},
+            vision_config={**sizes, **images},
+            mm_tokens_per_image=1,
+        )
+    )
+
+
+def tiny_masked() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    return BertForMaskedLM(BertConfig(vocab_size=64, num_attention_heads=2, **sizes))
+
+
+def called(model: Any, *args: Any, **kwargs: Any) -> tuple[Loop, Forward]:
+    """A run of the adapted model, and a call of it."""
+    method = LoRA(r=2, target_modules=TARGETS)
+    run = Loop(method.apply(model), method, total_steps=1)
+    with watching(run.model, None) as calls:
+        run.model(*args, **kwargs)
+    (call,) = calls
+    return run, call
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama, tiny_gemma3, tiny_masked])
+def test_the_positions_are_those_of_the_models_own_loss(build: Any) -> None:
+    ids = tokens(2)
+    labels = torch.full_like(ids, -100)
+    labels[0, 5:8], labels[1, 2] = ids[0, 5:8], ids[1, 2]
+    run, call = called(build(), input_ids=ids, labels=labels)
+    (grad,) = torch.autograd.grad(call.output.loss, call.output.logits)
+    assert torch.equal(Outputs()._where(run, call), grad.abs().sum(-1) > 0)
+
+
+def test_positions_of_a_call_by_position_and_of_embeddings() -> None:
+    ids = tokens(2)
+    expected = torch.ones_like(ids, dtype=torch.bool)
+    expected[:, -1] = False
+    model = tiny_llama()
+    embeds = model.get_input_embeddings()(ids).detach()
+    for run, call in (called(tiny_llama(), ids), called(model, inputs_embeds=embeds)):
+        assert torch.equal(Outputs()._where(run, call), expected)
+        assert Outputs().of_outputs(run, call) is not None
 
 
 @pytest.mark.parametrize("task", ["TOKEN_CLS", "SEQ_2_SEQ_LM"])
@@ -225,3 +296,16 @@ def test_without_weights_nothing_is_read() -> None:
 def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         Outputs(**fields)
+
+
+def test_a_model_that_answers_questions_is_refused_when_the_run_is_built() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = BertConfig(vocab_size=64, num_attention_heads=2, **sizes)
+    for penalty, refused in ((Outputs(), True), (Outputs(**ALONE), False)):
+        method = LoRA(r=2).with_parts(penalty=penalty)
+        model = method.apply(BertForQuestionAnswering(config))
+        if not refused:
+            Loop(model, method, total_steps=1)
+            continue
+        with pytest.raises(MethodError, match="BertForQuestionAnswering gives start_logits and"):
+            Loop(model, method, total_steps=1)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from rankwright.core.errors import MethodError
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -49,6 +51,13 @@ class Forward:
         logits = _logits(self.output)
         return self.hidden is not None if logits is None else logits.ndim == 3
 
+    @property
+    def everywhere(self) -> Tensor:
+        """The mask (rows, positions) of all positions."""
+        logits = _logits(self.output)
+        given = self.hidden[0] if logits is None else logits
+        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+
     def logits(self, where: Tensor | None = None) -> Tensor:
         """The logits, with their gradient.
 
@@ -59,13 +68,13 @@ class Forward:
             (rows or positions, classes or vocabulary).
 
         Raises:
-            TypeError: The model gave no logits, and has no head to make them with.
+            MethodError: The model gave no logits, and has no head to make them with.
         """
         if _logits(self.output) is not None:
             return _chosen(_logits(self.output), where)
         body = body_of(self.model)
         if body is None or self.hidden is None:
-            raise TypeError(
+            raise MethodError(
                 f"{type(self.model.get_base_model()).__name__} gave a {type(self.output).__name__} "
                 "without logits; a penalty on outputs needs a model that returns them"
             )
@@ -109,7 +118,7 @@ def watching(model: PeftModel, labels: Any) -> Iterator[list[Forward]]:
     calls: list[Forward] = []
     hidden: list[Any] = []
     # an encoder-decoder makes its decoder's inputs from the labels
-    dropped = () if _is_encoder_decoder(model) else _LOSS_ARGUMENTS
+    dropped = () if is_encoder_decoder(model) else _LOSS_ARGUMENTS
 
     def below(_module: nn.Module, _args: Any, output: Any) -> None:
         hidden[:] = [output]
@@ -149,11 +158,12 @@ def body_of(model: PeftModel) -> nn.Module | None:
     base = model.get_base_model()
     body = getattr(base, getattr(base, "base_model_prefix", None) or "", None)
     head = getattr(base, "get_output_embeddings", lambda: None)()
-    known = isinstance(body, nn.Module) and head is not None and not _is_encoder_decoder(model)
+    known = isinstance(body, nn.Module) and head is not None and not is_encoder_decoder(model)
     return body if known else None
 
 
-def _is_encoder_decoder(model: PeftModel) -> bool:
+def is_encoder_decoder(model: PeftModel) -> bool:
+    """Whether an adapted model has an encoder beside its decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 

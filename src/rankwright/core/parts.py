@@ -165,6 +165,11 @@ class Sum(Penalty):
 
     penalties: tuple[Penalty, ...]
 
+    def check_run(self, run: Run) -> None:
+        """See `Penalty.check_run`."""
+        for penalty in self.penalties:
+            penalty.check_run(run)
+
     def __call__(self, run: Run) -> Tensor | None:
         """See `Penalty.__call__`."""
         return _sum_of(penalty(run) for penalty in self.penalties)

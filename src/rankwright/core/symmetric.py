@@ -35,19 +35,23 @@ def spectrum(S: Tensor) -> Spectrum:
     return Spectrum(values.clamp(min=0), vectors)
 
 
-def ridged_inverse(of: Spectrum, delta: Tensor | float) -> Tensor:
-    """`(S + delta I)^-1`; with `delta = 0` the pseudo-inverse of `S`.
+def ridged_inverse(
+    of: Spectrum, delta: Tensor | float, rounding: float = torch.finfo(torch.float64).eps
+) -> Tensor:
+    """`(S + delta I)^-1`, but 0 where it is rounding; with `delta = 0` the pseudo-inverse of `S`.
 
     Args:
         of: Spectrum of `S` `(..., r, r)`.
         delta: Ridge, of at least 0; a tensor has shape `(..., 1)`.
+        rounding: Rounding unit u of the arithmetic that made `S`. Eigenvalues of `S + delta I` up
+            to `r u` times the largest are rounding.
 
     Returns:
         `(..., r, r)`, float64; 0 for a zero matrix without ridge.
     """
     shifted = of.values + delta
     rank = of.values.shape[-1]
-    null = shifted <= rank * torch.finfo(shifted.dtype).eps * shifted.amax(-1, keepdim=True)
+    null = shifted <= rank * rounding * shifted.amax(-1, keepdim=True)
     inverse = torch.where(null, 0.0, 1 / torch.where(null, 1.0, shifted))
     return (of.vectors * inverse[..., None, :]) @ of.vectors.mT
 

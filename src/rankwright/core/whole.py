@@ -15,8 +15,10 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import HEADS, Method, Slots
 from rankwright.core.part import Export, Layer
+
+_HEAD_NAMES = sorted({name for names in HEADS.values() for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +70,17 @@ class Whole(Method):
             MethodError: A module to train is quantised, or there is none.
         """
         config = super().peft_config(model, layer)
-        modules = self.modules(model)
-        if not modules and config.task_type is None:
+        heads = config.modules_to_save or []
+        inside = tuple(f"{head}." for head in heads)  # wrapped twice, it could not be loaded
+        body = [name for name in self.modules(model) if not f"{name}.".startswith(inside)]
+        modules = [*heads, *body]
+        if not modules:
             raise MethodError(
                 f"{self.name} finds nothing to train in {type(model).__name__}, which has no head "
-                "that it knows; expected a ...ForSequenceClassification, "
-                "...ForTokenClassification or ...ForCausalLM model"
+                "that it knows; expected a ...ForCausalLM model, or one for sequence or token "
+                "classification or question answering whose head is named "
+                f"{', '.join(_HEAD_NAMES)}; or use a method with factors, such as lora, and name "
+                "the head in its modules_to_save"
             )
         for name in modules:
             for parameter in model.get_submodule(name).parameters():
@@ -83,7 +90,7 @@ class Whole(Method):
                         "and has no gradient; load the model in full precision, or use a method "
                         "with factors, such as lora"
                     )
-        config.modules_to_save = modules or None
+        config.modules_to_save = modules
         tied = _tied_words(model)
         config.ensure_weight_tying = bool(tied) and tied <= {*modules}
         return config

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from rankwright.core.errors import MethodError
 from rankwright.core.registry import register
 from rankwright.core.search import LogRange, SearchSpace
 from rankwright.core.whole import Whole, owners
@@ -34,5 +35,15 @@ class Full(Whole):
     }
 
     def modules(self, model: nn.Module) -> list[str]:
-        """All of them."""
+        """All of them.
+
+        Raises:
+            MethodError: The model is an encoder-decoder.
+        """
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise MethodError(
+                f"full cannot train {type(model).__name__}, whose encoder and decoder share their "
+                "word embeddings: copies of them would not stay one weight; expected a model with "
+                "an encoder or a decoder alone; use a method with factors, such as lora"
+            )
         return owners(model)

@@ -73,6 +73,7 @@ def adjusted_gradients(
             parts of what either could make, X = -1/2 s^-2 SB^-1 (B^T hB) SA^-1. "zero": A makes it
             alone.
         delta: Ridge on SA and SB where they are inverted; with 0 their pseudo-inverse is taken.
+            Directions that are rounding even with the ridge are left out; see `ridged_inverse`.
         relative_delta: Whether the ridge is `delta` times the mean of the Gram matrix's diagonal.
 
     Returns:
@@ -93,8 +94,10 @@ def coefficients(
 ) -> Coefficients:
     """Second step: all that is `r x r`, for pairs of any shapes and one rank at once; float64."""
     SA, SB, C = spectrum(of.SA), spectrum(of.SB), of.C.double()
+    rounding = torch.finfo(of.SA.dtype).eps
     SA_inv, SB_inv = (
-        ridged_inverse(S, _mean_diagonal(S) * delta if relative_delta else delta) for S in (SA, SB)
+        ridged_inverse(S, _mean_diagonal(S) * delta if relative_delta else delta, rounding)
+        for S in (SA, SB)
     )
     K, L = SB_inv / s**2, SA_inv / s**2
     P = SB_inv @ C @ L  # P_B hB SA^-1 / s^2 = B P

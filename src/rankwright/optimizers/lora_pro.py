@@ -235,10 +235,10 @@ class LoraProAdamW(PairOptimizer):
         through_A, through_B = torch.zeros_like(A), torch.empty_like(B)
         for rows in row_blocks(*shape, A.device):
             E = left[rows] @ right
-            m = M.read(rows, A.device).lerp_(E, 1 - b1)
+            m = M.read(rows, A.device).to(E.dtype).lerp_(E, 1 - b1)
             if options.as_published and step > 1:
                 E = E.bfloat16().to(E.dtype)
-            v = V.read(rows, A.device).mul_(b2).addcmul_(E, E, value=1 - b2)
+            v = V.read(rows, A.device).to(E.dtype).mul_(b2).addcmul_(E, E, value=1 - b2)
             M.write(rows, m, draw)
             V.write(rows, v, draw)
             U = m.div_(1 - b1**counted).div_(v.div_(1 - b2**counted).sqrt_().add_(options.eps))

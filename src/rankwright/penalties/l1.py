@@ -43,14 +43,21 @@ class L1(Penalty):
         """
         check_field(self, "weight", self.weight >= 0, "a number of at least 0")
 
-    def __call__(self, run: Run) -> Tensor:
-        """See `Penalty.__call__`.
+    def check_run(self, run: Run) -> None:
+        """See `Penalty.check_run`.
 
         Raises:
             MethodError: No parameter has the role.
         """
+        roles = {run.procedure.role(name) for name in run.trainable()}
+        if self.role not in roles:
+            raise MethodError(
+                f"L1.role = {self.role!r}: no trained parameter has this role; expected one of "
+                f"{', '.join(sorted(roles))}"
+            )
+
+    def __call__(self, run: Run) -> Tensor:
+        """See `Penalty.__call__`."""
         parameters = run.trainable(self.role).values()
-        if not parameters:
-            raise MethodError(f"L1.role = {self.role!r}: no trained parameter has this role")
         total = torch.stack([parameter.abs().sum() for parameter in parameters]).sum()
         return self.weight * total / sum(parameter.numel() for parameter in parameters)

@@ -20,12 +20,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rankwright.core.catalogue import part
+from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field
+from rankwright.core.forward import is_encoder_decoder
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Penalty
 from rankwright.penalties.spectral import Norm, spectral_ratio
@@ -96,6 +97,19 @@ class Outputs(Penalty):
             ("warmup_shape", self.warmup_shape in get_args(Warmup), "linear or quadratic"),
         ):
             check_field(self, name, holds, expected)
+
+    def check_run(self, run: Run) -> None:
+        """See `Penalty.check_run`.
+
+        Raises:
+            MethodError: The model answers questions by two positions, and has no logits of classes.
+        """
+        if self.reads_outputs() and _task(run) == "QUESTION_ANS":
+            raise MethodError(
+                f"{_name(run)} gives start_logits and end_logits, and a penalty on outputs needs "
+                "logits; train a language model or a classifier, or set consistency, "
+                "diversity and spectral to 0"
+            )
 
     def reads_outputs(self) -> bool:
         """Unless all weights are 0."""
@@ -191,8 +205,8 @@ class Outputs(Penalty):
         elif mask is not None and mask.ndim == 2:
             counts = mask.bool()
         else:
-            counts = torch.ones_like(forward.kwargs["input_ids"], dtype=torch.bool)
-        if not (self.causal_shift and _task(run) == "CAUSAL_LM"):
+            counts = forward.everywhere
+        if not (self.causal_shift and _predicts_next(run)):
             return counts
         return F.pad(counts[:, 1:], (0, 1), value=False)
 
@@ -226,6 +240,16 @@ def _mean(run: Run, values: Tensor) -> Tensor | None:
 def _of_all(run: Run, value: Tensor) -> Tensor:
     """A function of the rows of all processes, whose gradients are to be added, not averaged."""
     return value.detach() + run.processes * (value - value.detach())
+
+
+def _predicts_next(run: Run) -> bool:
+    """Whether the logits of a position are for the next one's label, as in a decoder alone."""
+    in_place = _task(run) == "TOKEN_CLS" or "MaskedLM" in _name(run)
+    return not in_place and not is_encoder_decoder(run.model)
+
+
+def _name(run: Run) -> str:
+    return type(run.model.get_base_model()).__name__
 
 
 def _task(run: Run) -> str | None:
