@@ -18,7 +18,8 @@ from rankwright.cli import main
 from rankwright.cli.compare import parse_compare
 from rankwright.cli.live import StudyTable, plan_table
 from rankwright.cli.options import UsageError
-from rankwright.study.plan import plan
+from rankwright.study.config import StudyConfig
+from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import StoppedError
 from rankwright.study.protocol import REQUEST, Progress, Request
 from rankwright.study.records import Measurement, StudyFolder
@@ -49,6 +50,7 @@ def test_a_study_ends_with_verdicts_and_a_report(
     assert "4/4 data--full--1: accuracy" in said.err
     study = StudyFolder(tmp_path / "study")
     assert len(study.records()) == 4
+    assert main(["plot", str(study.run("data--full--1"))]) == 0
     assert study.study.command.startswith("rankwright compare --methods lora,full --model ")
     page = (study.path / "report.html").read_text("utf-8")
     assert "lora" in page
@@ -67,25 +69,31 @@ def test_a_dry_run_shows_the_plan(
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize(("split", "seconds"), [("validation", 50), ("test", 60)])
+@pytest.mark.parametrize(("split", "points"), [("validation", 3), ("test", 4)])
 def test_a_plan_counts_the_evaluations_that_a_run_makes(
-    tmp_path: Path, split: Literal["validation", "test"], seconds: int
+    tmp_path: Path, split: Literal["validation", "test"], points: int
 ) -> None:
-    """Four on the curve, one before, and one after where the last of the curve is not it."""
+    """Those on the curve but for a last one that is reported, two reported ones, two held texts."""
     folder = made_up.study(
-        tmp_path, methods=("lora",), tasks=("rte",), seeds=(0,), rows=9, trials=0
+        tmp_path, methods=("lora",), tasks=("rte",), seeds=(0,), rows=9, trials=3
     )
     measured = Measurement(
-        task="rte", label="lora", seconds_per_pass=0.0, setup_seconds=0.0,
+        task="rte", label="lora", seconds_per_pass=0.0, setup_seconds=2.0,
         evaluation_seconds=10.0, peak_memory_bytes=1, trainable_parameters=1,
+        curve_seconds=1.0, held_seconds=3.0,
     )  # fmt: skip
     (task,) = folder.study.tasks
     task = dataclasses.replace(task, reported_split=split)
     record = dataclasses.replace(folder.study, tasks=(task,), measurements=(measured,))
+    few = {"method": "lora", "space": {"learning_rate": [1e-3, 2e-3]}, "r": 8}
+    rates = {"head_learning_rate": 1e-2}
+    config = StudyConfig(methods=[{**few, **rates}], task="rte", curve_points=4, tune=3)
     console = Console(file=io.StringIO(), width=120)
-    console.print(plan_table(record, jobs=1, curve_points=4))
+    console.print(plan_table(Plan(config, folder, record)))
     assert isinstance(console.file, io.StringIO)
-    assert f"about {seconds} s with 1 at a time" in console.file.getvalue()
+    run, trials = 2 + points * 1 + 2 * 10 + 2 * 3, 2 * (2 + 10)
+    said = f"about {run} s with 1 at a time, {trials} s of tuning before"
+    assert said in console.file.getvalue()
 
 
 def test_a_run_that_fails_is_said_last(

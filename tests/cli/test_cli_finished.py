@@ -85,6 +85,38 @@ def test_plot_refuses(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "file", "text"),
+    [
+        (["eval"], "adapter/adapter_model.safetensors", None),
+        (["eval"], "adapter/adapter_model.safetensors", "garbage"),
+        (["export", "--as", "lora"], "adapter/adapter_config.json", "{"),
+        (["export", "--as", "lora"], "head.json", None),
+        (["eval"], "head.json", "{"),
+        (["eval"], "head.json", "[1]"),
+        (["plot"], "history.json", "["),
+        (["plot"], "history.json", "{}"),
+    ],
+)
+def test_a_run_folder_that_is_not_whole_names_the_file(
+    run: Path,
+    tmp_path: Path,
+    command: list[str],
+    file: str,
+    text: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / file).unlink()
+    if text is not None:
+        (copy / file).write_text(text, "utf-8")
+    assert main([command[0], str(copy), *command[1:]]) == 1
+    said = capsys.readouterr().err
+    named = file if text is None or not file.startswith("adapter") else "adapter"
+    assert f"cannot read {copy / named}: " in said
+    assert "expected the whole folder as `rankwright train` wrote it" in said
+
+
 def test_plot_of_a_run_that_left_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,8 @@ def test_a_flag_needs_no_value() -> None:
     assert parse_train([*NEEDED, "--steps", "3", "--bf16"])[0]["bf16"] is True
     assert parse_train([*NEEDED, "--bf16", "false"])[0]["bf16"] is False
     assert parse_train([*NEEDED, "--method.use-rslora"])[0]["method"]["use_rslora"] is True
+    first = ("--trainer.logging-first-step", "--steps", "3")
+    assert parse_train([*NEEDED, *first])[0]["trainer"] == {"logging_first_step": True}
 
 
 def test_values_of_every_shape() -> None:
@@ -112,6 +114,12 @@ def test_a_number_that_yaml_takes_for_text(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: m\ntask: stdlib-docs\nlearning_rate: 2e-3\n", encoding="utf-8")
     assert parse_train(["--config", str(path)])[0]["learning_rate"] == 2e-3
+
+
+def test_a_date_of_a_file_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ntask: stdlib-docs\noutput: 2026-11-23\n", encoding="utf-8")
+    assert parse_train(["--config", str(path)])[0]["output"] == "2026-11-23"
 
 
 def plugged(*arguments: str) -> dict[str, list[dict[str, object]]]:
@@ -257,6 +265,7 @@ def test_a_file_that_is_not_there() -> None:
     [
         (("--init", "flat"), "unknown init 'flat'; expected one of olora, pissa"),
         (("--init", "{"), "--init {: expected a name, or several with commas"),
+        (("--procedure", "flat,flat"), "--procedure names flat and flat, whose options are both "),
     ],
 )
 def test_a_part_that_is_not_there(arguments: tuple[str, ...], message: str) -> None:

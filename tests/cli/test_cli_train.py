@@ -33,6 +33,7 @@ def test_a_run_folder_and_the_table(train: Train, capsys: pytest.CaptureFixture[
         "head.json",
         "result.json",
         "history.json",
+        "data.json",
         "adapter",
         "checkpoints",
     }
@@ -141,6 +142,15 @@ def test_trainer_options_reach_the_trainer(train: Train) -> None:
     assert list(Path("o").rglob("events.out.tfevents.*"))
 
 
+def test_schedules_with_arguments_and_strategies_of_no(train: Train) -> None:
+    floor = ("--trainer.lr_scheduler_kwargs", "{min_lr: 1e-5}")
+    schedule = ("--schedule", "cosine_with_min_lr", *floor)
+    never = ("--trainer.eval_strategy", "no", "--trainer.save_strategy", "no")
+    first = ("--trainer.logging_first_step", "--trainer.metric_for_best_model", "eval_accuracy")
+    assert train("--method", "lora", "--output", "o", *schedule, *never, *first) == 0
+    assert not list(Path("o/checkpoints").glob("checkpoint-*"))
+
+
 def test_bfloat16_and_checkpointed_activations(train: Train) -> None:
     flags = ("--bf16", "--gradient-checkpointing", "--steps", "2")
     assert train("--method", "bidora", "--output", "o", *flags) == 0
@@ -180,7 +190,7 @@ def test_a_signal_in_training(
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert train("--method", "lora", "--save-steps", "100") == status
     assert said in capsys.readouterr().err.splitlines()[-1]
-    saved = [path.name for path in Path("runs/lora-train-0/checkpoints").glob("*")]
+    saved = [path.name for path in Path("runs/lora-train-0/checkpoints").glob("checkpoint-*")]
     assert saved == (["checkpoint-2"] if len(numbers) == 1 else [])
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
@@ -254,6 +264,10 @@ def test_a_finished_run_is_not_written_over(
         (["--trainer.max_steps", "1"], "give it as the option steps"),
         (["--trainer.report_to", "paper"], "paper is not supported"),
         (["--schedule", "sideways"], "sideways is not a valid SchedulerType"),
+        (["--schedule", "cosine_with_min_lr"], "--trainer.lr_scheduler_kwargs '{NAME: VALUE}'"),
+        (["--schedule", "warmup_stable_decay"], "'warmup_stable_decay' cannot be made (get_"),
+        (["--trainer.adam_beta1", "2"], "Invalid beta parameter at index 0: 2"),
+        (["--trainer.metric_for_best_model", "nonsense"], "expected one of loss, accuracy, macro"),
         (["--train-rows", "1000"], "train_rows = 1000"),
         (["--resume"], "holds no run"),
         (["--method", "nora"], "unknown method 'nora'"),

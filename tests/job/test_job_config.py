@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -50,6 +52,27 @@ def test_counts_start_at_one(option: str) -> None:
 def test_nothing_is_negative(option: str) -> None:
     with pytest.raises(MethodError, match=f"TrainConfig.{option} = -1: expected"):
         TrainConfig(model="m", task="t", **{option: -1})
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["learning_rate", "head_learning_rate", "warmup", "weight_decay", "max_grad_norm", "epochs"],
+)
+def test_nothing_is_infinite(option: str) -> None:
+    with pytest.raises(MethodError, match=f"TrainConfig.{option} = inf: expected a finite number"):
+        TrainConfig(model="m", task="t", **{option: math.inf})
+
+
+def test_a_file_that_is_missing_is_no_data_set_of_the_hub() -> None:
+    config = TrainConfig(model="m", data="data/train.tsv", label_column="y", validation_share=0.1)
+    with pytest.raises(TaskError, match=r"data/train\.tsv: unknown extension '.tsv'; expected"):
+        config.make_task().load()
+
+
+def test_a_strategy_may_be_no_which_yaml_takes_for_false(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, trainer={"eval_strategy": False, "tf32": False})
+    arguments = training_arguments(config, RunFolder(tmp_path, config, LoRA()), rows=40)
+    assert (arguments.eval_strategy, arguments.tf32) == ("no", False)
 
 
 def test_there_is_one_source_of_data() -> None:

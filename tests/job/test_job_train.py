@@ -19,6 +19,7 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
 from rankwright.job.load import load_base, load_tokenizer
+from rankwright.job.lock import FolderLock
 from rankwright.job.train import set_up
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError
@@ -142,6 +143,51 @@ def test_a_run_goes_on_with_its_own_options(config: TrainConfig) -> None:
             train(other, method, resume=True)
     assert Path(str(config.output), "run.yaml").read_text("utf-8") == described
     train(dataclasses.replace(config, eval_rows=3), LoRA(r=2), resume=True)
+
+
+def test_one_process_at_a_time_trains_into_a_folder(config: TrainConfig) -> None:
+    folder = Path(str(config.output))
+    held = FolderLock(folder)
+    with pytest.raises(MethodError, match=r"process is training into .*run; choose another"):
+        train(config, LoRA())
+    held.release()
+    assert not folder.exists()
+    job = set_up(config, LoRA())
+    for resume in (False, True):
+        with pytest.raises(MethodError, match="another process is training"):
+            train(config, LoRA(), resume=resume)
+    job.release()
+    train(config, LoRA(), resume=True)
+    assert not (folder / ".lock").exists()
+
+
+def test_a_run_goes_on_with_its_own_data(config: TrainConfig, tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "held.jsonl", labelled_rows(20, seed=1))
+    mine = write_rows(tmp_path / "mine.jsonl", labelled_rows(60))
+    config = dataclasses.replace(config, data=str(mine), held_out_data=str(other))
+    method = BiDoRA(r=2)
+    stopped(config, method, 4)
+    known = mine.read_text("utf-8")
+    write_rows(mine, labelled_rows(100))
+    with pytest.raises(MethodError, match=r"mine.jsonl is not what it was .*: \d+ train rows, "):
+        train(config, method, resume=True)
+    mine.write_text(known.replace("w1 ", "w2 "), "utf-8")
+    with pytest.raises(MethodError, match=r"with other contents; restore it, or start anew"):
+        train(config, method, resume=True)
+    mine.write_text(known, "utf-8")
+    write_rows(other, labelled_rows(21, seed=1))
+    with pytest.raises(MethodError, match=r"held.jsonl is not .*: 20 held_out rows, now 21"):
+        train(config, method, resume=True)
+    write_rows(other, labelled_rows(20, seed=1))
+    train(config, method, resume=True)
+
+
+def test_seconds_are_those_of_all_processes(config: TrainConfig) -> None:
+    stopped(config, LoRA(), 4)
+    folder = RunFolder.read(str(config.output))
+    assert json.loads(folder.clock.read_text("utf-8"))["seconds"] > 0
+    folder.clock.write_text('{"seconds": 1000}', "utf-8")
+    assert 1000 < train(config, LoRA(), resume=True)[1].seconds < 1900
 
 
 def test_a_finished_run_is_left_alone(config: TrainConfig) -> None:

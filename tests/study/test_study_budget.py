@@ -161,6 +161,14 @@ def test_a_task_may_have_a_budget_of_its_own() -> None:
         ({"jobs": 0}, "jobs = 0: expected at least 1"),
         ({"tuning_share": 1.0}, "a share between 0 and 1"),
         ({"options": {"steps": 3}}, "steps: a study decides this for every run"),
+        (
+            {"options": {"trainer": {"load_best_model_at_end": True}}},
+            "load_best_model_at_end = True: a study reports every method after its last step",
+        ),
+        (
+            {"task": [{"task": "rte", "trainer": {"load_best_model_at_end": True}}]},
+            "trainer.load_best_model_at_end = True",
+        ),
     ],
 )
 def test_a_study_that_cannot_be(values: dict[str, Any], message: str) -> None:

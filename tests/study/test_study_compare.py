@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from rankwright.core.errors import MethodError, TrainingError
@@ -21,6 +24,7 @@ from rankwright.study import worker
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
+from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import NoLastEvaluation
 from rankwright.study.plan import check_same
 from rankwright.study.processes import Exit, Processes, StoppedError
@@ -34,8 +38,11 @@ from rankwright.study.records import (
 )
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
-from rankwright.tasks import METRICS, TaskError
+from rankwright.tasks import METRICS, PreparedTask, TaskError
 from rankwright.training import Trainer
+from rankwright.training.cost import Cost
+from rankwright.training.memory import PeakMemory
+from resident import MIB, take, tells_steps_apart
 from studies import IMPORT_SECONDS, Heard, InProcess, carried_out
 
 Study = Callable[..., StudyConfig]
@@ -119,6 +126,16 @@ def test_a_run_of_a_study_is_the_run_that_train_makes(config_of: Study, tmp_path
     name = "adapter/adapter_model.safetensors"
     assert (alone.path / name).read_bytes() == (there.path / name).read_bytes()
     assert result.after == record.after
+
+
+def test_a_run_of_a_study_leaves_its_log_and_its_command(config_of: Study, tmp_path: Path) -> None:
+    folder, _ = carried_out(config_of(methods="lora", output=str(tmp_path / "two words")))
+    (record,) = folder.records()
+    run = RunFolder.read(folder.run(record.name))
+    assert {entry["step"] for entry in run.logged()} == set(range(1, 9))
+    assert shlex.split(record.command) == [
+        "rankwright", "train", "--config", str(run.description), "--output", "FOLDER",
+    ]  # fmt: skip
 
 
 def test_two_names_of_one_method_give_the_same(config_of: Study) -> None:
@@ -319,6 +336,17 @@ def compare_nothing(config: StudyConfig) -> None:
         compare(config, "c", processes, Heard())
 
 
+def test_what_is_said_of_a_method_may_change(config_of: Study) -> None:
+    config = config_of(methods="lora")
+    compare_nothing(config)
+    folder = StudyFolder(Path(str(config.output)))
+    values = json.loads(folder.description.read_text("utf-8"))
+    values["methods"][0] |= {"summary": "in other words", "reference": "in a journal by now"}
+    folder.description.write_text(json.dumps(values), encoding="utf-8")
+    compare_nothing(config)
+    assert StudyRecord.load(folder.description).methods[0].summary != "in other words"
+
+
 def test_a_command_that_waits_for_another_can_be_stopped(config_of: Study) -> None:
     config = config_of(methods="lora")
     with locked(Path(str(config.output))):
@@ -336,6 +364,36 @@ def test_data_that_has_changed_is_noticed(
         file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
     with pytest.raises(MethodError, match="task data: data_sha256"):
         carried_out(config_of(options={"data": str(data)}))
+
+
+@pytest.mark.parametrize("tune", [0, 1])
+def test_data_that_changes_while_a_study_runs_is_noticed(
+    config_of: Study, rows_file: Path, tmp_path: Path, tune: int
+) -> None:
+    """Runs and trials that begin afterwards fail; with the rows as they were the study goes on."""
+    data = tmp_path / "rows.jsonl"
+    rows = rows_file.read_text("utf-8")
+    more = [{"sentence": f"w{number} w1", "topic": "low"} for number in range(20)]
+
+    class Meanwhile(InProcess):
+        """The data has changed before its first process reads it."""
+
+        def run(self, folder: Path) -> Exit:
+            data.write_text(rows + "\n".join(map(json.dumps, more)), encoding="utf-8")
+            return super().run(folder)
+
+    data.write_text(rows, encoding="utf-8")
+    config = config_of(methods="lora", tune=tune, budget="2-passes", options={"data": str(data)})
+    (failure,) = compare(config, "c", Meanwhile(), Heard()).failures()
+    assert re.search(
+        "task data: the train and validation rows are not those of the study's plan; put them back",
+        failure.error,
+    )
+    assert failure.error.startswith("all trials of its tuning failed") == (tune > 0)
+    data.write_text(rows, encoding="utf-8")
+    folder, _ = carried_out(config)
+    assert not folder.failures()
+    assert len(folder.records()) == 1
 
 
 @pytest.mark.parametrize(
@@ -379,7 +437,7 @@ def test_a_run_whose_metric_is_no_number_is_a_failure(
 
 def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) -> None:
     config = config_of(methods="lora,bidora", seeds=3, budget="2000-passes")
-    record = dry_run(config, "c", InProcess(), Heard())
+    record = dry_run(config, "c", InProcess(), Heard()).record
     assert not (tmp_path / "study").exists()
     assert {run.label: run.steps for run in record.runs} == {"lora": 2000, "bidora": 1000}
     assert len(record.runs) == 6
@@ -387,8 +445,61 @@ def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) 
         assert 0 < measured.seconds_per_pass < 60
         assert measured.setup_seconds > IMPORT_SECONDS
         assert measured.evaluation_seconds > 0
+        assert measured.curve_seconds > 0
+        assert measured.held_seconds == 0
         assert measured.peak_memory_bytes > 50e6
         assert measured.trainable_parameters > 0
+
+
+@tells_steps_apart
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes memory of the CPU")
+@pytest.mark.parametrize(("owner", "name"), [(PreparedTask, "predict"), (HeldText, "loss")])
+def test_a_dry_run_promises_the_memory_of_what_a_run_evaluates(
+    config_of: Study, tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    owner: type, name: str,
+) -> None:  # fmt: skip
+    def evaluate(*args: Any, **options: Any) -> Any:
+        take(500)
+        return plain(*args, **options)
+
+    def cost(trainer: Trainer) -> Cost:
+        costs.append(of_steps(trainer))
+        return costs[-1]
+
+    plain, of_steps, costs = getattr(owner, name), Trainer.cost, list[Cost]()
+    monkeypatch.setattr(owner, name, evaluate)
+    monkeypatch.setattr(Trainer, "cost", cost)
+    task = task_file("multiple_choice", tmp_path)
+    config = config_of(methods="lora", model=str(llama_folder), task=task)
+    PeakMemory(torch.device("cpu")).start_step()  # what tests before took is forgotten
+    (measured,) = dry_run(config, "c", InProcess(), Heard()).record.measurements
+    assert measured.peak_memory_bytes > costs[-1].peak_memory_bytes + 400 * MIB
+
+
+@pytest.mark.parametrize(("eval_rows", "rows"), [(None, 10), (6, 6)])
+def test_a_dry_run_evaluates_one_whole_batch(
+    config_of: Study, monkeypatch: pytest.MonkeyPatch, eval_rows: int | None, rows: int
+) -> None:
+    def predict(*args: Any, limit: int, **options: Any) -> Any:
+        limits.append(limit)
+        return plain(*args, limit=limit, **options)
+
+    plain, limits = PreparedTask.predict, list[int]()
+    monkeypatch.setattr(PreparedTask, "predict", predict)
+    monkeypatch.setattr(worker, "MEASURED_ROWS", 4)
+    options = {"eval_batch_size": 10, "eval_rows": eval_rows}
+    dry_run(config_of(methods="lora", options=options), "c", InProcess(), Heard())
+    assert limits == [rows]
+
+
+def test_a_dry_run_measures_generation_a_forward_pass_and_the_held_text(
+    config_of: Study, tmp_path: Path, llama_folder: Path
+) -> None:
+    task = task_file("causal_lm", tmp_path)
+    config = config_of(methods="lora", model=str(llama_folder), task=task, budget="50-passes")
+    (measured,) = dry_run(config, "c", InProcess(), Heard()).record.measurements
+    assert 0 < measured.curve_seconds < measured.evaluation_seconds
+    assert measured.held_seconds > 0
 
 
 def two_tasks(rows_file: Path, budget: str) -> list[dict[str, Any]]:

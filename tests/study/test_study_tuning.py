@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -26,11 +28,12 @@ from rankwright.study.compare import Observer, compare
 from rankwright.study.config import StudyConfig
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import Exit, Processes, StoppedError
-from rankwright.study.protocol import OUTCOME, TrialOutcome
+from rankwright.study.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
 from rankwright.study.records import StudyFolder, TuningRecord
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
 from rankwright.study.tuning import Search, SeededSampler, tune
-from studies import InProcess, carried_out
+from rankwright.tasks import TaskError
+from studies import Heard, InProcess, carried_out
 
 ConfigOf = Callable[..., StudyConfig]
 DATABASE = "RANKWRIGHT_TEST_DATABASE"
@@ -80,7 +83,8 @@ def search(planned: Plan, processes: Processes, url: str | None = None) -> Searc
 
 
 def tuned(found: Search) -> TuningRecord:
-    return tune([found], found.processes)[0]
+    (record,), _ = tune([found], found.processes)
+    return record
 
 
 def test_tuned_runs_are_those_of_the_best_trial(config_of: ConfigOf) -> None:
@@ -214,7 +218,7 @@ def test_a_trial_whose_machine_died_is_given_to_another(
     with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
         orphan = study.ask()  # at work on a machine that is gone
     orphan.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-    orphan.storage.record_heartbeat(orphan._trial_id)
+    first._begin(orphan)
     record = tuned(search(planned, Pretended(float)))
     assert len(record.trials) == 2
     states = [trial.state for trial in study.get_trials()]
@@ -223,6 +227,20 @@ def test_a_trial_whose_machine_died_is_given_to_another(
         t for t in study.get_trials() if RetryHeartbeatStaleTrialCallback.retry_history(t)
     )
     assert retried.params["learning_rate"] == orphan.params["learning_rate"]
+
+
+def test_a_trial_whose_machine_died_before_its_first_heartbeat(config_of: ConfigOf) -> None:
+    found = search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float))
+    found.begin()
+    with warnings.catch_warnings(action="ignore"):  # as above
+        found._study().ask()
+    assert not found.take_one()  # its machine may yet be at work
+    found.storage.grace_period = -1
+    assert found.take_one()
+    states = [trial.state for trial in found._study().get_trials()]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
+    (trial,) = tuned(found).trials
+    assert trial.parameters == found.untuned
 
 
 def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) -> None:
@@ -291,8 +309,9 @@ def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.Monk
     beats: list[bool] = []
 
     def flaky(self: object, trial_id: int) -> None:
-        beats.append(len(beats) > 0)
-        if not beats[-1]:
+        written = len(beats) >= 2  # neither the first one's nor that of Optuna's thread
+        beats.append(written)
+        if not written:
             raise optuna.exceptions.StorageInternalError("no connection")
 
     def waits(call: int) -> float:
@@ -303,7 +322,7 @@ def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.Monk
     monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", flaky)
     record = tuned(search(plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)))
     assert record.trials[0].state == "complete"
-    assert beats[:2] == [False, True]
+    assert beats[:3] == [False, False, True]
 
 
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
@@ -327,7 +346,7 @@ def test_who_finds_no_trial_of_one_method_takes_one_of_the_next(config_of: Confi
     pretended = AtOnce(float, jobs=2)
     first = search(planned, pretended)
     second = dataclasses.replace(first, spec=planned.config.parsed_methods[1])
-    records = tune([first, second], pretended)
+    records, _ = tune([first, second], pretended)
     assert [(record.label, len(record.trials)) for record in records] == [("lora", 3), ("dora", 3)]
     assert {name.split("--")[1] for name in pretended.folders[2:4]} == {"lora", "dora"}
 
@@ -380,7 +399,7 @@ def test_what_is_given_is_not_tuned(config_of: ConfigOf) -> None:
 
 def test_draws_are_a_function_of_the_trial(config_of: ConfigOf) -> None:
     def drawn(seed: str) -> list[tuple[float, float]]:
-        study = optuna.create_study(sampler=SeededSampler(seed))
+        study = optuna.create_study(sampler=SeededSampler(seed, {}))
         return [
             (t.suggest_float("a", 0, 1), t.suggest_float("b", 0, 1))
             for t in (study.ask() for _ in range(4))
@@ -398,7 +417,7 @@ def test_methods_of_a_task_try_the_same_places_of_their_ranges(config_of: Config
         Search(planned, task, method, storage, processes)
         for method in planned.config.parsed_methods
     ]
-    lora, dora, rite = (record.trials for record in tune(searches, processes))
+    lora, dora, rite = (record.trials for record in tune(searches, processes)[0])
     assert [trial.parameters for trial in lora] == [trial.parameters for trial in dora]
     assert len({trial.parameters["learning_rate"] for trial in lora}) == 5
     for wide, narrow in zip(lora, rite, strict=True):  # 1e-4 to 1e-2, and 3e-5 to 3e-3
@@ -406,10 +425,167 @@ def test_methods_of_a_task_try_the_same_places_of_their_ranges(config_of: Config
         assert rate == pytest.approx(0.3 * wide.parameters["learning_rate"], rel=1e-12)
 
 
-def test_all_trials_failing_says_so(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=2), "c")
-    with pytest.raises(MethodError, match="tuning lora on data: all 2 trials failed"):
-        tuned(search(planned, Pretended(lambda _call: Exit.DIED)))
+class Broken(Pretended):
+    """Trials of some methods die; runs are not carried out, but noted as asked for."""
+
+    def __init__(self, *labels: str) -> None:
+        super().__init__(lambda _call: 0.5)
+        self.labels = labels
+        self.runs: list[str] = []
+
+    def run(self, folder: Path) -> Exit:
+        request = Request.load(folder / REQUEST)
+        if request.purpose == "run":
+            self.runs.append(request.label)
+            return Exit.STOPPED
+        if request.label in self.labels:
+            (folder / LOG).write_text("no memory", encoding="utf-8")
+            self.folders.append(folder.name)
+            return Exit.DIED
+        return super().run(folder)
+
+
+def test_a_method_all_of_whose_trials_fail_stops_no_other(config_of: ConfigOf) -> None:
+    """Its runs have failed, for that reason; the next command tries its trials again."""
+
+    def command(processes: Broken) -> tuple[StudyFolder, Heard]:
+        heard = Heard()
+        return compare(config_of(methods="lora,dora", tune=2), "c", processes, heard), heard
+
+    processes = Broken("dora")
+    for attempt in (1, 2):
+        folder, heard = command(processes)
+        assert processes.runs == ["lora"] * attempt
+        (failure,) = folder.failures()
+        assert (failure.label, failure.attempts) == ("dora", attempt)
+        assert re.match("all trials of its tuning failed, the last of 2 with: .*", failure.error)
+        assert failure.error.endswith("no memory")
+        assert heard.failures == {"data--dora--0": failure.error}
+        assert [record.label for record in folder.tunings()] == ["lora"]
+    died = [name for name in processes.folders if "--dora--" in name]
+    assert died == ["data--dora--0", "data--dora--1", "data--dora--0--2", "data--dora--1--2"]
+
+    processes = Broken()
+    folder, heard = command(processes)
+    assert processes.folders == ["data--dora--0--3", "data--dora--1--3"]
+    assert processes.runs == ["lora", "dora"]
+    assert heard.failures == {}
+    lora, dora = folder.tunings()
+    assert [t.parameters for t in lora.trials] == [t.parameters for t in dora.trials]
+
+
+FINITE = {"method": "lora", "learning_rate": 1e-3, "head_learning_rate": 1e-2}
+"""With nothing left to search but what `space` has."""
+
+
+def test_no_point_of_a_finite_space_is_tried_twice(config_of: ConfigOf) -> None:
+    own = {**FINITE, "space": {"r": [2, 4, 8], "use_rslora": [True, False]}}
+    for tune_, count in ((5, 5), (20, 6)):
+        output = f"{config_of().output}-{tune_}"
+        planned = plan(config_of(methods=[own], tune=tune_, output=output), "c")
+        record = tuned(search(planned, Pretended(float)))
+        assert record.trials[0].parameters == {"r": 8, "use_rslora": False}
+        assert len({tuple(trial.parameters.items()) for trial in record.trials}) == count
+        assert len(record.trials) == count
+
+
+def test_a_method_with_nothing_to_search_has_no_trials(config_of: ConfigOf) -> None:
+    fixed = {**FINITE, "label": "fixed", "r": 4}
+    few = {**FINITE, "label": "few", "space": {"r": [4, 8]}}
+    processes, heard = Broken(), Heard()
+    folder = compare(config_of(methods=[fixed, few], tune=3), "c", processes, heard)
+    assert processes.folders == ["data--few--0", "data--few--1"]
+    assert heard.said[0] == (
+        "tuning on data, trials: fixed 0 (nothing to search), few 2 (every point of its space)"
+    )
+    assert processes.runs == ["fixed", "few"]
+    assert [record.label for record in folder.tunings()] == ["few"]
+
+
+def test_the_first_trial_is_the_method_as_it_would_run(config_of: ConfigOf) -> None:
+    """With a rate beside its range, a list of rates, and options of the Trainer."""
+    own = {
+        "method": "lora", "r": 8, "learning_rate": 2e-3, "weight_decay": 0.1,
+        "space": {
+            "learning_rate": {"low": 1e-4, "high": 1e-2}, "head_learning_rate": [1e-3, 1e-2],
+            "weight_decay": [0.0, 0.1], "schedule": ["constant", "linear"],
+            "warmup": {"low": 0.01, "high": 0.02},
+        },
+    }  # fmt: skip
+    found = search(plan(config_of(methods=[own], tune=1), "c"), Pretended(float))
+    assert found.untuned == {
+        "learning_rate": 2e-3, "head_learning_rate": 1e-3, "weight_decay": 0.1,
+        "schedule": "linear", "warmup": 0.014,
+    }  # fmt: skip
+
+
+def rows_of(folder: Path, labels: str) -> dict[str, Any]:
+    """Options of a task on a file with a row for every letter, which is its label."""
+    file = folder / f"{labels[:9]}.jsonl"
+    rows = [{"sentence": f"w{n} w{n + 1}", "topic": label} for n, label in enumerate(labels)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = {"text_column": "sentence", "label_column": "topic"}
+    return {"data": str(file), "validation_data": str(file), **columns}
+
+
+def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, "ab" * 20)
+    config = config_of(
+        methods="lora", tune=1, budget="2-passes", options={**data, "train_rows": 38}
+    )
+    folder, processes = carried_out(config)
+    assert [purpose for purpose, _ in processes.done] == ["trial", "run"]
+    (record,) = folder.tunings()
+    assert record.trials[0].state == "complete"
+    with pytest.raises(MethodError, match="train_rows = 41: data has 40 training rows"):
+        plan(config_of(methods="lora", options={**data, "train_rows": 41}), "c")
+
+
+def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_path: Path) -> None:
+    """The share that they are scored on has the only row of a class, wherever it stands."""
+    for place in range(12):
+        labels = "ab" * 20
+        labels = f"{labels[:place]}c{labels[place + 1 :]}"
+        planned = plan(config_of(methods="lora", tune=1, options=rows_of(tmp_path, labels)), "c")
+        aside = planned.set_aside["data"].rows
+        assert aside["train"] + aside["validation"] == planned.record.tasks[0].rows["train"] == 40
+
+
+def test_what_every_trial_would_fail_with_is_said_once(config_of: ConfigOf, tmp_path: Path) -> None:
+    data = rows_of(tmp_path, "ab")
+    plan(config_of(methods="lora", options=data), "c")
+    with pytest.raises(TaskError, match=r"tuning_share = 0\.01: trials on data, .* one side empty"):
+        plan(config_of(methods="lora", tune=1, tuning_share=0.01, options=data), "c")
+
+
+def test_another_space_is_another_study(config_of: ConfigOf) -> None:
+    """Also when tuning is over; a study of before spaces were noted goes on."""
+
+    def command(**space: Any) -> None:
+        own = {"method": "lora", "space": space}
+        compare(config_of(methods=[own], tune=1), "c", Broken(), Heard())
+
+    command(r=[4, 8])
+    message = r"method lora: space: r = '4, 8', this command '4, 16'"
+    with pytest.raises(MethodError, match=message):
+        command(r=[4, 16])
+    folder = StudyFolder(Path(str(config_of().output)))
+    values = json.loads(folder.description.read_text("utf-8"))
+    del values["methods"][0]["space"]
+    folder.description.write_text(json.dumps(values), encoding="utf-8")
+    command(r=[4, 16])
+
+
+def test_another_space_is_another_study_to_the_storage(config_of: ConfigOf, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def planned(machine: str, choices: list[int]) -> Plan:
+        own = {"method": "lora", "space": {"r": choices}}
+        return plan(config_of(methods=[own], tune=2, output=str(tmp_path / machine / "study")), "c")
+
+    tuned(search(planned("one", [4, 8]), Pretended(float), url))
+    with pytest.raises(MethodError, match=r"method: space: r = '4, 8', this command '8, 16'"):
+        tuned(search(planned("two", [8, 16]), Pretended(float), url))
 
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:

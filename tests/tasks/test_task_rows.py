@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rankwright.tasks import Row, Source, TaskError, task_from_files
 from rankwright.tasks.errors import Where
 from rankwright.tasks.labels import Labels
+from rankwright.tasks.rows import digest
 
 PAIR = {"text_column": "a", "text_pair_column": "b", "label_column": "y"}
 NUMBER = PAIR | {"kind": "regression"}
@@ -166,6 +167,31 @@ def test_an_index_may_stand_for_a_name_unless_names_are_numbers():
     assert Labels(("1", "0")).index("1", where, "y") == 0
     with pytest.raises(TaskError, match="expected one of the 2 labels no, yes"):
         Labels(("no", "yes")).index("2", where, "y")
+
+
+@pytest.mark.parametrize(
+    ("labels", "held_out"),
+    [(["food", "sport"], [1]), (["food", "sport", "1"], ["food"]), ([["food", "1"]], [[]])],
+    ids=["held out", "among the training rows", "in a set"],
+)
+def test_an_index_needs_names_in_a_given_order(write, words, labels, held_out):
+    kind = "multi_label" if isinstance(labels[0], list) else "sequence_classification"
+    train = write([{"text": "a", "topic": label} for label in labels], "train.jsonl")
+    other = write([{"text": "b", "topic": label} for label in held_out], "other.jsonl")
+    options = {"validation": other, "label_column": "topic", "kind": kind}
+    message = r"column 'topic' holds '1'; expected a name, as are food.* or list label_names in the"
+    with pytest.raises(TaskError, match=message):
+        task_from_files(train, **options).prepare(words)
+    if "1" not in labels:
+        task_from_files(train, **options, label_names=["food", "sport"]).prepare(words)
+
+
+def test_a_digest_is_of_these_cells_in_this_order():
+    rows = [Row(Where("f", n), {"text": str(n), "other": n}) for n in range(3)]
+    known = digest(rows, ["text"])
+    assert digest([Row(Where("g", 1), {"text": str(n)}) for n in range(3)], ["text"]) == known
+    assert digest(rows[::-1], ["text"]) != known
+    assert digest(rows, ["text", "other"]) != known
 
 
 def test_tags_may_be_indices_of_names(write, words):

@@ -98,8 +98,8 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         with _stop_on_signal(processes, table.says) as signals:
             try:
                 if only_plan:
-                    record = dry_run(config, command, processes, table)
-                    Console().print(plan_table(record, config.jobs, config.curve_points))
+                    planned = dry_run(config, command, processes, table)
+                    Console().print(plan_table(planned))
                     return 0
                 folder = compare(config, command, processes, table)
             except StoppedError:

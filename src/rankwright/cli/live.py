@@ -16,7 +16,7 @@ from rich.text import Text
 from rankwright.study.compare import Observer
 from rankwright.study.plan import Plan
 from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import PlannedRun, RunRecord, StudyFolder, StudyRecord
+from rankwright.study.records import Measurement, PlannedRun, RunRecord, StudyFolder
 from rankwright.study.report import words
 
 REFRESH_PER_SECOND = 2.0
@@ -193,28 +193,27 @@ def _clock(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def plan_table(record: StudyRecord, jobs: int, curve_points: int) -> Group:
+def plan_table(plan: Plan) -> Group:
     """The plan of a dry run, with what was measured.
 
     Args:
-        record: The study.
-        jobs: Processes at a time.
-        curve_points: Evaluations on the validation rows in the course of a run.
+        plan: The plan, with its runs and a measurement of every method on every task.
     """
     table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    total = 0.0
-    # before and after; where those are of the validation rows, the curve has its last point
-    besides = {task.task: 1 if task.reported_split == "validation" else 2 for task in record.tasks}
+    total = tuning = 0.0
+    record, jobs = plan.record, plan.config.jobs
+    specs = {spec.label: spec for spec in plan.config.parsed_methods}
     for column in ("task", "method"):
         table.add_column(column, overflow="fold")
     for column in ("runs", "steps", "passes", "trainable", "a pass", "a run", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     for measured in record.measurements:
         runs = [r for r in record.runs if (r.task, r.label) == (measured.task, measured.label)]
-        training = measured.seconds_per_pass * runs[0].passes
-        evaluations = curve_points + besides[measured.task]
-        seconds = measured.setup_seconds + training + evaluations * measured.evaluation_seconds
+        trained = measured.setup_seconds + measured.seconds_per_pass * runs[0].passes
+        seconds = trained + _evaluation_seconds(plan, measured)
         total += len(runs) * seconds
+        trials = plan.trials(measured.task, specs[measured.label])
+        tuning += trials * (trained + measured.evaluation_seconds)
         table.add_row(
             measured.task,
             measured.label,
@@ -226,7 +225,15 @@ def plan_table(record: StudyRecord, jobs: int, curve_points: int) -> Group:
             _clock(seconds),
             words.memory(measured.peak_memory_bytes),
         )
-    tuning = total / len(record.seeds) * record.trials
     also = f", {_clock(tuning / jobs)} of tuning before" if record.trials else ""
     text = f"about {_clock(total / jobs)} with {jobs} at a time{also}"
     return Group(table, Text(text, style="bold"))
+
+
+def _evaluation_seconds(plan: Plan, measured: Measurement) -> float:
+    """Time of all evaluations of a run: before and after it, and those of its curve."""
+    points = plan.config.curve_points
+    if plan.task_record(measured.task).reported_split == "validation":
+        points -= 1  # the last point is the reported figure
+    reported = 2 * (measured.evaluation_seconds + measured.held_seconds)
+    return points * measured.curve_seconds + reported

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
+from transformers import TrainingArguments
 
 from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
 from rankwright.core import catalogue
@@ -25,6 +26,11 @@ from rankwright.core.yamls import NumberLoader
 from rankwright.job import TrainConfig
 
 DEFAULT_METHOD = "bidora"
+_SWITCHES = {
+    f"trainer.{name}": bool
+    for name, field in TrainingArguments.__dataclass_fields__.items()
+    if bool in (field.type, *typing.get_args(field.type))
+}
 NAMED = ("method", *SLOTS)
 """Options that name what other options belong to."""
 
@@ -77,7 +83,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     check_names(config, types.keys() - {"config", "resume"}, f"{path}: ")
     parser = _parser(name, plugs)
     try:
-        parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types))
+        parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types | _SWITCHES))
     except ArgumentError as error:
         raise UsageError(one_line(str(error), types)) from error
     values = parsed.as_dict()

@@ -53,11 +53,20 @@ def plugs_of(named: Mapping[str, Sequence[str]]) -> list[Plug]:
     """The parts with these names, by slot.
 
     Raises:
-        MethodError: There is no such part.
+        MethodError: There is no such part, or options could not tell two of them apart.
     """
-    return [
+    plugs = [
         Plug(slot, name, get_part(slot, name)) for slot in SLOTS for name in named.get(slot, ())
     ]
+    seen: dict[str, Plug] = {}
+    for plug in plugs:
+        other = seen.setdefault(plug.prefix, plug)
+        if other is not plug:
+            raise MethodError(
+                f"--{plug.slot} names {other.name} and {plug.name}, whose options are both "
+                f"--{plug.prefix}.FIELD; expected parts of different names: leave one out"
+            )
+    return plugs
 
 
 def names_in(slot: str, text: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field
-from rankwright.tasks import SetAside, Task, load_task
+from rankwright.tasks import SetAside, Task, load_task, task_from_files
 
 _TASK_OPTIONS = (
     "kind",
@@ -132,10 +133,16 @@ class TrainConfig:
             check_field(self, name, value is None or value >= 1, "at least 1, or None")
         check_field(self, "seed", 0 <= self.seed < 2**32, "an integer of at least 0, below 2**32")
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
-            check_field(self, name, getattr(self, name) >= 0, "a number of at least 0")
+            value = getattr(self, name)
+            check_field(self, name, 0 <= value < math.inf, "a finite number of at least 0")
         head = self.head_learning_rate
-        check_field(self, "head_learning_rate", head is None or head >= 0, "at least 0, or None")
-        check_field(self, "epochs", self.epochs > 0, "a number above 0")
+        check_field(
+            self,
+            "head_learning_rate",
+            head is None or 0 <= head < math.inf,
+            "a finite number of at least 0, or None",
+        )
+        check_field(self, "epochs", 0 < self.epochs < math.inf, "a finite number above 0")
         if (self.task is None) == (self.data is None):
             raise MethodError("give exactly one of --task and --data, to say what to train on")
 
@@ -151,7 +158,10 @@ class TrainConfig:
         for split in ("validation", "test"):
             if (path := getattr(self, f"{split}_data")) is not None:
                 options[split] = path
-        task = load_task(self.task or str(self.data), **options)
+        if self.data is None:
+            task = load_task(str(self.task), **options)
+        else:  # never the name of a task or of a data set, even if there is no such file
+            task = task_from_files(self.data, **options)
         if self.tuning_share is None:
             return task
         source = SetAside(

@@ -6,14 +6,15 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import transformers
 import yaml
 from peft import PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,7 @@ from rankwright.job.files import write_json, write_text
 from rankwright.tasks import PreparedTask
 from rankwright.training import checkpoint
 
+T = TypeVar("T")
 MINILM = "minilm"
 # A missing or damaged file, a package that a tokenizer needs, a device without room.
 UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
@@ -147,19 +149,17 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
         prepared: What the model is to be asked about.
 
     Raises:
-        MethodError: The run is not finished, or the labels are not those that it was trained with.
+        MethodError: The run is not finished, a file of it is missing or not whole, or the labels
+            are not those that it was trained with.
     """
     if not folder.adapter.is_dir():
         raise MethodError(
             f"{folder.path} holds no adapter: the run is not finished. Go on with: {folder.resume}"
         )
-    try:
-        head = Head.load(folder.head)
-    except OSError as error:
-        raise MethodError(
-            f"cannot read {folder.head}: {error.strerror}; expected the whole folder as "
-            "`rankwright train` wrote it"
-        ) from error
+    for file in (folder.adapter / CONFIG_NAME, folder.adapter / SAFETENSORS_WEIGHTS_NAME):
+        if not file.is_file():  # PEFT would look for it on the hub
+            raise _incomplete(file, "No such file or directory")
+    head = read_whole(folder.head, Head.load)
     if prepared is not None and Head.of(prepared) != head:
         raise MethodError(
             f"{folder.path} was trained as {head}; {prepared.task.name} now wants "
@@ -167,7 +167,10 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
             "the same labels"
         )
     base = _with_head(folder.config.model, head, folder.config.seed)
-    return PeftModel.from_pretrained(base, folder.adapter)
+    try:
+        return PeftModel.from_pretrained(base, folder.adapter)
+    except (*UNLOADABLE, KeyError, TypeError) as error:
+        raise _incomplete(folder.adapter, error) from error
 
 
 @dataclass(frozen=True)
@@ -195,9 +198,19 @@ class RunFolder:
         return self.path / "head.json"
 
     @property
+    def data(self) -> Path:
+        """Number and digest of the rows of every split, as JSON."""
+        return self.path / "data.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of the training."""
         return self.path / "checkpoints"
+
+    @property
+    def clock(self) -> Path:
+        """Wall time in seconds up to the newest checkpoint, as JSON."""
+        return self.checkpoints / "seconds.json"
 
     @property
     def result(self) -> Path:
@@ -251,11 +264,10 @@ class RunFolder:
         """What was logged so far, one entry a logging step; of a run that goes on, too.
 
         Raises:
-            MethodError: Nothing is on disk yet.
+            MethodError: Nothing is on disk yet, or the log is not whole.
         """
         if self.history.is_file():
-            entries: list[dict[str, float]] = json.loads(self.history.read_text("utf-8"))
-            return entries
+            return read_whole(self.history, _entries)
         newest = checkpoint.newest_complete(self.checkpoints)
         if newest is None:
             raise MethodError(
@@ -332,6 +344,34 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _entries(path: Path) -> list[dict[str, float]]:
+    entries = json.loads(path.read_text("utf-8"))
+    if not isinstance(entries, list):
+        raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")
+    return entries
+
+
+def read_whole(path: Path, read: Callable[[Path], T]) -> T:
+    """What a file of a run holds.
+
+    Raises:
+        MethodError: It is missing or not whole.
+    """
+    try:
+        return read(path)
+    except OSError as error:
+        raise _incomplete(path, error.strerror or error) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _incomplete(path, error) from error
+
+
+def _incomplete(path: Path, problem: object) -> MethodError:
+    said = " ".join(str(problem).split())
+    return MethodError(
+        f"cannot read {path}: {said}; expected the whole folder as `rankwright train` wrote it"
+    )
 
 
 def _cannot_load(name: str, error: Exception) -> str:

@@ -82,18 +82,18 @@ def compare(
         study = _saved(study, specs)
     observer.planned(study)
     for task in config.parsed_tasks:  # tuned and run one by one: the first results come early
+        failed: dict[str, str] = {}
         if config.tune:
             with quiet_optuna():
-                specs |= _tuned(study, task.label, processes, observer)
+                tuned, failed = _tuned(study, task.label, processes, observer)
+            specs |= tuned
             study = _saved(study, specs)
             observer.planned(study)
-        _Runs(study, task.label, specs, processes, observer).carry_out()
+        _Runs(study, task.label, specs, failed, processes, observer).carry_out()
     return StudyFolder(study.folder.path)
 
 
-def dry_run(
-    config: StudyConfig, command: str, processes: Processes, observer: Observer
-) -> StudyRecord:
+def dry_run(config: StudyConfig, command: str, processes: Processes, observer: Observer) -> Plan:
     """The plan, with what a few steps of every method took; nothing is kept.
 
     Args:
@@ -104,8 +104,7 @@ def dry_run(
     """
     study = plan(config, command)
     specs = _untuned(study)
-    study = _measured(study, specs, processes, observer)
-    return dataclasses.replace(study.record, runs=study.runs(specs))
+    return _with_runs(_measured(study, specs, processes, observer), specs)
 
 
 @contextlib.contextmanager
@@ -135,11 +134,14 @@ def _continued(study: Plan) -> Plan:
 
 def _saved(study: Plan, specs: Specs) -> Plan:
     """With its runs, as they are written."""
-    study = dataclasses.replace(
-        study, record=dataclasses.replace(study.record, runs=study.runs(specs))
-    )
+    study = _with_runs(study, specs)
     study.record.save(study.folder.description)
     return study
+
+
+def _with_runs(study: Plan, specs: Specs) -> Plan:
+    record = dataclasses.replace(study.record, runs=study.runs(specs))
+    return dataclasses.replace(study, record=record)
 
 
 def _untuned(study: Plan) -> Specs:
@@ -186,20 +188,38 @@ def _measurement(study: Plan, task: str, spec: MethodSpec, processes: Processes)
             shutil.rmtree(path)
 
 
-def _tuned(study: Plan, task: str, processes: Processes, observer: Observer) -> Specs:
-    """The methods on a task after tuning; what is tuned already is not tuned again."""
+def _tuned(
+    study: Plan, task: str, processes: Processes, observer: Observer
+) -> tuple[Specs, dict[str, str]]:
+    """The methods on a task after tuning; what is tuned already is not tuned again.
+
+    Returns:
+        The methods as they are run, and by the labels of those all of whose trials failed, why.
+    """
     methods = study.config.parsed_methods
     files = {method.label: study.folder.tuning(task, method.label) for method in methods}
     best = {label: TuningRecord.load(file).best for label, file in files.items() if file.exists()}
     untuned = [method for method in methods if method.label not in best]
     if untuned:
-        labels = ", ".join(method.label for method in untuned)
-        observer.says(f"tuning on {task}, {study.config.tune} trials each: {labels}")
+        trials = ", ".join(_trials(study, task, method) for method in untuned)
+        observer.says(f"tuning on {task}, trials: {trials}")
+    failed: dict[str, str] = {}
+    if to_tune := [method for method in untuned if study.trials(task, method)]:
         with storage_of_trials(study.config.storage, study.folder.storage) as storage:
             says = observer.says
-            searches = [Search(study, task, m, storage, processes, says) for m in untuned]
-            best |= {record.label: record.best for record in tune(searches, processes)}
-    return {(task, method.label): method.with_values(best[method.label]) for method in methods}
+            searches = [Search(study, task, m, storage, processes, says) for m in to_tune]
+            records, failed = tune(searches, processes)
+            best |= {record.label: record.best for record in records}
+    specs = {(task, m.label): m.with_values(best.get(m.label, {})) for m in methods}
+    return specs, failed
+
+
+def _trials(study: Plan, task: str, method: MethodSpec) -> str:
+    """How many trials a method gets, in words."""
+    count = study.trials(task, method)
+    why = "every point of its space" if count else "nothing to search"
+    fewer = f" ({why})" if count < study.config.tune else ""
+    return f"{method.label} {count}{fewer}"
 
 
 # The runs ----------------------------------------------------------------------------------------
@@ -213,6 +233,7 @@ class _Runs:
         study: The plan.
         task: Label of the task.
         specs: The methods as they are run.
+        failed: Label of a method that could not be tuned -> why; its runs have failed, too.
         processes: What carries them out.
         observer: Hears how it gets on.
     """
@@ -220,6 +241,7 @@ class _Runs:
     study: Plan
     task: str
     specs: Specs
+    failed: dict[str, str]
     processes: Processes
     observer: Observer
     _waiting: deque[PlannedRun] = field(default_factory=deque)
@@ -256,6 +278,8 @@ class _Runs:
                 elif self._attempts(run) > self._tried[run.name]:  # and so it would fail again
                     failure = FailureRecord.load(self.study.folder.failure(run.name))
                     self.observer.failed(run, failure.error)
+                elif run.label in self.failed:
+                    self._note(run, self.failed[run.label])
                 else:
                     self._carry_out(run)
 

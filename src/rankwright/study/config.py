@@ -24,6 +24,8 @@ DECIDED = ("task", "output", "seed", "epochs", "steps", "tuning_share")
 RATES = ("learning_rate", "head_learning_rate")
 OF_A_METHOD = (*RATES, "weight_decay", "schedule", "warmup", "max_grad_norm")
 """Options of a run that may differ from method to method; the data and its order may not."""
+PICKS = "load_best_model_at_end"
+"""The Trainer's option that a study refuses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class StudyConfig:
         seeds: How many seeds, from 0 on, or the seeds themselves: 0,1,5 or in YAML a list.
         budget: What every run may cost: "2000-passes" forward and backward through the model, or
             "90-seconds" of training. A method that takes three passes a step gets fewer steps.
-        tune: Trials of every method on every task before its runs; 0 for none.
+        tune: Trials of every method on every task before its runs, fewer where there are fewer
+            points to try; 0 for none.
         tuning_share: Where a task has no test rows its validation rows are reported; then trials
             are scored on this share of the training rows.
         storage: Optuna storage URL of the trials, such as postgresql://me@host/database; None for
@@ -150,7 +153,8 @@ class StudyConfig:
         """The description of one run.
 
         Raises:
-            MethodError: An option does not exist, or its value is out of range.
+            MethodError: An option does not exist, its value is out of range, or a study cannot
+                have it.
         """
         middle = {
             name: choice.middle
@@ -163,7 +167,14 @@ class StudyConfig:
             if name not in types:
                 raise MethodError(f"{name}: a run has no such option; see rankwright train --help")
         _check_types(options, types, "")
-        return TrainConfig(model=self.model, **options)
+        config = TrainConfig(model=self.model, **options)
+        if config.trainer.get(PICKS):
+            raise MethodError(
+                f"trainer.{PICKS} = {config.trainer[PICKS]!r}: a study reports every method after "
+                "its last step, not after the one whose checkpoint did best on the validation "
+                "rows, which may be the reported ones; leave it out"
+            )
+        return config
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class MethodFigures:
 
     @property
     def peak_memory_bytes(self) -> float:
-        """Mean peak memory of a run."""
+        """Mean peak memory of the training steps of a run."""
         return self.average(lambda run: run.cost.peak_memory_bytes)
 
     @property

@@ -81,16 +81,13 @@ class FirstStep(TrainerCallback):
 
 
 class NoLastEvaluation(TrainerCallback):
-    """No evaluation after the last step, where the reported one is of the same rows.
-
-    A Trainer that picks the best checkpoint needs it.
-    """
+    """No evaluation after the last step, where the reported one is of the same rows."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Leave it out."""
-        if state.global_step >= state.max_steps and not args.load_best_model_at_end:
+        if state.global_step >= state.max_steps:
             control.should_evaluate = False
 
 

@@ -2,8 +2,9 @@
 
 The layout is that of `method_comparison` in huggingface/peft: one JSON file a run with `run_info`,
 `train_info` and `meta_info`. What is called test accuracy there is our primary metric. It knows one
-metric and no seeds, so the seed is part of the experiment's name. Of memory a run has its peak
-only, which stands for the mean and the 99th percentile too; tokens are not counted, and are 0.
+metric and no seeds, so the seed is part of the experiment's name. Of memory a run has the peak
+of its steps only, which stands for the mean and the 99th percentile too; tokens are not counted,
+and are 0.
 """
 
 from __future__ import annotations

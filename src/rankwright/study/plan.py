@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerBase
+
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
+from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import described, load_tokenizer, registered_name
 from rankwright.job.train import versions
-from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
+from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import device_name
 from rankwright.study.protocol import REQUEST, Request
@@ -29,14 +32,41 @@ from rankwright.study.records import (
     StudyRecord,
     TaskRecord,
 )
-from rankwright.tasks import Row, Task
+from rankwright.tasks import PreparedTask, TaskError
+from rankwright.tasks.rows import digest
 
 MEASURED_STEPS = (6, 12, 24, 48, 96)
 """Steps of a measurement: the first of these that has a step in every phase."""
 LOGGED_POINTS = 50
 """How often the training loss is logged in a run."""
+CAUSAL = ("causal_lm", "multiple_choice")
+"""Kinds of tasks whose models have no new head."""
 
 Purpose = Literal["run", "trial", "measure"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows that a process trains on and is scored on.
+
+    Attributes:
+        rows: How many by split.
+        sha256: Their digests by split, inputs and targets.
+    """
+
+    rows: dict[str, int]
+    sha256: dict[str, str]
+
+    @classmethod
+    def of(cls, prepared: PreparedTask) -> Data:
+        """The rows of a task that was read."""
+        splits = vars(prepared.rows)
+        present = {name: rows for name, rows in splits.items() if rows is not None}
+        columns = prepared.task.columns
+        return cls(
+            rows={name: len(rows) for name, rows in present.items()},
+            sha256={name: digest(rows, columns) for name, rows in present.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -47,11 +77,13 @@ class Plan:
         config: What the user asked for.
         folder: Where it is kept.
         record: What is written of it.
+        set_aside: Task -> the rows of its trials, where these have training rows only.
     """
 
     config: StudyConfig
     folder: StudyFolder
     record: StudyRecord
+    set_aside: Mapping[str, Data] = dataclasses.field(default_factory=dict)
 
     def task(self, label: str) -> TaskSpec:
         """The task of that label."""
@@ -60,6 +92,24 @@ class Plan:
     def task_record(self, label: str) -> TaskRecord:
         """What is known of the task."""
         return next(task for task in self.record.tasks if task.task == label)
+
+    def data(self, purpose: Purpose, task: str) -> Data:
+        """The rows that a process has to find."""
+        known = self.task_record(task)
+        whole = Data(known.rows, known.data_sha256)
+        return self.set_aside.get(task, whole) if purpose == "trial" else whole
+
+    def space(self, task: str, spec: MethodSpec) -> SearchSpace:
+        """What is searched: not what the task has set, nor a rate without parameters."""
+        known = self.task_record(task)
+        given = {*known.options}
+        if known.kind in CAUSAL and RATES[0] in spec.space:
+            given.add(RATES[1])
+        return {name: choice for name, choice in spec.space.items() if name not in given}
+
+    def trials(self, task: str, spec: MethodSpec) -> int:
+        """Trials of the method on the task: no point of its space is tried twice."""
+        return int(min(self.config.tune, points(self.space(task, spec))))
 
     def measurement(self, task: str, label: str) -> Measurement | None:
         """What was measured of the method on the task."""
@@ -123,7 +173,7 @@ class Plan:
             task=task,
             label=spec.label,
             reported_split=known.reported_split,
-            data_sha256=known.data_sha256,
+            data_sha256=self.data(purpose, task).sha256,
             held_text=self.config.held_text,
             keep_adapter=self.config.keep_adapters,
         ).save(path / REQUEST)
@@ -142,10 +192,15 @@ class Plan:
             trainer = {"eval_strategy": "steps", "eval_steps": every, **trainer}
         elif purpose == "measure":
             trainer = {**trainer, "save_strategy": "no"}
-        share = None
-        if purpose == "trial" and self.task_record(task).reported_split == "validation":
-            share = self.config.tuning_share
-        return dataclasses.replace(config, trainer=trainer, tuning_share=share)
+        config = dataclasses.replace(config, trainer=trainer)
+        return self._on_fewer_rows(config, task) if purpose == "trial" else config
+
+    def _on_fewer_rows(self, config: TrainConfig, task: str) -> TrainConfig:
+        """As trials have it: without the reported rows, and with no more rows than are left."""
+        if task not in self.set_aside:
+            return config
+        rows = config.train_rows and min(config.train_rows, self.set_aside[task].rows["train"])
+        return dataclasses.replace(config, tuning_share=self.config.tuning_share, train_rows=rows)
 
 
 def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] = ()) -> Plan:
@@ -163,14 +218,14 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
     tasks, methods = config.parsed_tasks, config.parsed_methods
     name = "-".join(task.label for task in tasks).replace("/", "-")
     folder = StudyFolder(Path(config.output or f"studies/{name}"))
-    held = config.held_text
+    held, tokenizer = config.held_text, load_tokenizer(config.model)
     record = StudyRecord(
         name=folder.path.resolve().name,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=config.model,
-        tasks=tuple(_task_record(config, task) for task in tasks),
-        methods=tuple(_method_record(spec) for spec in methods),
+        tasks=tuple(_task_record(config, task, tokenizer) for task in tasks),
+        methods=tuple(_method_record(config, spec) for spec in methods),
         baseline=config.baseline or methods[0].label,
         seeds=config.parsed_seeds,
         budget=str(config.parsed_budget),
@@ -184,7 +239,20 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
         curve_points=config.curve_points,
         file=config.file,
     )
-    return Plan(config, folder, record)
+    split = {task.task for task in record.tasks if task.reported_split == "validation"}
+    aside = (task for task in tasks if config.tune and task.label in split)
+    return Plan(
+        config, folder, record, {task.label: _set_aside(config, task, tokenizer) for task in aside}
+    )
+
+
+def points(space: SearchSpace) -> float:
+    """How many points a search space has: infinitely many if it has a range, 0 if it is empty."""
+    sizes = [
+        len({*choice.values}) if isinstance(choice, OneOf) else math.inf
+        for choice in space.values()
+    ]
+    return math.prod(sizes) if sizes else 0
 
 
 def measured_steps(method: Method) -> int:
@@ -218,7 +286,7 @@ def check_continues(old: StudyRecord, new: StudyRecord) -> None:
             check_same(f"task {task.task}", asdict(before), asdict(task))
     for method in new.methods:
         for present in (m for m in old.methods if m.label == method.label):
-            check_same(f"method {method.label}", runs_of(present), runs_of(method))
+            check_same_method(f"method {method.label}", asdict(present), asdict(method))
 
 
 def continued(old: StudyRecord, new: StudyRecord) -> StudyRecord:
@@ -243,9 +311,16 @@ def continued(old: StudyRecord, new: StudyRecord) -> StudyRecord:
     )
 
 
-def runs_of(method: MethodRecord) -> dict[str, Any]:
-    """What the runs of a method depend on: not what they are compared with."""
-    return {name: value for name, value in asdict(method).items() if name != "against"}
+def check_same_method(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on where two `MethodRecord`s differ in what runs and trials depend on.
+
+    Raises:
+        MethodError: They do.
+    """
+    free = {"against", "summary", "reference"}
+    if old.get("space") is None:  # of a study that did not note it
+        free.add("space")
+    check_same(what, *({n: v for n, v in each.items() if n not in free} for each in (old, new)))
 
 
 def check_same(what: str, old: Any, new: Any) -> None:
@@ -275,11 +350,17 @@ def _check_same(there: RunFolder, planned: RunFolder) -> None:
             )
 
 
-def _task_record(config: StudyConfig, spec: TaskSpec) -> TaskRecord:
-    task = config.train_config(spec, config.parsed_methods[0]).make_task()
-    splits = vars(task.prepare(load_tokenizer(config.model)).rows)  # what is wrong is said once
-    present = {name: rows for name, rows in splits.items() if rows is not None}
-    reported: Literal["validation", "test"] = "test" if "test" in present else "validation"
+def _task_record(
+    config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase
+) -> TaskRecord:
+    run = config.train_config(spec, config.parsed_methods[0])
+    task = run.make_task()
+    data = Data.of(task.prepare(tokenizer))  # what is wrong is said once
+    if run.train_rows is not None and run.train_rows > data.rows["train"]:
+        raise MethodError(
+            f"train_rows = {run.train_rows}: {spec.label} has {data.rows['train']} training rows"
+        )
+    reported: Literal["validation", "test"] = "test" if "test" in data.rows else "validation"
     aside = f"{config.tuning_share:g} of train" if reported == "validation" else "validation"
     return TaskRecord(
         task=spec.label,
@@ -288,23 +369,31 @@ def _task_record(config: StudyConfig, spec: TaskSpec) -> TaskRecord:
         greater_is_better=task.greater_is_better,
         reported_split=reported,
         tuning_rows=aside if config.tune else None,
-        rows={name: len(rows) for name, rows in present.items()},
-        data_sha256={name: _digest(task, rows) for name, rows in present.items()},
+        rows=data.rows,
+        data_sha256=data.sha256,
         options={**config.options, **spec.options},
         budget=None if spec.budget is None else str(spec.budget),
     )
 
 
-def _digest(task: Task, rows: Iterable[Row]) -> str:
-    """SHA-256 of what a model sees and learns of the rows, in their order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        cells: Mapping[str, Any] = {c: row.fields.get(c) for c in task.columns}
-        digest.update(json.dumps(cells, ensure_ascii=False, default=str).encode() + b"\n")
-    return digest.hexdigest()
+def _set_aside(config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> Data:
+    """The rows of trials that leave the validation rows alone.
+
+    Raises:
+        TaskError: There is no task in them.
+    """
+    share = config.tuning_share
+    trial = config.train_config(spec, config.parsed_methods[0], tuning_share=share)
+    try:
+        return Data.of(trial.make_task().prepare(tokenizer))
+    except TaskError as error:
+        raise TaskError(
+            f"tuning_share = {share:g}: trials on {spec.label}, of this share of its training rows "
+            f"and the others, cannot be prepared: {error}"
+        ) from error
 
 
-def _method_record(spec: MethodSpec) -> MethodRecord:
+def _method_record(config: StudyConfig, spec: MethodSpec) -> MethodRecord:
     method = spec.method
     return MethodRecord(
         label=spec.label,
@@ -314,4 +403,5 @@ def _method_record(spec: MethodSpec) -> MethodRecord:
         hyperparameters=described(method),
         options=spec.options,
         against=spec.against,
+        space={n: str(c) for n, c in spec.space.items()} if config.tune else None,
     )

@@ -109,6 +109,8 @@ class MethodRecord:
         hyperparameters: Its fields by name, before tuning.
         options: Fields of `TrainConfig` that are its own, such as a learning rate.
         against: Label of the method that it is compared with; None for the study's baseline.
+        space: What it is tuned over where a task does not set it, in the words of
+            `TuningRecord.space`; None without tuning, and where that was not noted yet.
     """
 
     label: str
@@ -118,6 +120,7 @@ class MethodRecord:
     hyperparameters: dict[str, Any]
     options: dict[str, Any]
     against: str | None = None
+    space: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +157,12 @@ class Measurement(Record):
         seconds_per_pass: Wall time of a forward-and-backward pass, its share of the step included.
         setup_seconds: Wall time before the first step: imports, loading of data and model.
         evaluation_seconds: Wall time of one evaluation of all reported rows, estimated from some.
-        peak_memory_bytes: As in `CostRecord`.
+        peak_memory_bytes: Peak of the whole process, loading and evaluation of one batch included.
         trainable_parameters: As in `CostRecord`.
+        curve_seconds: Wall time of one evaluation of the learning curve, a forward pass over the
+            validation rows, estimated from some; 0 where that was not measured yet.
+        held_seconds: Wall time of one reading of the held text; 0 where there is none, and where
+            that was not measured yet.
     """
 
     task: str
@@ -165,6 +172,8 @@ class Measurement(Record):
     evaluation_seconds: float
     peak_memory_bytes: int
     trainable_parameters: int
+    curve_seconds: float = 0.0
+    held_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +191,8 @@ class StudyRecord(Record):
         seeds: The seeds, the same for every method and task.
         budget: What a run may cost, such as "2000-passes" or "60-seconds", where its task has no
             budget of its own.
-        trials: Trials of every method on every task; 0 without tuning.
+        trials: Trials of every method on every task, fewer of one with fewer points to try; 0
+            without tuning.
         runs: Every run of the plan.
         versions: Versions of Python and packages.
         device: What computes, such as "cpu, 1 thread" or the name of a GPU.
@@ -261,7 +271,8 @@ class CostRecord:
     Attributes:
         trainable_parameters: Largest number trained in any one step.
         stored_parameters: Numbers in the saved adapter, heads included.
-        peak_memory_bytes: Device memory on CUDA, else the resident set of the process.
+        peak_memory_bytes: Peak over the training steps, evaluation left out; device memory on CUDA,
+            else the resident set of the process.
         median_step_seconds: Median wall time of an optimizer step: no evaluation, no saving.
         training_seconds: Sum over all steps, those before a resume included.
         total_seconds: Wall time of the run from start to end, over all its processes: imports,
@@ -400,7 +411,7 @@ class TrialRecord:
     number: int
     parameters: dict[str, Any]
     value: float | None
-    state: Literal["complete", "failed", "running"]
+    state: Literal["complete", "failed"]
     passes: float = 0.0
     seconds: float = 0.0
     error: str = ""

@@ -4,7 +4,8 @@ Trials are kept in an Optuna storage. Whoever opens the same storage takes part:
 to whoever asks, until there are enough. A trial whose process died is started again, and one whose
 machine died is given to another; a trial that diverged counts, since finding that out has cost what
 a trial costs. The first trial is the method as it would run untuned. The next ones are drawn alike
-for all methods of a task, so that none is ahead for having been lucky with its rates.
+for all methods of a task, so that none is ahead for having been lucky with its rates. In a finite
+space no point is tried twice: it would give the same again.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RetryHeartbeatStaleTrialCallback
@@ -29,8 +33,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import RunFolder
-from rankwright.study.config import RATES, MethodSpec
-from rankwright.study.plan import Plan, check_same, runs_of
+from rankwright.study.config import OF_A_METHOD, MethodSpec
+from rankwright.study.plan import Plan, check_same, check_same_method, points
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
 from rankwright.study.records import TrialRecord, TuningRecord, run_name
@@ -39,15 +43,17 @@ from rankwright.study.storage import Storage
 WAIT_SECONDS = 1.0
 DESCRIPTION = "rankwright"
 """Name of what an Optuna study keeps of what its trials depend on."""
-CAUSAL = ("causal_lm", "multiple_choice")
-"""Kinds of tasks whose models have no new head."""
+BEGUN = "begun"
+"""Name of what a trial keeps once it has a heartbeat: its number, which is not that of a retry."""
 
 
 class TrialFailedError(Exception):
     """A trial that ended without a value, and counts."""
 
 
-def tune(searches: Sequence[Search], processes: Processes) -> list[TuningRecord]:
+def tune(
+    searches: Sequence[Search], processes: Processes
+) -> tuple[list[TuningRecord], dict[str, str]]:
     """Carry out what is missing of several searches, and wait for trials of other machines.
 
     Whoever finds no trial to be had of one search takes one of the next.
@@ -56,16 +62,21 @@ def tune(searches: Sequence[Search], processes: Processes) -> list[TuningRecord]
         searches: The searches.
         processes: What carries trials out, as many at a time as it has jobs.
 
+    Returns:
+        The searches that found something, and of the others, by the label of the method, why no
+        trial gave a value.
+
     Raises:
         StoppedError: The study was asked to stop.
-        MethodError: No trial gave a value, or the storage holds trials of another study.
+        MethodError: The storage holds trials of another study.
     """
     for search in searches:
         search.begin()
     with ThreadPoolExecutor(processes.jobs) as pool:
         for done in [pool.submit(_take_part, searches) for _ in range(processes.jobs)]:
             done.result()
-    return [search.outcome() for search in searches]
+    failed = {s.spec.label: failure for s in searches if (failure := s.failure) is not None}
+    return [s.outcome() for s in searches if s.spec.label not in failed], failed
 
 
 def _take_part(searches: Sequence[Search]) -> None:
@@ -94,51 +105,45 @@ class Search:
     storage: Storage
     processes: Processes
     says: Callable[[str], None] = lambda _line: None
+    _attempt: int = field(default=1, init=False)
 
     @property
     def space(self) -> SearchSpace:
-        """What is searched: not what the task has set, nor a rate without parameters."""
-        known = self.plan.task_record(self.task)
-        given = {*known.options}
-        if known.kind in CAUSAL and RATES[0] in self.spec.space:
-            given.add(RATES[1])
-        return {name: choice for name, choice in self.spec.space.items() if name not in given}
+        """What is searched."""
+        return self.plan.space(self.task, self.spec)
+
+    @property
+    def wanted(self) -> int:
+        """How many trials the method gets."""
+        return self.plan.trials(self.task, self.spec)
 
     @property
     def untuned(self) -> dict[str, Any]:
-        """The first trial: the middle of the rates, the fields as they are."""
+        """The first trial: the method as it would run untuned, where that is in the space."""
+        config = self.plan.config.train_config(self.plan.task(self.task), self.spec)
         values = {}
         for name, choice in self.space.items():
-            present = getattr(self.spec.method, name, None)
-            if isinstance(choice, LogRange):
-                inside = isinstance(present, float) and choice.low <= present <= choice.high
-                values[name] = present if inside else choice.middle
-            else:
-                values[name] = present if present in choice.values else choice.values[0]
+            holder = config if name in OF_A_METHOD else self.spec.method
+            values[name] = _present(choice, getattr(holder, name))
         return values
 
     def begin(self) -> None:
         """Make the storage ready, with the untuned method as the first trial.
 
+        An earlier command may have left trials that all failed: then they are made anew.
+
         Raises:
             MethodError: The storage holds trials of another study.
         """
-        known = self.plan.task_record(self.task)
         with self._alone():
-            study = optuna.create_study(
-                storage=self.storage,
-                study_name=self._name,
-                direction="maximize" if known.greater_is_better else "minimize",
-                load_if_exists=True,
-            )
-            self._check_same(study)
+            while self._all_failed(study := self._made()):
+                self._attempt += 1
             study.enqueue_trial(self.untuned, skip_if_exists=True)
 
     @property
     def finished(self) -> bool:
         """Whether there are as many trials as the method gets, none of them at work."""
-        trials = self._trials(self._study())
-        return len(trials) == self.plan.config.tune and all(map(_counts, trials))
+        return self._is_finished(self._trials(self._study()))
 
     def take_one(self) -> bool:
         """Carry a trial out; False if there is none to be had, now.
@@ -152,18 +157,25 @@ class Search:
                 raise StoppedError
             study = self._study()
             optuna.storages.fail_stale_trials(study)
+            self._fail_never_begun(study)
             trials = self._trials(study)
-            to_be_had = len(trials) < self.plan.config.tune or any(map(_waits, trials))
+            to_be_had = len(trials) < self.wanted or any(map(_waits, trials))
             if to_be_had:
                 self._one(study, turn.close)
         return to_be_had
 
-    def outcome(self) -> TuningRecord:
-        """The finished search, which is written as well.
+    @property
+    def failure(self) -> str | None:
+        """Why no trial of the finished search gave a value; None if one did."""
+        study = self._study()
+        if not self._all_failed(study):
+            return None
+        trials = self._trials(study)
+        last = trials[-1].user_attrs["error"]
+        return f"all trials of its tuning failed, the last of {len(trials)} with: {last}"
 
-        Raises:
-            MethodError: No trial gave a value.
-        """
+    def outcome(self) -> TuningRecord:
+        """The finished search, some of whose trials gave a value; it is written as well."""
         record = self._record(self._study())
         record.save(self.plan.folder.tuning(self.task, self.spec.label))
         return record
@@ -177,29 +189,43 @@ class Search:
 
     @property
     def _name(self) -> str:
-        return f"{self.plan.record.name}/{self.task}/{self.spec.label}"
+        again = "" if self._attempt == 1 else f"/again-{self._attempt}"
+        return f"{self.plan.record.name}/{self.task}/{self.spec.label}{again}"
+
+    def _made(self) -> optuna.Study:
+        """The study of this attempt, made if it is not there."""
+        known = self.plan.task_record(self.task)
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=self._name,
+            direction="maximize" if known.greater_is_better else "minimize",
+            load_if_exists=True,
+        )
+        self._check_same(study)
+        return study
 
     def _study(self) -> optuna.Study:
         """What `begin` has made; opened for reading, since SQLite has one writer at a time."""
-        return optuna.load_study(
-            study_name=self._name, storage=self.storage, sampler=SeededSampler(self.task)
-        )
+        sampler = SeededSampler(self.task, self.space)
+        return optuna.load_study(study_name=self._name, storage=self.storage, sampler=sampler)
 
     def _check_same(self, study: optuna.Study) -> None:
         """Refuse trials of a study that has the same name and is another one."""
         plan, record = self.plan, self.plan.record
-        present = {
+        method = next(m for m in record.methods if m.label == self.spec.label)
+        present: dict[str, Any] = {
             "model": record.model,
             "budget": record.budget,
             "trials": record.trials,
             "tuning_seed": record.tuning_seed,
             "task": asdict(plan.task_record(self.task)),
-            "method": runs_of(next(m for m in record.methods if m.label == self.spec.label)),
+            "method": asdict(method),
         }
         if DESCRIPTION not in study.user_attrs:
             study.set_user_attr(DESCRIPTION, present)
         for name, value in study.user_attrs[DESCRIPTION].items():
-            check_same(name, value, present[name])
+            check = check_same_method if name == "method" else check_same
+            check(name, value, present[name])
 
     def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
         """The first of those that count, are at work or wait, no more than the method gets.
@@ -209,16 +235,48 @@ class Search:
         """
         alive = (TrialState.RUNNING, TrialState.WAITING)
         trials = study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state in alive or _counts(t)][: self.plan.config.tune]
+        return [t for t in trials if t.state in alive or _counts(t)][: self.wanted]
+
+    def _is_finished(self, trials: Sequence[FrozenTrial]) -> bool:
+        return len(trials) == self.wanted and all(map(_counts, trials))
+
+    def _all_failed(self, study: optuna.Study) -> bool:
+        trials = self._trials(study)
+        return self._is_finished(trials) and not any(map(_complete, trials))
+
+    def _fail_never_begun(self, study: optuna.Study) -> None:
+        """Give away trials whose machine died before their first heartbeat.
+
+        Optuna does so with those that have had one.
+        """
+        assert self.storage.grace_period is not None
+        late = datetime.now() - timedelta(seconds=self.storage.grace_period)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            assert trial.datetime_start is not None
+            if trial.user_attrs.get(BEGUN) != trial.number and trial.datetime_start < late:
+                try:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another machine has just done so
+                    continue
+                RetryHeartbeatStaleTrialCallback()(study, trial)
+
+    def _begin(self, trial: optuna.Trial) -> None:
+        """The first heartbeat, and after it the note that there was one."""
+        study_id = self.storage.get_study_id_from_name(self._name)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        self.storage.record_heartbeat(trial_id)
+        trial.set_user_attr(BEGUN, trial.number)
 
     def _one(self, study: optuna.Study, begun: Callable[[], None]) -> None:
         """One trial; dropped if another machine took it over while this one was out of reach."""
         taken: list[bool] = []
 
         def objective(trial: optuna.Trial) -> float:
-            begun()
             try:
-                return self._objective(trial)
+                self._begin(trial)
+                values = {name: _suggest(trial, name, c) for name, c in self.space.items()}
+                begun()  # others may ask: they find what this one tries
+                return self._objective(trial, values)
             finally:
                 taken.append(_frozen(trial).state is not TrialState.RUNNING)
 
@@ -228,10 +286,13 @@ class Search:
             if not any(taken):
                 raise
 
-    def _objective(self, trial: optuna.Trial) -> float:
-        values = {name: _suggest(trial, name, choice) for name, choice in self.space.items()}
+    def _folder(self, trial: optuna.Trial) -> Path:
         name = run_name(self.task, self.spec.label, _original(_frozen(trial)))
-        folder = self.plan.folder.path / "tuning" / "trials" / name
+        again = "" if self._attempt == 1 else f"--{self._attempt}"
+        return self.plan.folder.path / "tuning" / "trials" / (name + again)
+
+    def _objective(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
+        folder = self._folder(trial)
         try:
             spec = self.spec.with_values(values)
             steps = self.plan.steps(self.task, spec)
@@ -268,14 +329,8 @@ class Search:
     def _record(self, study: optuna.Study) -> TuningRecord:
         known = self.plan.task_record(self.task)
         trials = self._trials(study)
-        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        if not complete:
-            raise MethodError(
-                f"tuning {self.spec.label} on {self.task}: all {len(trials)} trials failed, the "
-                f"last one with: {trials[-1].user_attrs['error']}"
-            )
         choose: Callable[..., FrozenTrial] = max if known.greater_is_better else min
-        best = choose(complete, key=lambda trial: trial.value)
+        best = choose(filter(_complete, trials), key=lambda trial: trial.value)
         assert best.value is not None
         return TuningRecord(
             task=self.task,
@@ -298,24 +353,39 @@ class SeededSampler(BaseSampler):
 
     Args:
         seed: Any text.
+        space: What is searched; of one that is finite no point is drawn twice, while there are
+            others.
     """
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, space: SearchSpace) -> None:
         self._seed = seed
+        self._points = points(space)
+        lists = {name: choice.values for name, choice in space.items() if isinstance(choice, OneOf)}
+        self._lists = lists if len(lists) == len(space) else {}
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing: every parameter is drawn by itself."""
+        """A finite space; nothing of any other, whose parameters are drawn by themselves."""
         del study, trial
-        return {}
+        return {name: CategoricalDistribution(values) for name, values in self._lists.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing."""
-        del study, trial, search_space
-        return {}
+        """A point of a finite space: TPE's, or if that was tried any that was not."""
+        if not search_space:
+            return {}
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        tried = {_point(t.params) for t in others if t.params.keys() == search_space.keys()}
+        drawn = {
+            name: self.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+        }
+        generator = random.Random(f"{self._seed} {_place(study, trial)}")
+        while _point(drawn) in tried and len(tried) < self._points:
+            drawn = {name: generator.choice(self._lists[name]) for name in search_space}
+        return drawn
 
     def sample_independent(
         self,
@@ -345,11 +415,27 @@ def _place(study: optuna.Study, trial: FrozenTrial) -> int:
 
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those a method gets: not if its machine died or was stopped."""
-    return trial.state is TrialState.COMPLETE or "error" in trial.user_attrs
+    return _complete(trial) or "error" in trial.user_attrs
+
+
+def _complete(trial: FrozenTrial) -> bool:
+    return trial.state is TrialState.COMPLETE
 
 
 def _waits(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.WAITING
+
+
+def _point(parameters: dict[str, Any]) -> frozenset[tuple[str, Any]]:
+    return frozenset(parameters.items())
+
+
+def _present(choice: LogRange | OneOf, value: Any) -> Any:
+    """The value if it can be tried, else the middle of a range, or the first of a list."""
+    if isinstance(choice, LogRange):
+        inside = isinstance(value, int | float) and choice.low <= value <= choice.high
+        return float(value) if inside else choice.middle
+    return value if value in choice.values else choice.values[0]
 
 
 def _suggest(trial: optuna.Trial, name: str, choice: LogRange | OneOf) -> Any:
@@ -363,9 +449,7 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
 
 
 def _trial_record(trial: FrozenTrial) -> TrialRecord:
-    state: Literal["complete", "failed"] = (
-        "complete" if trial.state is TrialState.COMPLETE else "failed"
-    )
+    state: Literal["complete", "failed"] = "complete" if _complete(trial) else "failed"
     return TrialRecord(
         number=trial.number,
         parameters=trial.params,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,7 @@ from rankwright.study.observe import (
     examples,
     held_text,
 )
+from rankwright.study.plan import Data
 from rankwright.study.protocol import (
     ERROR,
     FAILED,
@@ -53,6 +56,7 @@ from rankwright.study.records import (
     run_name,
 )
 from rankwright.tasks import TaskError
+from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import score
 
 REPORT_SECONDS = 0.5
@@ -149,6 +153,7 @@ class Worker:
         record = self._record(job, before, after, held.record(known) if held and known else None)
         record.save(study.record(name))
         study.failure(name).unlink(missing_ok=True)
+        write_json(self.folder.history, job.trainer.state.log_history)
         write_json(self.folder.result, asdict(self._result(job, record)))
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
         return True
@@ -170,31 +175,65 @@ class Worker:
         if not job.run():
             return False
         cost = job.trainer.cost()
-        rows = len(job.prepared.rows[self.request.reported_split])
-        some = min(MEASURED_ROWS, rows)
-        start = time.perf_counter()
-        job.prepared.predict(
-            job.model,
-            batch_size=self.folder.config.eval_batch_size,
-            split=self.request.reported_split,
-            limit=some,
-        )
-        evaluation = time.perf_counter() - start
+        split = self.request.reported_split
+        evaluation = self._seconds_of(job, split, lambda some: self._predict(job, some))
+        on_curve = self._seconds_of(job, "validation", lambda some: self._forward(job, some))
+        text = held_text(job, self.request.held_text)
+        held = 0.0 if text is None else _seconds(text.loss)
         Measurement(
             task=self.request.task,
             label=self.request.label,
             seconds_per_pass=(cost.training_seconds - first.seconds) / (cost.passes - first.passes),
             setup_seconds=setup,
-            evaluation_seconds=evaluation * min(rows, self.folder.config.eval_rows or rows) / some,
-            peak_memory_bytes=cost.peak_memory_bytes,
+            evaluation_seconds=evaluation,
+            peak_memory_bytes=job.trainer.process_peak_bytes(),
             trainable_parameters=cost.trainable_parameters,
+            curve_seconds=on_curve,
+            held_seconds=held,
         ).save(outcome)
         return True
 
     # Pieces --------------------------------------------------------------------------------------
 
+    def _seconds_of(self, job: Job, split: str, evaluate: Callable[[int], object]) -> float:
+        """Wall time of an evaluation, from some of its rows; from a whole batch, for its memory."""
+        config = self.folder.config
+        rows = len(job.prepared.rows[split][: config.eval_rows])
+        some = min(max(MEASURED_ROWS, config.eval_batch_size), rows)
+        return _seconds(lambda: evaluate(some)) * rows / some
+
+    def _predict(self, job: Job, rows: int) -> None:
+        """Evaluate the first reported rows, as before and after training."""
+        batch_size, split = self.folder.config.eval_batch_size, self.request.reported_split
+        job.prepared.predict(job.model, batch_size=batch_size, split=split, limit=rows)
+
+    def _forward(self, job: Job, rows: int) -> None:
+        """One forward pass over the first validation rows, as for a point of the curve."""
+        task = job.prepared
+        data = task.dataset("validation").select(range(rows))
+        batch_size = self.folder.config.eval_batch_size
+        reduce = task.preprocess_logits_for_metrics
+        forward_rows(job.model, data, task.collator, reduce, batch_size)
+
     def _set_up(self) -> Job:
+        """The job, on the rows of the plan.
+
+        Raises:
+            TaskError: They have changed meanwhile.
+        """
         self.report(0, self.folder.config.steps or 0, "loading")
+        job = self._job()
+        planned, found = self.request.data_sha256, Data.of(job.prepared).sha256
+        changed = [name for name in {**planned, **found} if planned.get(name) != found.get(name)]
+        if changed:
+            self.folder.data.unlink(missing_ok=True)  # it says that the run has started on them
+            raise TaskError(
+                f"task {self.request.task}: the {' and '.join(changed)} rows are not those of the "
+                "study's plan; put them back, or choose another output folder"
+            )
+        return job
+
+    def _job(self) -> Job:
         return set_up(
             self.folder.config,
             self.folder.method,
@@ -235,7 +274,8 @@ class Worker:
             data_sha256=request.data_sha256,
             versions=versions(),
             device=device_name(),
-            command=f"rankwright train --config {self.folder.description} --output FOLDER",
+            command=f"rankwright train --config {shlex.quote(str(self.folder.description))} "
+            "--output FOLDER",
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -256,6 +296,13 @@ class Worker:
             seconds=record.cost.total_seconds,
             versions=record.versions,
         )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Wall time of some work."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _end_with_parent() -> None:

@@ -80,9 +80,12 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         where = Where(str(path), count)
         try:
             fields = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
+            problem = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                problem = f"{error.msg}, column {error.colno}"
             raise TaskError(
-                f"{where}: the row does not parse as JSON ({error.msg}, column {error.colno}): "
+                f"{where}: the row does not parse as JSON ({problem}): "
                 f"{shorten(line.strip())}. Write one complete JSON object per line."
             ) from error
         if not isinstance(fields, dict):

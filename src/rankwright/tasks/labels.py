@@ -13,11 +13,16 @@ from rankwright.tasks.errors import TaskError, Where, cell_error, listing, sugge
 class Labels:
     """The classes of a task, in the order of their indices.
 
-    A cell names its class, or, where no class is itself named by an integer, may give its index:
-    with the names `("entailment", "not_entailment")` the cell `1` is `not_entailment`.
+    A cell names its class. Where the user gave the names, and none is an integer, it may hold an
+    index: with the names `("entailment", "not_entailment")` the cell `1` is `not_entailment`.
+
+    Attributes:
+        names: The classes.
+        given: Whether the user gave them in this order, so that an index has a meaning.
     """
 
     names: tuple[str, ...]
+    given: bool = True
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
@@ -38,13 +43,13 @@ class Labels:
             return cls(given)
         names = set(found)
         key = int if all(map(_is_integer, names)) else str
-        return cls(tuple(sorted(names, key=lambda name: (key(name), name))))
+        return cls(tuple(sorted(names, key=lambda name: (key(name), name))), given=False)
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Index by name; also by its spelled-out index, if no name is an integer."""
+        """Index by name; also by its spelled-out index, where that has a meaning."""
         by_name = {name: index for index, name in enumerate(self.names)}
-        if any(map(_is_integer, self.names)):
+        if not self.given or any(map(_is_integer, self.names)):
             return by_name
         return {str(index): index for index in range(len(self.names))} | by_name
 
@@ -52,8 +57,11 @@ class Labels:
         """Returns the index of the class that a cell names.
 
         Raises:
-            TaskError: If the class is not known.
+            TaskError: If the class is not known, or an integer stands among inferred names.
         """
+        if not self.given and _is_integer(name) and self._words:
+            fix = "Write the name, or list label_names in the order of the indices."
+            raise cell_error(where, column, name, f"a name, as are {listing(self._words)}", fix)
         if name not in self.ids:
             raise cell_error(
                 where,
@@ -64,6 +72,10 @@ class Labels:
                 f"(without it the training rows decide).{suggestion(name, self.names)}",
             )
         return self.ids[name]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        return [name for name in self.names if not _is_integer(name)]
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -38,7 +38,8 @@ class MultiLabel(TextTask):
         """Tokenises the texts and turns lists of names into rows of zeros and ones."""
         splits, column = self.load(), self.label_column
         labels = Labels.given_or_inferred(
-            self.label_names, (name for row in splits.train for name in rows.labels(row, column))
+            self.label_names,
+            (n for row in self.source.naming(splits) for n in rows.labels(row, column)),
         )
 
         def target(row: Row) -> list[float]:

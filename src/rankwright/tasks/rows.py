@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
@@ -36,6 +37,16 @@ class Row:
                 "Name an existing column in the task, or add this one to the file."
             )
         return self.fields[column]
+
+
+def digest(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """Returns the SHA-256 of these cells of all rows, in their order."""
+    hashed = hashlib.sha256()
+    for row in rows:
+        cells = {column: row.fields.get(column) for column in columns}
+        line = json.dumps(cells, ensure_ascii=False, default=str)
+        hashed.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return hashed.hexdigest()
 
 
 def text(row: Row, column: str) -> str:
@@ -145,7 +156,7 @@ def _items(row: Row, column: str) -> list[object]:
     """Returns a list cell; CSV has no lists, so there a cell may hold one written in JSON."""
     value = row[column]
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if not isinstance(value, list):
         fix = 'Write it as a JSON list such as ["a", "b"].'

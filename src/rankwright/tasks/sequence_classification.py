@@ -37,7 +37,7 @@ class SequenceClassification(TextTask):
         """Tokenises the texts and turns class names into indices."""
         splits, column = self.load(), self.label_column
         labels = Labels.given_or_inferred(
-            self.label_names, (rows.label(row, column) for row in splits.train)
+            self.label_names, (rows.label(row, column) for row in self.source.naming(splits))
         )
         fields = self.tokenised(
             tokenizer,

@@ -88,6 +88,14 @@ class Source(ABC):
         test = tuple(rows["test"]) if "test" in rows else None
         return Splits(tuple(rows["train"]), tuple(rows["validation"]), test)
 
+    def naming(self, splits: Splits) -> tuple[Row, ...]:
+        """The rows that class names are taken from where nobody gives them: the training rows.
+
+        Args:
+            splits: What `load` has given.
+        """
+        return splits.train
+
     def _split(self, rows: Sequence[Row], key_columns: Sequence[str]) -> dict[str, list[Row]]:
         share = self.validation_share
         if share is None:
@@ -135,6 +143,10 @@ class SetAside(Source):
         rows = self.source.load(key_columns).train
         return Splits(**{k: tuple(v) for k, v in self._split(rows, key_columns).items()})
 
+    def naming(self, splits: Splits) -> tuple[Row, ...]:
+        """Both parts: all are training rows of the other source, and its classes are the same."""
+        return splits.train + splits.validation
+
     def read(self) -> dict[str, list[Row]]:
         """The training rows of the other source, not yet divided."""
         return {"train": self.source.read()["train"]}
@@ -157,6 +169,10 @@ class WithTest(Source):
     def load(self, key_columns: Sequence[str]) -> Splits:
         """Reads both."""
         return replace(self.source.load(key_columns), test=tuple(read_rows(self.path)))
+
+    def naming(self, splits: Splits) -> tuple[Row, ...]:
+        """As in the other source."""
+        return self.source.naming(splits)
 
     def read(self) -> dict[str, list[Row]]:
         """The rows of the other source with those of the file as `"test"`."""

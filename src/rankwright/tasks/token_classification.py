@@ -62,7 +62,8 @@ class TokenClassification(Task):
         limit = token_limit(tokenizer, self.max_length)
         splits = self.load()
         labels = Labels.given_or_inferred(
-            self.label_names, (tag for row in splits.train for tag in self.tags(row))
+            self.label_names,
+            (tag for row in self.source.naming(splits) for tag in self.tags(row)),
         )
         before = before_words(tokenizer)
         lost = 0

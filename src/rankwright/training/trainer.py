@@ -31,6 +31,7 @@ from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
 from rankwright.training.data import PhaseSampler
+from rankwright.training.memory import PeakMemory
 from rankwright.training.run import TrainerRun
 from rankwright.training.signals import Termination
 
@@ -85,7 +86,7 @@ class MethodMixin(_Base):
         self.run = TrainerRun(self, method, held_out_dataset)
         self.interrupted = False
         self._head_learning_rate = head_learning_rate
-        self._cost = CostMeter()
+        self._cost = CostMeter(PeakMemory(self.args.device))
         self._termination = Termination()
         self._staging: Path | None = None
         self._normalisation_checked = False
@@ -262,6 +263,10 @@ class MethodMixin(_Base):
     def cost(self) -> Cost:
         """Parameters, memory, time and passes of the run so far."""
         return self._cost.report(self.run)
+
+    def process_peak_bytes(self) -> int:
+        """Peak memory of this process so far, evaluation included; `cost` has that of the steps."""
+        return self._cost.memory.of_process
 
     def _check_normalisation(self, inputs: dict[str, Any], num_items: Any) -> None:
         """Take the mean over micro-batches and processes where the model ignores `num_items`.
