@@ -19,6 +19,7 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
 from rankwright.core.part import Procedure
 from rankwright.core.registry import available
+from rankwright.procedures.perturbation import Perturbation
 from rankwright.training import Trainer
 from rankwright.training.trainer import _check_engine
 from trainers import adapter, arguments, base_model, build_trainer
@@ -83,10 +84,22 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
 
 
 def test_a_bilevel_loop_without_a_second_split() -> None:
-    method = method_named("bidora")
-    run = Loop(method.apply(base_model("bert")), method, total_steps=STEPS)
+    method = method_named("bidora").with_parts(procedure=Perturbation(rho=0.1))
+    model = method.apply(base_model("bert"))
     with pytest.raises(MethodError, match="learns from a second split: pass held_out="):
-        run.train_step({key: value[None] for key, value in _one_row().items()})
+        Loop(model, method, total_steps=STEPS)
+
+
+def test_a_second_split_that_nobody_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"held_out_dataset": classification_rows(4)}
+    for name, warnings in {
+        "lora": ["lora learns from the training rows alone"],
+        "bidora": [],
+    }.items():
+        caplog.clear()
+        build_trainer(method_named(name), "bert", tmp_path, options=options)
+        said = [record.getMessage().split(";")[0] for record in caplog.records]
+        assert [text for text in said if "rows alone" in text] == warnings
 
 
 def test_a_bilevel_trainer_without_rows_to_divide(tmp_path: Path) -> None:

@@ -117,10 +117,3 @@ def test_a_detached_norm_is_allowed_without_one(mode):
 def test_a_wrong_field_is_named_on_construction(field, value, owner):
     with pytest.raises(MethodError, match=rf"{owner}\.{field} = .*expected"):
         BiDoRA(**{field: value})
-
-
-def test_without_held_out_rows_the_loop_says_what_to_pass():
-    method = BiDoRA()
-    run = Loop(method.apply(tiny_bert()), method, total_steps=4)
-    with pytest.raises(MethodError, match="bidora learns from a second split: pass held_out="):
-        run.train_step(rows(0))

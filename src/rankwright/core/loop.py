@@ -11,7 +11,6 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
 from rankwright.core.run import MicroBatch, Run, clipping, random_state, set_random_state
@@ -66,6 +65,9 @@ class Loop(Run):
         steps_per_epoch: Optimizer steps of one pass over your data, for methods that count in
             epochs.
         seed: Seed of every draw that the method makes.
+
+    Raises:
+        MethodError: The method learns from a second split, and `held_out` is not given.
     """
 
     def __init__(
@@ -93,6 +95,11 @@ class Loop(Run):
         self._build_optimizer = optimizer
         bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
+        if self.procedure.asks_held_out and held_out is None:
+            raise MethodError(
+                f"{method.label} learns from a second split: pass held_out=, a function that "
+                "gives the k-th held-out batch"
+            )
         self.total_steps = total_steps
         groups, own = self.parameter_groups(lr, weight_decay), self.slots.optimizer
         self.optimizer = self.default_optimizer(groups) if own is None else own.build(self, groups)
@@ -111,10 +118,7 @@ class Loop(Run):
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`."""
         if self._held_out is None:
-            raise MethodError(
-                f"{self.method.label} learns from a second split: pass held_out=, a function that "
-                "gives the k-th held-out batch"
-            )
+            raise TrainingError(f"{self.method.label} was built without held_out=")
         return [MicroBatch(self._held_out(index), held_out=True)]
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -143,14 +147,14 @@ class Loop(Run):
             self._begun = True
             self.begin(self.total_steps)
         self._wrapped.train()
-        self.fire("before_step")
-        with standing.within():
+        with self.attempt():
+            self.fire("before_step")
             total = self._forward_backward(batches)
-        self.fire("after_backward")
-        if self._max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-        self.optimizer.step()
-        self.fire("after_step")
+            self.fire("after_backward")
+            if self._max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
+            self.optimizer.step()
+            self.fire("after_step")
         self.scheduler.step()
         self.optimizer.zero_grad()
         self.step += 1

@@ -198,6 +198,9 @@ class ProcedureState:
     replays: bool = False
     """Whether the step's batches are evaluated again, under the same random state."""
 
+    asks_held_out: bool = False
+    """Whether it learns from `run.held_out`."""
+
     restricts_rows: bool = False
     """Whether some phase draws from a part of the training rows only (`rows`)."""
 
@@ -253,6 +256,9 @@ class ProcedureState:
 
     def end(self) -> None:
         """After the last step."""
+
+    def abandon(self) -> None:
+        """A step failed, at any point: leave the model as it is between steps."""
 
     @contextlib.contextmanager
     def replaying(self, batch: MicroBatch) -> Iterator[None]:

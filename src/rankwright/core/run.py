@@ -435,6 +435,17 @@ class Run(ABC):
         self.total_steps = total_steps
         self.procedure.begin()
 
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Around steps: one that fails leaves the model as it is between steps."""
+        try:
+            with standing.within():
+                yield
+        except BaseException:
+            self.model.zero_grad()
+            self.procedure.abandon()
+            raise
+
     def finish(self) -> None:
         """End the run.
 

@@ -53,6 +53,7 @@ class TogetherState(ProcedureState):
         states = self.states.values()
         self.needs = frozenset().union(*(state.needs for state in states))
         self.replays = any(state.replays for state in states)
+        self.asks_held_out = any(state.asks_held_out for state in states)
         self.restricts_rows = any(state.restricts_rows for state in states)
         self._answering = {question: self._only(question) for question in SINGLE}
 
@@ -125,6 +126,11 @@ class TogetherState(ProcedureState):
         """See `ProcedureState.end`."""
         for state in self.states.values():
             state.end()
+
+    def abandon(self) -> None:
+        """See `ProcedureState.abandon`."""
+        for state in self.states.values():
+            state.abandon()
 
     @contextlib.contextmanager
     def replaying(self, batch: Any) -> Iterator[None]:

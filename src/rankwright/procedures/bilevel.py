@@ -196,6 +196,7 @@ class BilevelState(ProcedureState):
     """
 
     needs = frozenset({"after_backward", "after_step"})
+    asks_held_out = True
 
     _lower: dict[str, nn.Parameter]
     _upper: dict[str, nn.Parameter]

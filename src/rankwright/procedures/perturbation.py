@@ -85,7 +85,6 @@ class PerturbationState(ProcedureState):
 
     def before_step(self) -> None:
         """Put this step's noise on every layer."""
-        self._take_away()  # of a step that failed
         run, strength = self.run, self.perturbation.rho * ramp(self.run.step, self.run.total_steps)
         run.metrics["noise"] = strength
         self._std = {}
@@ -97,6 +96,10 @@ class PerturbationState(ProcedureState):
         self._put_on(self._now)
 
     def after_backward(self) -> None:
+        """Take the noise away."""
+        self._take_away()
+
+    def abandon(self) -> None:
         """Take the noise away."""
         self._take_away()
 

@@ -33,6 +33,11 @@ class TrainerRun(Run):
         self._own_held_out_rows = held_out
         self.own_held_out = held_out is not None
         super().__init__(trainer.model, method, seed=trainer.args.seed)
+        if self.own_held_out and not self.procedure.asks_held_out:
+            self.say_once(
+                f"{method.label} learns from the training rows alone; the second split that was "
+                "given is not used"
+            )
 
     def record(self, inputs: dict[str, Any], num_items: Any) -> None:
         """Note a micro-batch of the step in hand, before its forward."""

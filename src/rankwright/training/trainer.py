@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from rankwright.core import compat, standing
+from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
@@ -122,7 +122,7 @@ class MethodMixin(_Base):
         self.interrupted = False
         # Dropout and the order of the rows must not depend on what was drawn since construction.
         transformers.set_seed(self.args.seed)
-        with self._termination.watch(), standing.within():
+        with self._termination.watch(), self.run.attempt():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
