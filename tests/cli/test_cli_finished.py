@@ -143,6 +143,8 @@ def test_eval_gives_the_metrics_of_the_result(
     assert metrics == json.loads(written.read_text("utf-8"))
     assert main(["eval", str(run), "--split", "train", "--rows", "5"]) == 0
     assert json.loads(capsys.readouterr().out).keys() == metrics.keys()
+    assert main(["eval", str(run), "--batch_size=7"]) == 0  # an underscore is a hyphen
+    assert json.loads(capsys.readouterr().out) == metrics
 
 
 @pytest.mark.parametrize(
@@ -314,3 +316,10 @@ def test_only_listed_noise_is_hidden() -> None:
             warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
             warnings.warn("your data is odd", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["your data is odd"]
+
+
+def test_a_warning_is_a_line_without_its_source() -> None:
+    warning = (UserWarning("your data is odd"), UserWarning, "file.py", 7)
+    with quiet():
+        assert warnings.formatwarning(*warning) == "warning: your data is odd\n"
+    assert warnings.formatwarning(*warning).startswith("file.py:7: UserWarning")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 
 import pytest
 
-from rankwright.cli import COMMANDS, main
+from rankwright.cli import COMMANDS, PIPE_CLOSED, main
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +22,15 @@ def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFi
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "rankwright", "--help"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (PIPE_CLOSED, b"")
 
 
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,10 +229,11 @@ def test_ctrl_c_saves_and_the_hint_goes_on_to_the_same_bits(
 
     assert main(["eval", "stopped run"]) == 1
     assert hint in capsys.readouterr().err
-    assert main(["train", "--config", "stopped run/run.yaml", "--resume"]) == 0
-    assert "going on from stopped run/checkpoints/checkpoint-" in capsys.readouterr().err
+    Path("stopped run").rename("moved run")
+    assert main(["train", "--config", "moved run/run.yaml", "--resume"]) == 0
+    assert "going on from moved run/checkpoints/checkpoint-" in capsys.readouterr().err
     assert train(*method, "--output", "whole") == 0
-    assert adapter_bytes(tmp_path / "stopped run") == adapter_bytes(tmp_path / "whole")
+    assert adapter_bytes(tmp_path / "moved run") == adapter_bytes(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_written_over(

@@ -268,7 +268,7 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
         save_strategy="steps",
         save_steps=2,
     )
-    message = rf"{what} at step 5 is (nan|inf).*last good checkpoint is .*checkpoint-4\."
+    message = rf"{what} at step 5 is (nan|inf).*newest checkpoint is .*checkpoint-4\."
     with pytest.raises(TrainingError, match=message):
         poison.trainer.train()
     assert standing.period() is None

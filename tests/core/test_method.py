@@ -46,6 +46,7 @@ def test_a_wrong_field_is_named(fields, message):
         ({"target_modules": ["nope"]}, r"target_modules=\['nope'\].*q_proj"),
         ({"rank_pattern": {"nope": 2}}, r"rank_pattern key 'nope' matches no adapted module"),
         ({"alpha_pattern": {"proj": 2}}, r"alpha_pattern key 'proj' matches no adapted module"),
+        ({"modules_to_save": ["lm_heat"]}, r"no module's name ends in 'lm_heat'; .*mean lm_head"),
         ({"r": 17}, r"rank 17 is larger than the layer .*k_proj \(16 x 32\).*r <= 16"),
     ],
 )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +18,14 @@ from rankwright.job.load import registered_name, resolve_model
 from rankwright.job.train import DERIVED, training_arguments
 from rankwright.methods import BiDoRA, LoRA
 from rankwright.procedures import Chain, Perturbation
-from rankwright.tasks import TaskError
+from rankwright.tasks import (
+    KINDS,
+    CausalLM,
+    MultipleChoice,
+    SequenceClassification,
+    Task,
+    TaskError,
+)
 
 CONFIG = TrainConfig(model="m", task="stdlib-docs")
 
@@ -98,6 +105,32 @@ def test_options_of_the_task_reach_it(rows_file: Path) -> None:
     assert task.source.validation == task.source.test == rows_file
     with pytest.raises(TaskError, match="kind"):
         TrainConfig(model="m", data=str(rows_file)).make_task()
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_option_of_a_task_is_an_option_of_a_run(kind: type[Task]) -> None:
+    own = {option.name for option in dataclasses.fields(kind)} - {"name", "source"}
+    assert own <= {option.name for option in dataclasses.fields(TrainConfig)}
+
+
+def test_options_of_every_kind_reach_the_task(rows_file: Path) -> None:
+    data: dict[str, Any] = {"model": "m", "data": str(rows_file), "validation_share": 0.2}
+    named = TrainConfig(**data, label_column="topic", label_names=["b", "a"]).make_task()
+    assert isinstance(named, SequenceClassification)
+    assert named.label_names == ("b", "a")
+    choice = TrainConfig(
+        **data,
+        question_column="q",
+        choices_column="c",
+        prompt_template="{prompt}?",
+        length_normalised=False,
+    ).make_task()
+    assert isinstance(choice, MultipleChoice)
+    assert (choice.question_column, choice.choices_column) == ("q", "c")
+    assert (choice.prompt_template, choice.length_normalised) == ("{prompt}?", False)
+    text = TrainConfig(**data, completion_column="c", max_new_tokens=9).make_task()
+    assert isinstance(text, CausalLM)
+    assert text.max_new_tokens == 9
 
 
 def test_a_description_is_what_differs_from_the_defaults() -> None:

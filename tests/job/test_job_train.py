@@ -145,6 +145,34 @@ def test_a_run_goes_on_with_its_own_options(config: TrainConfig) -> None:
     train(dataclasses.replace(config, eval_rows=3), LoRA(r=2), resume=True)
 
 
+def test_a_run_goes_on_with_its_own_optimizer(config: TrainConfig) -> None:
+    stopped(config, LoRA(r=2), 4)
+    other = dataclasses.replace(config, trainer={"optim": "sgd"})
+    with pytest.raises(MethodError, match="state of the optimizer AdamW, and this run has SGD"):
+        train(other, LoRA(r=2), resume=True)
+    train(config, LoRA(r=2), resume=True)
+
+
+def test_rows_that_are_trained_on_and_reported_are_told(
+    config: TrainConfig, rows_file: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in rows_file.read_text("utf-8").splitlines()]
+    mine = write_rows(tmp_path / "mine.jsonl", [*labelled_rows(3, seed=9), rows[0]])
+    said: list[str] = []
+    job = set_up(
+        dataclasses.replace(
+            config, validation_share=None, validation_data=str(mine), test_data=str(rows_file)
+        ),
+        LoRA(r=2),
+        notify=said.append,
+    )
+    job.release()
+    assert said == [
+        "1 of the 4 validation rows have the input of a training row",
+        f"{len(rows)} of the {len(rows)} test rows have the input of a training row",
+    ]
+
+
 def test_one_process_at_a_time_trains_into_a_folder(config: TrainConfig) -> None:
     folder = Path(str(config.output))
     held = FolderLock(folder)

@@ -36,6 +36,8 @@ from rankwright.study.records import (
     StudyFolder,
     StudyRecord,
 )
+from rankwright.study.report import html as page
+from rankwright.study.report import markdown, model_card
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, PreparedTask, TaskError
@@ -364,6 +366,28 @@ def test_data_that_has_changed_is_noticed(
         file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
     with pytest.raises(MethodError, match="task data: data_sha256"):
         carried_out(config_of(options={"data": str(data)}))
+
+
+def test_reported_rows_that_are_trained_on_are_told(
+    config_of: Study, rows_file: Path, tmp_path: Path
+) -> None:
+    """When the study starts, and in the report; they keep no study from going on."""
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("\n".join(rows_file.read_text("utf-8").splitlines()[:4]), encoding="utf-8")
+    options = {"data": str(rows_file), "validation_data": str(mine)}
+    options |= {"text_column": "sentence", "label_column": "topic"}
+    config = config_of(methods="lora", task=[{"label": "mine", **options}], budget="1-passes")
+    said = "4 of the 4 validation rows have the input of a training row"
+    heard = Heard()
+    folder = compare(config, "c", InProcess(), heard)
+    assert heard.said[0] == f"mine: {said}"
+    found = figures(folder)
+    for text in (markdown(found), page(found), model_card(found)[1]):
+        assert f" {said}." in text
+    values = json.loads(folder.description.read_text("utf-8"))
+    del values["tasks"][0]["notices"]  # of a study that did not note them
+    folder.description.write_text(json.dumps(values), encoding="utf-8")
+    assert carried_out(config)[1].done == []
 
 
 @pytest.mark.parametrize("tune", [0, 1])

@@ -26,10 +26,12 @@ from rankwright.core.search import LogRange, OneOf
 from rankwright.study import storage
 from rankwright.study.compare import Observer, compare
 from rankwright.study.config import StudyConfig
+from rankwright.study.figures import figures
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
 from rankwright.study.records import StudyFolder, TuningRecord
+from rankwright.study.report.words import lede
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
 from rankwright.study.tuning import Search, SeededSampler, tune
 from rankwright.tasks import TaskError
@@ -500,6 +502,14 @@ def test_a_method_with_nothing_to_search_has_no_trials(config_of: ConfigOf) -> N
     )
     assert processes.runs == ["fixed", "few"]
     assert [record.label for record in folder.tunings()] == ["few"]
+
+
+def test_a_report_says_where_trials_were_fewer(config_of: ConfigOf) -> None:
+    few = {**FINITE, "space": {"r": [2, 4]}}
+    for tune_, said in ((2, " after 2 trials of"), (3, " after up to 3 trials of")):
+        output = f"{config_of().output}-{tune_}"
+        config = config_of(methods=[few], seeds=1, budget="1-passes", tune=tune_, output=output)
+        assert said in lede(figures(carried_out(config)[0]))
 
 
 def test_the_first_trial_is_the_method_as_it_would_run(config_of: ConfigOf) -> None:

@@ -161,6 +161,19 @@ def test_inferred_labels_are_in_a_fixed_order(found, names):
     assert Labels.given_or_inferred(None, found).names == names
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (["0.5", "1"], "0.5, 1 are numbers; expected names. Choose kind regression"),
+        (["pos", "neg", " pos"], "' pos' and 'pos' differ in white space alone"),
+    ],
+)
+def test_what_is_hardly_a_label_is_refused_unless_it_is_listed(found, message):
+    with pytest.raises(TaskError, match=message):
+        Labels.given_or_inferred(None, found)
+    assert Labels.given_or_inferred(tuple(found), found).names == tuple(found)
+
+
 def test_an_index_may_stand_for_a_name_unless_names_are_numbers():
     where = Where("x", 1)
     assert Labels(("no", "yes")).index("1", where, "y") == 1

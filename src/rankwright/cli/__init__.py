@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,13 +32,28 @@ method are among them. rankwright --version says which version this is."""
 COMMANDS = ("train", "compare", "report", "eval", "export", "plot", "methods", "parts", "demo")
 
 
+PIPE_CLOSED = 141
+"""Exit status when nobody reads on: 128 and the number of SIGPIPE, as shells report it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0 is success, 1 an error that the message explains, 2 a command line that does not parse, 130 an
-    interrupt from the keyboard, and 143 a SIGTERM; a run that was in training then can be resumed.
+    interrupt from the keyboard, 141 output that nobody reads, and 143 a SIGTERM; a run that was in
+    training then can be resumed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads our output has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return PIPE_CLOSED
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help", "help"):
         print(USAGE)

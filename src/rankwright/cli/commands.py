@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from argparse import ArgumentParser
@@ -47,13 +48,15 @@ def run(command: str, arguments: list[str]) -> int:
         sys.path.append(here)  # for --method my_module:MyMethod
     try:
         with quiet():
-            return _COMMANDS[command](arguments)
+            return _COMMANDS[command](list(map(_hyphens, arguments)))
     except UsageError as error:
         say(f"rankwright {command}: {error}\nrankwright {command} --help lists the options.")
         return 2
     except (MethodError, TaskError, TrainingError, ExportError) as error:
         say(f"rankwright {command}: {error}")
         return 1
+    except BrokenPipeError:  # of `rankwright methods | head`; main ends it
+        raise
     except (OSError, SafetensorError) as error:  # a disk that is full, say
         say(f"rankwright {command}: {error}")
         return 1
@@ -67,6 +70,12 @@ def run(command: str, arguments: list[str]) -> int:
 def say(text: str) -> None:
     """A line for the user, beside what is printed for programs."""
     print(text, file=sys.stderr, flush=True)
+
+
+def _hyphens(argument: str) -> str:
+    """`--batch_size` as `--batch-size`; what comes behind a dot or an equals sign is left alone."""
+    flag = re.split("[.=]", argument, maxsplit=1)[0]
+    return argument.replace("_", "-", flag.count("_")) if flag.startswith("--") else argument
 
 
 def _train(arguments: list[str]) -> int:

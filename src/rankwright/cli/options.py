@@ -24,6 +24,7 @@ from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.core.yamls import NumberLoader
 from rankwright.job import TrainConfig
+from rankwright.job.load import DESCRIPTION
 
 DEFAULT_METHOD = "bidora"
 _SWITCHES = {
@@ -89,7 +90,15 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     values = parsed.as_dict()
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
-    return values, bool(values.pop("resume"))
+    resume = bool(values.pop("resume"))
+    if resume and path is not None and peek(arguments, "--output") is None:
+        values["output"] = _own_folder(Path(path)) or values["output"]
+    return values, resume
+
+
+def _own_folder(config: Path) -> str | None:
+    """The folder of the run that a file describes, also if it was moved; None if it is none's."""
+    return str(config.parent) if config.name == DESCRIPTION else None
 
 
 def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:

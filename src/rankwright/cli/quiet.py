@@ -23,8 +23,11 @@ _LOGGED = (
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide bars of loading and saving, and the messages listed above; put everything back after."""
-    handlers = logging.getLogger("transformers").handlers
+    """Hide bars of loading and saving, the messages listed above, and source lines of warnings.
+
+    Everything is put back after.
+    """
+    handlers, form = logging.getLogger("transformers").handlers, warnings.formatwarning
     bars = datasets.is_progress_bar_enabled()
     with warnings.catch_warnings(), no_progress_bars():
         for message, category in _WARNINGS.items():
@@ -32,9 +35,11 @@ def quiet() -> Iterator[None]:
         for handler in handlers:
             handler.addFilter(_is_news)
         datasets.disable_progress_bars()
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
         try:
             yield
         finally:
+            warnings.formatwarning = form
             if bars:
                 datasets.enable_progress_bars()
             for handler in handlers:

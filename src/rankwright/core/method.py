@@ -20,7 +20,7 @@ from torch import nn
 
 from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.fields import check_field, check_types
 from rankwright.core.fused import fuse
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
@@ -204,6 +204,7 @@ class Method(ABC):
             layers = adapted_layers(peft_model)
             _check_attention(layers)
             self._check_patterns(layers)
+            self._check_saved(peft_model)
             self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
@@ -254,6 +255,15 @@ class Method(ABC):
                         f"{kind} key {key!r} matches no adapted module; expected the end of one of "
                         f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
                     )
+
+    def _check_saved(self, model: PeftModel) -> None:
+        saved = [n for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+        for name in self.modules_to_save or ():
+            if not any(wrapped.endswith(name) for wrapped in saved):
+                ends = {n.rpartition(".")[2] for n, _ in model.get_base_model().named_modules()}
+                raise MethodError(
+                    f"modules_to_save: no module's name ends in {name!r}{did_you_mean(name, ends)}"
+                )
 
     def _check_ranks(self, layers: dict[str, LoraLayer]) -> None:
         for name, layer in layers.items():

@@ -16,11 +16,17 @@ _TASK_OPTIONS = (
     "text_column",
     "text_pair_column",
     "label_column",
+    "label_names",
     "tokens_column",
     "tags_column",
     "prompt_column",
+    "prompt_template",
     "completion_column",
     "references_column",
+    "max_new_tokens",
+    "question_column",
+    "choices_column",
+    "length_normalised",
     "validation_share",
     "max_length",
     "metrics",
@@ -45,11 +51,17 @@ class TrainConfig:
         text_column: Column of the text.
         text_pair_column: Column of the second text of a pair.
         label_column: Column of the label.
+        label_names: Every label in the order of the indices, where the data does not tell.
         tokens_column: Column of the words of token classification.
         tags_column: Column of their BIO tags.
         prompt_column: Column of the prompt of a causal language model.
+        prompt_template: Text around a prompt, or a question, with {prompt} where it goes.
         completion_column: Column of what it should say; of the whole text without a prompt.
         references_column: Column of all acceptable completions, for evaluation.
+        max_new_tokens: Most tokens of a generated completion.
+        question_column: Column of the question of multiple choice.
+        choices_column: Column of the list of choices.
+        length_normalised: Whether a choice is scored by the mean of its tokens, not by their sum.
         validation_share: Share of the training rows to report on where there is no such file.
         max_length: Most tokens of a row.
         metrics: Name of the metric, or a list of names.
@@ -89,11 +101,17 @@ class TrainConfig:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    label_names: list[str] | None = None
     tokens_column: str | None = None
     tags_column: str | None = None
     prompt_column: str | None = None
+    prompt_template: str | None = None
     completion_column: str | None = None
     references_column: str | None = None
+    max_new_tokens: int | None = None
+    question_column: str | None = None
+    choices_column: str | None = None
+    length_normalised: bool | None = None
     validation_share: float | None = None
     max_length: int | None = None
     metrics: str | list[str] | None = None

@@ -30,6 +30,7 @@ from rankwright.training import checkpoint
 
 T = TypeVar("T")
 MINILM = "minilm"
+DESCRIPTION = "run.yaml"
 # A missing or damaged file, a package that a tokenizer needs, a device without room.
 UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 
@@ -225,7 +226,7 @@ class RunFolder:
     @property
     def description(self) -> Path:
         """Model, task, method and every option as YAML; `--config` repeats the run."""
-        return self.path / "run.yaml"
+        return self.path / DESCRIPTION
 
     @property
     def resume(self) -> str:
@@ -285,10 +286,10 @@ class RunFolder:
         """
         folder = Path(path)
         try:
-            text = (folder / "run.yaml").read_text("utf-8")
+            text = (folder / DESCRIPTION).read_text("utf-8")
         except OSError as error:
             raise MethodError(
-                f"{folder} holds no run: there is no run.yaml in it; expected a folder that "
+                f"{folder} holds no run: there is no {DESCRIPTION} in it; expected a folder that "
                 "`rankwright train` wrote"
             ) from error
         try:
@@ -298,7 +299,7 @@ class RunFolder:
         except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
             problem = " ".join(str(error).split())
             raise MethodError(
-                f"{folder / 'run.yaml'} does not describe a run ({problem}); expected the file as "
+                f"{folder / DESCRIPTION} does not describe a run ({problem}); expected the file as "
                 "`rankwright train` wrote it"
             ) from error
 

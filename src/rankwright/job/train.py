@@ -229,7 +229,7 @@ def set_up(
             if not resume:
                 folder.write_description()
             write_json(folder.data, data)
-        for text in (*prepared.notices, *([_start_notice(start)] if resume else [])):
+        for text in (*prepared.warnings, *([_start_notice(start)] if resume else [])):
             if notify is not None:
                 notify(text)
         on_error.pop_all()
@@ -252,7 +252,7 @@ def train(
     Raises:
         MethodError: The description cannot be carried out; nothing was trained.
         TaskError: The data is not what the task declares.
-        TrainingError: Training failed; the message names the last good checkpoint.
+        TrainingError: Training failed; the message names the newest checkpoint.
     """
     started = time.perf_counter()
     job = set_up(config, method, resume=resume, callback=callback, notify=notify)

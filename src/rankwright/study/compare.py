@@ -73,7 +73,7 @@ def compare(
         MethodError: The description cannot be carried out, or the folder holds another study.
         TaskError: The data is not what a task declares.
     """
-    study = plan(config, command)
+    study = _told(plan(config, command), observer)
     specs = _untuned(study)
     timed = {t.label for t in config.parsed_tasks if config.budget_of(t).unit == "seconds"}
     in_seconds = {key: spec for key, spec in specs.items() if key[0] in timed}
@@ -102,9 +102,17 @@ def dry_run(config: StudyConfig, command: str, processes: Processes, observer: O
         processes: What carries the steps out.
         observer: Hears how it gets on.
     """
-    study = plan(config, command)
+    study = _told(plan(config, command), observer)
     specs = _untuned(study)
     return _with_runs(_measured(study, specs, processes, observer), specs)
+
+
+def _told(study: Plan, observer: Observer) -> Plan:
+    """The plan, after the user has heard what there is to know of its rows."""
+    for task in study.record.tasks:
+        for notice in task.notices:
+            observer.says(f"{task.task}: {notice}")
+    return study
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -283,7 +283,9 @@ def check_continues(old: StudyRecord, new: StudyRecord) -> None:
         check_same("curve_points", old.curve_points, new.curve_points)
     for task in new.tasks:
         for before in (t for t in old.tasks if t.task == task.task):
-            check_same(f"task {task.task}", asdict(before), asdict(task))
+            check_same(
+                f"task {task.task}", *(asdict(replace(each, notices=())) for each in (before, task))
+            )
     for method in new.methods:
         for present in (m for m in old.methods if m.label == method.label):
             check_same_method(f"method {method.label}", asdict(present), asdict(method))
@@ -355,7 +357,8 @@ def _task_record(
 ) -> TaskRecord:
     run = config.train_config(spec, config.parsed_methods[0])
     task = run.make_task()
-    data = Data.of(task.prepare(tokenizer))  # what is wrong is said once
+    prepared = task.prepare(tokenizer)  # what is wrong is said once
+    data = Data.of(prepared)
     if run.train_rows is not None and run.train_rows > data.rows["train"]:
         raise MethodError(
             f"train_rows = {run.train_rows}: {spec.label} has {data.rows['train']} training rows"
@@ -373,6 +376,7 @@ def _task_record(
         data_sha256=data.sha256,
         options={**config.options, **spec.options},
         budget=None if spec.budget is None else str(spec.budget),
+        notices=prepared.warnings,
     )
 
 

@@ -83,6 +83,7 @@ class TaskRecord:
         data_sha256: Digest of the rows by split, inputs and targets.
         options: Fields of `TrainConfig` by name that this task is run with.
         budget: What a run on it may cost; None for the study's budget.
+        notices: What a reader should know of its rows, such as that some were cut.
     """
 
     task: str
@@ -95,6 +96,7 @@ class TaskRecord:
     data_sha256: dict[str, str]
     options: dict[str, Any]
     budget: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,6 +162,15 @@ class PreparedTask(ABC):
         """Pairs predictions with references, from reduced logits and labels row by row."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notices, and a sentence for each split with inputs that are trained on."""
+        seen = self.rows.seen(self.task.input_columns)
+        return self.notices + tuple(
+            f"{count} of the {len(self.rows[split])} {split} rows have the input of a training row"
+            for split, count in seen.items()
+        )
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row of all splits."""
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]

@@ -38,10 +38,14 @@ class Labels:
             given: Every name, in order.
             found: The names that occur. Distinct ones are put in numerical order if all of them
                 are integers, else in alphabetical order.
+
+        Raises:
+            TaskError: Those found are numbers with fractions, or two differ in white space alone.
         """
         if given is not None:
             return cls(given)
         names = set(found)
+        _check_spelling(names)
         key = int if all(map(_is_integer, names)) else str
         return cls(tuple(sorted(names, key=lambda name: (key(name), name))), given=False)
 
@@ -86,6 +90,31 @@ class Labels:
     def label2id(self) -> dict[str, int]:
         """Index by name, as model configurations want it."""
         return {name: index for index, name in enumerate(self.names)}
+
+
+def _check_spelling(names: set[str]) -> None:
+    """Refuse what is hardly meant as a class: a CSV file cannot say what its cells are."""
+    stripped: dict[str, str] = {}
+    for name in sorted(names):
+        other = stripped.setdefault(name.strip(), name)
+        if other != name:
+            raise TaskError(
+                f"labels: {other!r} and {name!r} differ in white space alone. Write them alike, or "
+                "list every label in label_names."
+            )
+    if all(map(_is_number, names)) and not all(map(_is_integer, names)):
+        raise TaskError(
+            f"labels: {listing(sorted(names))} are numbers; expected names. Choose kind "
+            "regression, or list every label in label_names."
+        )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_integer(name: str) -> bool:

@@ -45,6 +45,12 @@ class Splits:
             raise TaskError(f"split {split!r}: the task has none; it has {listing(known)}.")
         return rows
 
+    def seen(self, columns: Sequence[str]) -> dict[str, int]:
+        """How many rows of the other splits are equal to a training row in these columns."""
+        known = {_key(row, columns) for row in self.train}
+        counts = self.map(lambda rows: sum(_key(row, columns) in known for row in rows))
+        return {name: count for name, count in counts.items() if count and name != "train"}
+
     def map(self, function: Callable[[Sequence[Row]], T]) -> dict[str, T | None]:
         """Returns the function of the rows of every split by its name; `None` where it has none."""
         return {name: None if rows is None else function(rows) for name, rows in vars(self).items()}
@@ -113,6 +119,11 @@ class Source(ABC):
                 "Add rows, change the share, or name a validation file."
             )
         return parts
+
+
+def _key(row: Row, columns: Sequence[str]) -> str:
+    cells = [row.fields.get(column) for column in columns]
+    return json.dumps(cells, ensure_ascii=False, default=str)
 
 
 def _position(key: Sequence[object], seed: int) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
+from accelerate.optimizer import AcceleratedOptimizer
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -287,15 +288,15 @@ class MethodMixin(_Base):
     def _not_finite(self, what: str, value: float) -> str:
         return (
             f"{what} at step {self.state.global_step} is {value}; the weights are still those "
-            f"before that step; {self._last_good()}. Lower the learning rate, or check the data of "
+            f"before that step; {self._newest()}. Lower the learning rate, or check the data of "
             "this step"
         )
 
-    def _last_good(self) -> str:
-        good = checkpoint.newest_complete(Path(self.args.output_dir))
-        if good is None:
+    def _newest(self) -> str:
+        newest = checkpoint.newest_complete(Path(self.args.output_dir))
+        if newest is None:
             return "no checkpoint has been written yet (save_steps)"
-        return f"the last good checkpoint is {good}"
+        return f"the newest checkpoint is {newest}"
 
     # Checkpoints -------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class MethodMixin(_Base):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
             raise TrainingError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
-                f"{error}; {self._last_good()}. Is the disk full? Make room, and resume"
+                f"{error}; {self._newest()}. Is the disk full? Make room, and resume"
             ) from error
         if self.args.should_save:
             rotate_checkpoints(
@@ -343,7 +344,10 @@ class MethodMixin(_Base):
         state = {**self.run.state_dict(), "cost": self._cost.state_dict()}
         checkpoint.save_state(state, written)
         checkpoint.write_manifest(
-            written, step=self.state.global_step, method=describe(self.method)
+            written,
+            step=self.state.global_step,
+            method=describe(self.method),
+            optimizer=_kind(self.run.optimizer),
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -352,6 +356,11 @@ class MethodMixin(_Base):
         self.run.load_state_dict(state)
         self._cost.load_state_dict(state["cost"])
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if folder is not None:
+            self._check_same_optimizer(Path(folder))
+        super()._load_optimizer_and_scheduler(folder)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
@@ -374,6 +383,15 @@ class MethodMixin(_Base):
                     f"{folder} was written with {name}={written.get(name)!r}, this run has "
                     f"{name}={value!r}; resume with the same method, or start a new run"
                 )
+
+    def _check_same_optimizer(self, folder: Path) -> None:
+        written = checkpoint.read_manifest(folder)["optimizer"]
+        name = _kind(self.run.optimizer)
+        if written != name:
+            raise MethodError(
+                f"{folder} has the state of the optimizer {written}, and this run has {name}; "
+                "resume with the same, or start a new run"
+            )
 
 
 class _Events(TrainerCallback):
@@ -470,6 +488,12 @@ def describe(method: Method) -> dict[str, Any]:
 def _named(value: Any) -> str:
     """A function by its name: its `repr` is another one in every process."""
     return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    """The class of an optimizer by name, without accelerate's wrapper."""
+    bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    return type(bare).__name__
 
 
 def _check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any) -> None:

@@ -92,8 +92,9 @@ def _model_name(model: str) -> str:
     """A name on the hub as it is; of a folder, which is of one machine, the last part."""
     if model == "minilm":
         return "sentence-transformers/all-MiniLM-L6-v2"
-    path = Path(model)
-    return path.name if path.is_absolute() or path.exists() else model
+    path = Path(model)  # a name on the hub has one slash at most, and begins with neither . nor ~
+    is_folder = model.startswith((".", "~", "/")) or model.count("/") > 1 or path.exists()
+    return path.name if is_folder else model
 
 
 def _chosen_task(figures: StudyFigures, name: str | None) -> TaskFigures:

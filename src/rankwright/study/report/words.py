@@ -105,6 +105,11 @@ def rows(task: TaskFigures) -> str:
     return f"{reported:,} {split} rows"
 
 
+def notices(task: TaskFigures) -> str:
+    """What to know of a task's rows, with a space before each sentence; empty if nothing is."""
+    return "".join(f" {notice[0].upper()}{notice[1:]}." for notice in task.task.notices)
+
+
 def rows_of(task: TaskRecord, split: str) -> str:
     """How many rows a split has, and how many of them were used: `2,490, 500 of them used`."""
     used = task.options.get("train_rows" if split == "train" else "eval_rows")
@@ -125,12 +130,19 @@ def lede(figures: StudyFigures) -> str:
     """What was compared, in a sentence or two."""
     study = figures.study
     tasks = ", ".join(task.task for task in study.tasks)
-    tuned = f" after {study.trials} trials of tuning each" if study.trials else ""
+    tuned = f" after {_trials(figures)} of tuning each" if study.trials else ""
     return (
         f"{_counted(len(study.methods), 'method')} on {tasks}, "
         f"{_counted(len(study.seeds), 'seed')} each, {budget(study)} a run{tuned}. "
         f"Model: {study.model}. Compared with {study.baseline}{_others(study)}."
     )
+
+
+def _trials(figures: StudyFigures) -> str:
+    """`3 trials`, or `up to 3 trials` where a space was smaller."""
+    asked, methods = figures.study.trials, [m for task in figures.tasks for m in task.methods]
+    fewer = any(m.tuning is None or len(m.tuning.trials) < asked for m in methods)
+    return ("up to " if fewer else "") + _counted(asked, "trial")
 
 
 def budget(study: StudyRecord) -> str:
