@@ -8,6 +8,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     MixtralConfig,
     MixtralForCausalLM,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from models import batch, classification_rows, same_bits, tiny_bart, tiny_bert, tiny_llama, tokens
@@ -134,6 +136,12 @@ def tiny_distilbert() -> DistilBertForSequenceClassification:
     return DistilBertForSequenceClassification(config)
 
 
+def tiny_xlnet() -> XLNetForSequenceClassification:
+    torch.manual_seed(0)
+    config = XLNetConfig(vocab_size=64, d_model=32, n_layer=1, n_head=4, d_inner=48)
+    return XLNetForSequenceClassification(config)
+
+
 def tiny_questions() -> BertForQuestionAnswering:
     torch.manual_seed(0)
     return BertForQuestionAnswering(tiny_bert().config)
@@ -145,6 +153,7 @@ def tiny_questions() -> BertForQuestionAnswering:
         (tiny_distilbert, {"pre_classifier", "classifier"}),
         (tiny_questions, {"qa_outputs"}),
         (tiny_bart, {"classification_head"}),
+        (tiny_xlnet, {"sequence_summary", "logits_proj"}),
     ],
 )
 def test_heads_of_other_names_are_trained_whole(tmp_path, build, heads):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from rankwright.core import standing
+from rankwright.core.errors import MethodError
 from rankwright.core.linalg import row_norm
 from rankwright.layers import (
     effective_weight,
@@ -21,6 +22,7 @@ from rankwright.layers import (
     reset_magnitudes,
     use_factored_dora,
 )
+from rankwright.methods import DoRA
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Linear": (lambda: nn.Linear(7, 5), lambda: torch.randn(3, 4, 7)),
@@ -370,6 +372,12 @@ def test_peft_refuses_to_convert_and_lose_the_magnitude() -> None:
     model, _ = fresh(nn.Linear(7, 5))
     with pytest.raises((TypeError, ValueError), match="conver"):
         convert_to_lora(model, rank=2)
+
+
+def test_a_convolution_that_peft_cannot_express_is_named() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3, dilation=2))
+    with pytest.raises(MethodError, match=r"\.1: PEFT's low-rank branch of Conv1d.* ignores"):
+        DoRA(r=2, target_modules=["0", "1"]).apply(model)
 
 
 # What is remembered between calls

@@ -1,6 +1,7 @@
 """What must hold of RAC-LoRA, on single layers and on a tiny Llama and BERT."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -258,6 +259,8 @@ def test_any_chain_can_freeze_a_factor():
     run = train(loop(method, tiny_llama, steps=8), range(8))
     run.finish()
     assert run.metrics["lambda_min"] == pytest.approx(1 / 48 / 3)  # the widest layer, 1 of 3
+    uneven = train(loop(replace(method, selection="blocks"), tiny_llama, steps=8), range(8))
+    assert "lambda_min" not in uneven.metrics
     name = next(name for name, kept in run.procedure.boosters.kept.items() if kept)
     (round_, *_), stack = run.procedure.boosters.kept[name], run.procedure.boosters.stacks[name]
     assert torch.equal(stack.A.history[:1], run.procedure.boosters.frozen_factor(name, round_))

@@ -223,3 +223,9 @@ def test_base_gram_is_computed_once_and_follows_the_weight(
 def test_refusals(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         Gram(**options)
+
+
+def test_a_layer_without_a_matrix_is_named_when_the_run_is_built() -> None:
+    run = run_over(nn.Linear(7, 5), nn.Conv1d(4, 4, 3, dilation=2), use_dora=False)
+    with pytest.raises(MethodError, match=r"1: PEFT's low-rank branch of Conv1d.* ignores groups"):
+        Gram().check_run(run)

@@ -14,7 +14,7 @@ an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -31,6 +31,7 @@ from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_wei
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from rankwright.core.errors import MethodError
 from rankwright.core.linalg import compute_dtype, nonzero
 
 CONV_LAYERS = (Conv1d, Conv2d, Conv3d)
@@ -74,6 +75,22 @@ def check_layer(module: LoraLayer) -> None:
             f"PEFT's low-rank branch of {conv} ignores groups, dilation and padding_mode, so it is "
             "no update of this kernel; leave the module out of target_modules"
         )
+
+
+def check_layers(layers: Mapping[str, LoraLayer]) -> None:
+    """Refuse the first of several layers that `check_layer` refuses.
+
+    Args:
+        layers: PEFT LoRA layers by module name.
+
+    Raises:
+        MethodError: There is one; the message has its name.
+    """
+    for name, module in layers.items():
+        try:
+            check_layer(module)
+        except (TypeError, ValueError) as error:
+            raise MethodError(f"{name}: {error}") from error
 
 
 def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:

@@ -40,11 +40,14 @@ _TASK_TYPES = {
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
 HEADS = {
-    TaskType.SEQ_CLS: ("classifier", "score", "classification_head"),
+    TaskType.SEQ_CLS: (
+        *("classifier", "score"),
+        *("classification_head", "sequence_summary", "logits_proj"),
+    ),
     TaskType.TOKEN_CLS: ("classifier", "score"),
     TaskType.QUESTION_ANS: ("qa_outputs",),
 }
-"""How the names of new heads end, by task: those that PEFT trains whole, and BART's and T5's."""
+"""How the names of new heads end, by task: those that PEFT trains whole; BART's, T5's, XLNet's."""
 
 
 @dataclass(frozen=True, kw_only=True)

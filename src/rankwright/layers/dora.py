@@ -33,7 +33,7 @@ from rankwright.core.matrix import (
     as_rows,
     as_weight,
     base_rows,
-    check_layer,
+    check_layers,
     dora_magnitude,
     low_rank_factors,
     tensor_version,
@@ -261,23 +261,28 @@ def use_factored_dora(
             adapter; turn it off for trained magnitudes that were loaded.
 
     Raises:
-        TypeError: If an adapted layer has no single weight matrix.
-        ValueError: If `norm_grad` is unknown, the model has no DoRA adapter of this name, a layer
-            is merged, or a convolution is one that PEFT's LoRA cannot express.
+        ValueError: If `norm_grad` is unknown, the model has no DoRA adapter of this name, or a
+            layer is merged.
+        MethodError: If a layer has no single weight matrix, or is a convolution that PEFT's LoRA
+            cannot express.
     """
     if norm_grad not in get_args(NormGrad):
         raise ValueError(f"norm_grad={norm_grad!r}: expected one of {get_args(NormGrad)}")
-    layers = [m for m in _lora_layers(model) if adapter_name in m.lora_magnitude_vector]
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter_name in module.lora_magnitude_vector
+    }
     if not layers:
         raise ValueError(
             f"no DoRA adapter {adapter_name!r} in this {type(model).__name__}: "
             "build it with LoraConfig(use_dora=True)"
         )
-    for module in layers:
-        check_layer(module)
+    check_layers(layers)
+    for module in layers.values():
         if module.merged:
             raise ValueError(f"adapters {module.merged_adapters} are merged: unmerge them first")
-    for module in layers:
+    for module in layers.values():
         module.lora_variant[adapter_name] = FactoredDora(norm_grad)
     fuse(model)
     if init_magnitude:

@@ -31,7 +31,7 @@ from rankwright.core.linalg import (
 )
 from rankwright.core.matrix import (
     base_rows,
-    check_layer,
+    check_layers,
     low_rank_factors,
     weight_version,
 )
@@ -83,6 +83,15 @@ class Gram(Penalty):
         ):
             check_field(self, name, holds, expected)
 
+    def check_run(self, run: Run) -> None:
+        """See `Penalty.check_run`.
+
+        Raises:
+            MethodError: A layer has no single weight matrix, or is a convolution that PEFT's LoRA
+                cannot express.
+        """
+        check_layers(run.layers)
+
     def __call__(self, run: Run) -> Tensor | None:
         """The penalty at the current factors.
 
@@ -92,14 +101,9 @@ class Gram(Penalty):
         Returns:
             A 0-dim tensor, weight included, float32 at least; None where the weight is 0.
 
-        Raises:
-            TypeError: If a layer has no single weight matrix.
-            ValueError: If a convolution is one that PEFT's LoRA cannot express.
         """
         if self.weight == 0:
             return None
-        for layer in run.layers.values():
-            check_layer(layer)
         names = list(run.layers)
         chosen = _drawn(run, len(names), self.modules)
         terms = [

@@ -27,7 +27,7 @@ from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.boosters import Basis, Boosters
 from rankwright.procedures.frozen import DRAWS, SIDES, FrozenDraw
 from rankwright.procedures.rounds import LrPolicy, equal_lengths, pieces, round_schedule
-from rankwright.procedures.selection import POLICIES, Policy, groups, number_of_groups
+from rankwright.procedures.selection import EVEN, POLICIES, Policy, groups, number_of_groups
 
 if TYPE_CHECKING:
     from rankwright.core.method import Slots
@@ -353,14 +353,15 @@ class ChainState(ProcedureState):
         metrics["stored_parameters"] = boosters.stored_parameters()
         if self.chain.mode == "recompress":
             metrics["discarded_energy"] = boosters.discarded
-        if self.chain.frozen is not None:
+        even = self.chain.selection in EVEN or self.per_round == len(self.groups)
+        if self.chain.frozen is not None and even:
             metrics["lambda_min"] = self.lambda_min(self.chain.frozen)
 
     def lambda_min(self, side: Side) -> float:
         """Smallest eigenvalue of the expected projection of this round, over all modules.
 
         That is r / in with A frozen and r / out with B, times the share of rounds that choose a
-        module.
+        module, which is the same for all of them with an even selection.
         """
         return self.per_round / len(self.groups) * self.boosters.smallest_share(side)
 

@@ -104,6 +104,8 @@ POLICIES: dict[str, Policy] = {
     "blocks": blocks,
     "top_heavy": top_heavy,
 }
+EVEN = ("uniform", "round_robin")
+"""Policies that choose every group as often as any other."""
 
 
 def _shuffled(generator: torch.Generator, groups: Sequence[str]) -> list[str]:
