@@ -102,6 +102,20 @@ def test_a_second_split_that_nobody_reads(tmp_path: Path, caplog: pytest.LogCapt
         assert [text for text in said if "rows alone" in text] == warnings
 
 
+def test_arguments_of_an_optimizer_that_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = {"lora": 0, "lora_plus": 0, "lora_pro": 1, "lora_rite": 1}
+    for name, count in expected.items():
+        caplog.clear()
+        build_trainer(method_named(name), "bert", tmp_path, adam_beta1=0.8).train()
+        said = "brings its own optimizer: adam_beta1 of the Trainer's arguments"
+        assert sum(said in record.getMessage() for record in caplog.records) == count
+    caplog.clear()
+    build_trainer(method_named("lora_pro"), "bert", tmp_path).train()
+    assert "its own optimizer" not in caplog.text
+
+
 def test_a_bilevel_trainer_without_rows_to_divide(tmp_path: Path) -> None:
     trainer = build_trainer(
         method_named("bidora"), "bert", tmp_path, options={"train_dataset": Stream()}

@@ -81,6 +81,11 @@ def test_a_csv_cell_may_be_a_whole_document(tmp_path):
 ERRORS = [
     ("t.jsonl", b'{"a": 1}\n{"a": \n', ":2: the row does not parse as JSON"),
     ("t.jsonl", b'{"a": ' + b"9" * 5000 + b"}\n", ":1: the row does not parse as JSON (Exc"),
+    (
+        "t.jsonl",
+        b'{"a": 1, "a": 2}\n',
+        ":1: the row does not parse as JSON (the key 'a' is the",
+    ),
     ("t.jsonl", b"[" * 100_000 + b"\n", ":1: the row does not parse as JSON (maximum recursion"),
     ("t.jsonl", b'{"a": 1}\n[1, 2]\n', ":2: the row is [1, 2]; expected a JSON object"),
     ("t.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: byte 8 of the line is not UTF-8"),

@@ -155,6 +155,7 @@ def test_the_share_is_about_kept_and_the_seed_matters():
         (["10", "9", "1", "9"], ("1", "9", "10")),
         (["b", "a", "10"], ("10", "a", "b")),
         (["1", "-1"], ("-1", "1")),
+        (["1" * 5000, "a"], ("1" * 5000, "a")),
     ],
 )
 def test_inferred_labels_are_in_a_fixed_order(found, names):

@@ -79,7 +79,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             continue
         where = Where(str(path), count)
         try:
-            fields = json.loads(line)
+            fields = json.loads(line, object_pairs_hook=_without_repeats)
         except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
             problem = str(error)
             if isinstance(error, json.JSONDecodeError):
@@ -94,6 +94,15 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 'columns as keys, such as {"text": "...", "label": 1}.'
             )
         yield Row(where, fields)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there more than once")
+    return fields
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

@@ -8,6 +8,9 @@ from functools import cached_property
 
 from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
 
+LONGEST_INTEGER = 20
+"""Characters of an index; Python refuses to read thousands of digits."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -102,7 +105,7 @@ def _check_spelling(names: set[str]) -> None:
                 f"labels: {other!r} and {name!r} differ in white space alone. Write them alike, or "
                 "list every label in label_names."
             )
-    if all(map(_is_number, names)) and not all(map(_is_integer, names)):
+    if all(map(_is_number, names)) and not all(map(_is_digits, names)):
         raise TaskError(
             f"labels: {listing(sorted(names))} are numbers; expected names. Choose kind "
             "regression, or list every label in label_names."
@@ -118,4 +121,8 @@ def _is_number(name: str) -> bool:
 
 
 def _is_integer(name: str) -> bool:
+    return _is_digits(name) and len(name) <= LONGEST_INTEGER
+
+
+def _is_digits(name: str) -> bool:
     return name.removeprefix("-").isdecimal()

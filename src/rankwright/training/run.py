@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
+OF_ADAMW = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""The Trainer's arguments that choose its optimizer and set it."""
+
+
 class TrainerRun(Run):
     """What a part sees of a Trainer.
 
@@ -32,6 +36,7 @@ class TrainerRun(Run):
         self._trainer = trainer
         self._own_held_out_rows = held_out
         self.own_held_out = held_out is not None
+        self._asked_for_default = False
         super().__init__(trainer.model, method, seed=trainer.args.seed)
         if self.own_held_out and not self.procedure.asks_held_out:
             self.say_once(
@@ -73,12 +78,23 @@ class TrainerRun(Run):
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """What the trainer's arguments say."""
+        self._asked_for_default = True
         trainer = self._trainer
         cls, options = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
             trainer.args, trainer.model
         )
         built: torch.optim.Optimizer = cls(groups, **options)
         return built
+
+    def tell_unused(self) -> None:
+        """Warn of arguments for an optimizer that the method does not use."""
+        args, fields = self._trainer.args, type(self._trainer.args).__dataclass_fields__
+        given = [name for name in OF_ADAMW if getattr(args, name) != fields[name].default]
+        if given and not self._asked_for_default:
+            self.say_once(
+                f"{self.method.label} brings its own optimizer: {', '.join(given)} of the "
+                "Trainer's arguments, which are for another, have no effect"
+            )
 
     def probe_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
         """The loss of `inputs`, were there `num_items` targets in the step; changes nothing."""

@@ -136,6 +136,7 @@ class MethodMixin(_Base):
             self.optimizer = (
                 self.run.default_optimizer(groups) if own is None else own.build(self.run, groups)
             )
+            self.run.tell_unused()
         self._check_roles()
         self.run.optimizer = self.optimizer
         self._clips = clipping(self.optimizer, self.args.max_grad_norm) is not None
