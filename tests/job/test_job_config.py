@@ -14,8 +14,8 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots
 from rankwright.inits import Olora
 from rankwright.job import RunFolder, TrainConfig
+from rankwright.job.arguments import DERIVED, training_arguments
 from rankwright.job.load import registered_name, resolve_model
-from rankwright.job.train import DERIVED, training_arguments
 from rankwright.methods import BiDoRA, LoRA
 from rankwright.procedures import Chain, Perturbation
 from rankwright.tasks import (

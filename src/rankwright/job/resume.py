@@ -1,0 +1,96 @@
+"""Whether a run may start in a folder, or go on there: nothing is written over or mixed up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rankwright.core.errors import MethodError
+from rankwright.job.load import RunFolder, read_whole
+from rankwright.tasks import PreparedTask
+from rankwright.tasks.rows import digest
+from rankwright.training import checkpoint
+
+# Options that may change when a run goes on: they do not touch what is computed in a step. Whether
+# those of the Trainer do, the user has to know.
+FREE_ON_RESUME = frozenset(
+    {"output", "eval_batch_size", "eval_rows", "save_steps", "keep_checkpoints", "trainer"}
+)
+
+
+def check_new(folder: RunFolder) -> None:
+    """Refuse to write over a run."""
+    _refuse_finished(folder)
+    if _newest(folder) is not None:
+        raise MethodError(
+            f"{folder.checkpoints} holds checkpoints of an unfinished run; go on with --resume, "
+            "choose another --output, or delete it"
+        )
+    if folder.adapter.exists():
+        raise MethodError(
+            f"{folder.adapter} is there already, and would be replaced; choose another --output"
+        )
+
+
+def resumed_from(folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from; None if the run was stopped before the first one.
+
+    Raises:
+        MethodError: There is no such run, it is finished, or it is another one.
+    """
+    _refuse_finished(folder)
+    there = RunFolder.read(folder.path)
+    old, new = there.options(), folder.options()
+    for name in sorted(old.keys() | new.keys()):
+        if name not in FREE_ON_RESUME and old.get(name) != new.get(name):
+            raise MethodError(
+                f"{there.description} has {name} = {old.get(name)!r}, this run {new.get(name)!r}; "
+                f"a run goes on with its own options: {there.resume}"
+            )
+    return _newest(folder)
+
+
+def start_notice(start: Path | None) -> str:
+    """Where a run goes on, for the user."""
+    return f"going on from {start}" if start else "no complete checkpoint: starting at step 0"
+
+
+def _refuse_finished(folder: RunFolder) -> None:
+    if folder.result.exists():
+        raise MethodError(
+            f"{folder.path} already holds a finished run; choose another --output, or delete it"
+        )
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    return checkpoint.newest_complete(folder.checkpoints)
+
+
+def data_of(prepared: PreparedTask, held_out: PreparedTask | None) -> dict[str, dict[str, Any]]:
+    """Number and digest of the rows of every split, by which a run knows its data again."""
+    splits = {**vars(prepared.rows), "held_out": held_out and held_out.rows.test}
+    columns = prepared.task.columns
+    return {
+        name: {"rows": len(rows), "sha256": digest(rows, columns)}
+        for name, rows in splits.items()
+        if rows is not None
+    }
+
+
+def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to go on with other rows than the run started with; a study's start has no file."""
+    if not folder.data.is_file():
+        return
+    config, none = folder.config, {"rows": 0}
+    started = read_whole(folder.data, lambda path: dict(json.loads(path.read_text("utf-8"))))
+    for split in sorted(started.keys() | data.keys()):
+        old, new = started.get(split, none), data.get(split, none)
+        if old != new:
+            name = getattr(config, f"{split}_data", None) or config.data or config.task
+            raise MethodError(
+                f"{name} is not what it was when the run started: {old['rows']} {split} rows, now "
+                f"{new['rows']}, with other contents; restore it, or start anew with another "
+                "--output"
+            )
