@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from rankwright.study.examples import Examples
+from rankwright.study.folder import StudyFolder
 from rankwright.study.records import (
     CostRecord,
     CurvePoint,
-    Examples,
     FailureRecord,
     ForgettingRecord,
     MethodRecord,
     PlannedRun,
     RunRecord,
-    StudyFolder,
     StudyRecord,
     TaskRecord,
     TrialRecord,

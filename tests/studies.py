@@ -8,9 +8,10 @@ import rankwright.methods  # noqa: F401  registers the methods
 from rankwright.study import worker
 from rankwright.study.compare import Observer, compare
 from rankwright.study.config import StudyConfig
+from rankwright.study.folder import StudyFolder
 from rankwright.study.processes import Exit, Processes, Watch
 from rankwright.study.protocol import FAILED, REQUEST, Request
-from rankwright.study.records import PlannedRun, StudyFolder
+from rankwright.study.records import PlannedRun
 
 ENDS = {0: Exit.DONE, FAILED: Exit.FAILED}
 IMPORT_SECONDS = 10.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rankwright.study.figures import StudyFigures, TaskFigures, figures
-from rankwright.study.records import StudyFolder
+from rankwright.study.folder import StudyFolder
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 KEPT = sorted(path for path in (RESULTS / "records").iterdir() if path.is_dir())

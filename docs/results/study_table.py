@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rankwright.study.config import RATES
 from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures, figures
-from rankwright.study.records import StudyFolder
+from rankwright.study.folder import StudyFolder
 from rankwright.study.report.words import plus_minus
 
 

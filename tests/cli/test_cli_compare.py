@@ -19,10 +19,11 @@ from rankwright.cli.compare import parse_compare
 from rankwright.cli.live import StudyTable, plan_table
 from rankwright.cli.options import UsageError
 from rankwright.study.config import StudyConfig
+from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import StoppedError
 from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import Measurement, StudyFolder
+from rankwright.study.records import Measurement
 from studies import InProcess
 
 

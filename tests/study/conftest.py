@@ -12,7 +12,7 @@ import made_up
 from rankwright.cli.quiet import quiet
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import StudyFigures, figures
-from rankwright.study.records import StudyFolder
+from rankwright.study.folder import StudyFolder
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ import scipy.stats
 import made_up
 import raw_files
 from rankwright.core.errors import MethodError
+from rankwright.study.examples import Examples
 from rankwright.study.figures import MethodFigures, StudyFigures, figures
-from rankwright.study.records import Examples, StudyFolder
+from rankwright.study.folder import StudyFolder
 from rankwright.study.report import html, markdown, words
 from rankwright.study.statistics import holm, signed_rank
 

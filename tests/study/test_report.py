@@ -15,7 +15,8 @@ import made_up
 import raw_files
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import StudyFigures, figures
-from rankwright.study.records import RunRecord, StudyFolder, StudyRecord, TaskRecord
+from rankwright.study.folder import StudyFolder
+from rankwright.study.records import RunRecord, StudyRecord, TaskRecord
 from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"

@@ -11,7 +11,7 @@ import made_up
 import raw_files
 from browser import CHROMIUM, DRIVER, Browser, browser
 from rankwright.study.figures import StudyFigures
-from rankwright.study.records import StudyFolder
+from rankwright.study.folder import StudyFolder
 from rankwright.study.report import write_html
 
 pytestmark = pytest.mark.skipif(

@@ -24,18 +24,13 @@ from rankwright.study import worker
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
+from rankwright.study.folder import StudyFolder
 from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import NoLastEvaluation
 from rankwright.study.plan import check_same
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request, locked
-from rankwright.study.records import (
-    CurvePoint,
-    FailureRecord,
-    Measurement,
-    StudyFolder,
-    StudyRecord,
-)
+from rankwright.study.records import CurvePoint, FailureRecord, Measurement, StudyRecord
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card
 from rankwright.study.report.words import lede

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from rankwright.study.config import StudyConfig
+from rankwright.study.folder import StudyFolder
 from rankwright.study.protocol import PROGRESS, Progress, locked
-from rankwright.study.records import RunRecord, StudyFolder
+from rankwright.study.records import RunRecord
 from studies import carried_out
 
 STEPS = 90

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 from rankwright.core.errors import MethodError
+from rankwright.study.examples import Examples
+from rankwright.study.folder import StudyFolder
+from rankwright.study.names import run_name
 from rankwright.study.records import (
     CostRecord,
     CurvePoint,
-    Examples,
     FailureRecord,
     ForgettingRecord,
     MethodRecord,
     PlannedRun,
     RunRecord,
-    StudyFolder,
     StudyRecord,
     TaskRecord,
     TrialRecord,
     TuningRecord,
-    run_name,
 )
 
 COST = CostRecord(

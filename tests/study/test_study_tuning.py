@@ -27,10 +27,11 @@ from rankwright.study import storage
 from rankwright.study.compare import Observer, compare
 from rankwright.study.config import StudyConfig
 from rankwright.study.figures import figures
+from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan, plan
 from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
-from rankwright.study.records import StudyFolder, TuningRecord
+from rankwright.study.records import TuningRecord
 from rankwright.study.report.words import lede
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
 from rankwright.study.tuning import Search, SeededSampler, tune

@@ -31,8 +31,8 @@ from rankwright.job import TrainConfig
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import DECIDED, StudyConfig
 from rankwright.study.figures import figures
+from rankwright.study.folder import StudyFolder
 from rankwright.study.processes import Processes, StoppedError
-from rankwright.study.records import StudyFolder
 from rankwright.study.report import write_html, write_markdown
 from rankwright.study.storage import without_password
 from rankwright.training.signals import handled

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwright.study.compare import Observer
+from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan
 from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import Measurement, PlannedRun, RunRecord, StudyFolder
+from rankwright.study.records import Measurement, PlannedRun, RunRecord
 from rankwright.study.report import words
 
 REFRESH_PER_SECOND = 2.0

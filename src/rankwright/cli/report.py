@@ -7,8 +7,8 @@ from typing import Literal
 
 from rankwright.core.errors import MethodError
 from rankwright.study.figures import figures
+from rankwright.study.folder import StudyFolder
 from rankwright.study.peft_layout import write_peft_layout
-from rankwright.study.records import StudyFolder
 from rankwright.study.report import write_card, write_html, write_markdown
 
 Format = Literal["html", "markdown", "model-card", "peft"]

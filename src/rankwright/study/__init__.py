@@ -1,13 +1,8 @@
 """Many runs on equal terms: plan them, carry them out, and keep what each of them gave."""
 
-from rankwright.study.records import (
-    Examples,
-    RunRecord,
-    StudyFolder,
-    StudyRecord,
-    TrialRecord,
-    TuningRecord,
-)
+from rankwright.study.examples import Examples
+from rankwright.study.folder import StudyFolder
+from rankwright.study.records import RunRecord, StudyRecord, TrialRecord, TuningRecord
 
 __all__ = [
     "Examples",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rankwright.core.errors import TrainingError
 from rankwright.study.config import MethodSpec, StudyConfig
+from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan, continued, measured_steps, plan
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import CLAIM, OUTCOME, locked
@@ -23,7 +24,6 @@ from rankwright.study.records import (
     FailureRecord,
     Measurement,
     PlannedRun,
-    StudyFolder,
     StudyRecord,
     TuningRecord,
 )

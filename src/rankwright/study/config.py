@@ -17,7 +17,7 @@ from rankwright.core.registry import get
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import TrainConfig, build_method
 from rankwright.study.budget import Budget
-from rankwright.study.records import in_file_names
+from rankwright.study.names import in_file_names
 
 DECIDED = ("task", "output", "seed", "epochs", "steps", "tuning_share")
 """Options of a run that the study decides."""

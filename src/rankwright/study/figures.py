@@ -11,12 +11,12 @@ from statistics import fmean
 import numpy as np
 
 from rankwright.core.errors import MethodError
+from rankwright.study.examples import Examples
+from rankwright.study.folder import StudyFolder
 from rankwright.study.records import (
-    Examples,
     FailureRecord,
     MethodRecord,
     RunRecord,
-    StudyFolder,
     StudyRecord,
     TaskRecord,
     TuningRecord,

@@ -12,8 +12,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankwright.job import Job
+from rankwright.study.examples import Examples
 from rankwright.study.forgetting import HeldText
-from rankwright.study.records import CurvePoint, Examples, ForgettingRecord
+from rankwright.study.records import CurvePoint, ForgettingRecord
 from rankwright.tasks import METRICS, Outcome
 from rankwright.tasks.causal import PreparedCausal
 from rankwright.tasks.errors import Where

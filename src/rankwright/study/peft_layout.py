@@ -16,7 +16,8 @@ from typing import Any
 
 from rankwright.job.files import write_json
 from rankwright.methods import Full
-from rankwright.study.records import RunRecord, StudyFolder
+from rankwright.study.folder import StudyFolder
+from rankwright.study.records import RunRecord
 
 BYTES_OF_A_FLOAT = 4
 READ = ("peft", "transformers", "datasets", "torch", "bitsandbytes")

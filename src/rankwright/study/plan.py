@@ -21,17 +21,11 @@ from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import described, load_tokenizer, registered_name
 from rankwright.job.train import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
+from rankwright.study.folder import StudyFolder
 from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import device_name
 from rankwright.study.protocol import REQUEST, Request
-from rankwright.study.records import (
-    Measurement,
-    MethodRecord,
-    PlannedRun,
-    StudyFolder,
-    StudyRecord,
-    TaskRecord,
-)
+from rankwright.study.records import Measurement, MethodRecord, PlannedRun, StudyRecord, TaskRecord
 from rankwright.tasks import PreparedTask, TaskError
 from rankwright.tasks.rows import digest
 

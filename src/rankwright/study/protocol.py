@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rankwright.core.errors import MethodError
-from rankwright.study.records import Record
+from rankwright.study.json_record import Record
 
 REQUEST = "request.json"
 PROGRESS = "progress.json"

@@ -34,10 +34,11 @@ from rankwright.core.errors import MethodError
 from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import RunFolder
 from rankwright.study.config import OF_A_METHOD, MethodSpec
+from rankwright.study.names import run_name
 from rankwright.study.plan import Plan, check_same, check_same_method, points
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
-from rankwright.study.records import TrialRecord, TuningRecord, run_name
+from rankwright.study.records import TrialRecord, TuningRecord
 from rankwright.study.storage import Storage
 
 WAIT_SECONDS = 1.0

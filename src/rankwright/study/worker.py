@@ -24,6 +24,8 @@ from rankwright.job import Job, RunFolder, RunResult, set_up
 from rankwright.job.files import write_json
 from rankwright.job.load import described, registered_name
 from rankwright.job.train import versions
+from rankwright.study.folder import StudyFolder
+from rankwright.study.names import run_name
 from rankwright.study.observe import (
     FirstStep,
     NoLastEvaluation,
@@ -47,14 +49,7 @@ from rankwright.study.protocol import (
     TrialOutcome,
     locked,
 )
-from rankwright.study.records import (
-    CostRecord,
-    ForgettingRecord,
-    Measurement,
-    RunRecord,
-    StudyFolder,
-    run_name,
-)
+from rankwright.study.records import CostRecord, ForgettingRecord, Measurement, RunRecord
 from rankwright.tasks import TaskError
 from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import score

@@ -7,7 +7,7 @@ from pathlib import Path
 from rankwright.core.errors import MethodError
 from rankwright.job.files import write_text
 from rankwright.study.figures import StudyFigures
-from rankwright.study.records import StudyFolder
+from rankwright.study.folder import StudyFolder
 from rankwright.study.report.card import model_card
 from rankwright.study.report.page import html, markdown
 
