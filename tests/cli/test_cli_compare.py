@@ -108,7 +108,7 @@ def test_a_run_that_fails_is_said_last(
 
 
 def test_a_study_that_is_stopped_says_how_to_go_on(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(config: object, command: str, processes: InProcess, observer: object) -> None:
         import os
@@ -120,7 +120,7 @@ def test_a_study_that_is_stopped_says_how_to_go_on(
 
     monkeypatch.setattr(command, "compare", stopped)
     assert main(arguments) == 143
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert said.splitlines()[-2:] == [
         "stopping when every process has saved a checkpoint",
         "stopped; the same command goes on where it was",

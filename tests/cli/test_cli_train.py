@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import io
 import json
 import os
 import signal
@@ -19,7 +20,9 @@ import yaml
 from transformers import TrainerCallback, TrainerState
 
 from rankwright.cli import main
+from rankwright.cli.interrupt import interrupt_saves, say_at_once
 from rankwright.job import TrainConfig
+from rankwright.training.signals import Termination
 from saved_models import adapter_bytes, labelled_rows
 
 Train = Callable[..., int]
@@ -234,6 +237,24 @@ def test_ctrl_c_saves_and_the_hint_goes_on_to_the_same_bits(
     assert "going on from moved run/checkpoints/checkpoint-" in capsys.readouterr().err
     assert train(*method, "--output", "whole") == 0
     assert adapter_bytes(tmp_path / "moved run") == adapter_bytes(tmp_path / "whole")
+
+
+def test_a_signal_in_the_middle_of_a_print_is_answered(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own streams refuse a write within a write."""
+
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call")
+
+    stopped = Termination()
+    with stopped.watch(), interrupt_saves(say_at_once) as came:
+        monkeypatch.setattr(sys, "stderr", Busy())
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.undo()
+    assert (came, stopped.requested) == ([signal.SIGINT], True)
+    assert "stopping after this step, with a checkpoint" in capfd.readouterr().err
 
 
 def test_a_finished_run_is_not_written_over(

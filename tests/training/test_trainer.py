@@ -251,7 +251,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message(
         save_state(state, folder)
 
     monkeypatch.setattr(checkpoint, "save_state", on_a_full_disk)
-    message = r"of step 2 cannot be written to .*: no space left; the last good .* is .*ckpoint-1\."
+    message = r"of step 2 cannot be written to .*: no space left; the newest .* is .*ckpoint-1\."
     with pytest.raises(TrainingError, match=message):
         trainer.train()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1"}

@@ -17,7 +17,7 @@ import rankwright.methods  # noqa: F401  registers every method
 from rankwright.cli.compare import run_study
 from rankwright.cli.demo import demo
 from rankwright.cli.finished import evaluate, export_run
-from rankwright.cli.interrupt import interrupt_saves
+from rankwright.cli.interrupt import interrupt_saves, say_at_once
 from rankwright.cli.options import UsageError, parse_train
 from rankwright.cli.plot import plot
 from rankwright.cli.probing import probe_parts
@@ -82,8 +82,8 @@ def _train(arguments: list[str]) -> int:
     values, resume = parse_train(arguments)
     method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
-    notify = say if main_process else None
-    with progress_bar(Console(stderr=True)) as bar, interrupt_saves(notify) as interrupts:
+    notify, at_once = (say, say_at_once) if main_process else (None, None)
+    with progress_bar(Console(stderr=True)) as bar, interrupt_saves(at_once) as interrupts:
         folder, result = train(
             TrainConfig(**values), method, resume=resume, callback=bar, notify=notify
         )

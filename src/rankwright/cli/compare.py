@@ -95,7 +95,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     console = Console(stderr=True)
     with StudyTable(console, config.jobs) as table:
         processes = Processes(config.jobs, table.watch)
-        with _stop_on_signal(processes, table.says) as signals:
+        with _stop_on_signal(processes, table.says_at_once) as signals:
             try:
                 if only_plan:
                     planned = dry_run(config, command, processes, table)
@@ -134,8 +134,8 @@ def _stop_on_signal(processes: Processes, says: Callable[[str], None]) -> Iterat
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
         came.append(number)
-        says("stopping when every process has saved a checkpoint")
         processes.stop()
+        says("stopping when every process has saved a checkpoint")
 
     with handled(stop, signal.SIGINT, signal.SIGTERM):
         yield came

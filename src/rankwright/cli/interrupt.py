@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rankwright.training.signals import handled
+
+STDERR = 2
+
+
+def say_at_once(text: str) -> None:
+    """A line on stderr from a signal handler, which may come while another line is printed."""
+    with contextlib.suppress(OSError):  # a terminal that is closed
+        os.write(STDERR, f"{text}\n".encode())
 
 
 @contextlib.contextmanager
@@ -17,7 +26,7 @@ def interrupt_saves(say: Callable[[str], None] | None) -> Iterator[list[int]]:
     Before and after training there is nothing to save, and Ctrl-C ends the program.
 
     Args:
-        say: Takes a line for the user.
+        say: Takes a line for the user, from a signal handler.
     """
     came: list[int] = []
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rankwright.cli.interrupt import say_at_once
 from rankwright.study.compare import Observer
 from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan
@@ -73,6 +74,12 @@ class StudyTable(Observer):
         """Show a line."""
         self._note = text
         self._print(text)
+
+    def says_at_once(self, text: str) -> None:
+        """The same from a signal handler."""
+        self._note = text
+        if not self._console.is_terminal:
+            say_at_once(text)
 
     def finished(self, run: PlannedRun) -> None:
         """Take over its record, and what other machines have finished meanwhile."""

@@ -95,7 +95,8 @@ class Loop(Run):
         self._build_optimizer = optimizer
         bare: Any = model.module if isinstance(model, DistributedDataParallel) else model
         super().__init__(bare, method, seed=seed)
-        if self.procedure.asks_held_out and held_out is None:
+        given = held_out is not None or type(self).held_out is not Loop.held_out
+        if self.procedure.asks_held_out and not given:
             raise MethodError(
                 f"{method.label} learns from a second split: pass held_out=, a function that "
                 "gives the k-th held-out batch"
