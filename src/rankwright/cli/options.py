@@ -91,14 +91,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     resume = bool(values.pop("resume"))
-    if resume and path is not None and peek(arguments, "--output") is None:
-        values["output"] = _own_folder(Path(path)) or values["output"]
+    of_a_run = path is not None and Path(path).name == DESCRIPTION
+    if resume and of_a_run and peek(arguments, "--output") is None:
+        values["output"] = str(Path(str(path)).parent)  # also of a folder that was moved
     return values, resume
-
-
-def _own_folder(config: Path) -> str | None:
-    """The folder of the run that a file describes, also if it was moved; None if it is none's."""
-    return str(config.parent) if config.name == DESCRIPTION else None
 
 
 def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:

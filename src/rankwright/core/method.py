@@ -41,8 +41,11 @@ _TASK_TYPES = {
 }
 HEADS = {
     TaskType.SEQ_CLS: (
-        *("classifier", "score"),
-        *("classification_head", "sequence_summary", "logits_proj"),
+        "classifier",
+        "score",
+        "classification_head",
+        "sequence_summary",
+        "logits_proj",
     ),
     TaskType.TOKEN_CLS: ("classifier", "score"),
     TaskType.QUESTION_ANS: ("qa_outputs",),

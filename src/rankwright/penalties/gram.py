@@ -90,7 +90,8 @@ class Gram(Penalty):
             MethodError: A layer has no single weight matrix, or is a convolution that PEFT's LoRA
                 cannot express.
         """
-        check_layers(run.layers)
+        if self.weight:
+            check_layers(run.layers)
 
     def __call__(self, run: Run) -> Tensor | None:
         """The penalty at the current factors.

@@ -19,6 +19,7 @@ from rankwright.core.method import Method
 from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import described, load_tokenizer, registered_name
+from rankwright.job.resume import data_of
 from rankwright.job.train import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.folder import StudyFolder
@@ -27,7 +28,6 @@ from rankwright.study.observe import device_name
 from rankwright.study.protocol import REQUEST, Request
 from rankwright.study.records import Measurement, MethodRecord, PlannedRun, StudyRecord, TaskRecord
 from rankwright.tasks import PreparedTask, TaskError
-from rankwright.tasks.rows import digest
 
 MEASURED_STEPS = (6, 12, 24, 48, 96)
 """Steps of a measurement: the first of these that has a step in every phase."""
@@ -54,12 +54,10 @@ class Data:
     @classmethod
     def of(cls, prepared: PreparedTask) -> Data:
         """The rows of a task that was read."""
-        splits = vars(prepared.rows)
-        present = {name: rows for name, rows in splits.items() if rows is not None}
-        columns = prepared.task.columns
+        splits = data_of(prepared, None)
         return cls(
-            rows={name: len(rows) for name, rows in present.items()},
-            sha256={name: digest(rows, columns) for name, rows in present.items()},
+            rows={name: split["rows"] for name, split in splits.items()},
+            sha256={name: split["sha256"] for name, split in splits.items()},
         )
 
 
