@@ -91,9 +91,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     resume = bool(values.pop("resume"))
-    of_a_run = path is not None and Path(path).name == DESCRIPTION
-    if resume and of_a_run and peek(arguments, "--output") is None:
-        values["output"] = str(Path(str(path)).parent)  # also of a folder that was moved
+    file = Path(path or "")
+    if resume and file.name == DESCRIPTION and peek(arguments, "--output") is None:
+        values["output"] = str(file.parent)  # the folder may have been moved
     return values, resume
 
 

@@ -386,7 +386,7 @@ class MethodMixin(_Base):
                 )
 
     def _check_same_optimizer(self, folder: Path) -> None:
-        written = checkpoint.read_manifest(folder)["optimizer"]
+        written = checkpoint.facts(folder)["optimizer"]
         name = _kind(self.run.optimizer)
         if written != name:
             raise MethodError(
