@@ -218,12 +218,16 @@ def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -
 
 
 def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
-    task = {**dataclasses.asdict(small.study.tasks[0]), "options": {"train_rows": 9}}
+    task = {**dataclasses.asdict(small.study.tasks[0])}
+    task |= {"options": {"train_rows": 9, "eval_rows": 8}}
+    task |= {"rows": {**task["rows"], "held_out": 77}}
     record = dataclasses.replace(small.study, tasks=(TaskRecord(**task),))
     record.save(small.description)
     found = figures(StudyFolder(small.path))
     for text in (html(found), markdown(found)):
         assert f"{task['rows']['train']:,}, 9 of them used" in text
+        assert f"{task['rows']['validation']:,}, 8 of them used" in text
+        assert "77, 8" not in text
 
 
 def test_the_file_that_the_command_names_is_there(small: StudyFolder) -> None:

@@ -351,16 +351,19 @@ def test_a_command_that_waits_for_another_can_be_stopped(config_of: Study) -> No
     assert not (Path(str(config.output)) / "study.json").exists()
 
 
+@pytest.mark.parametrize("changed", ["data", "held_out_data"])
 def test_data_that_has_changed_is_noticed(
-    config_of: Study, rows_file: Path, tmp_path: Path
+    config_of: Study, rows_file: Path, tmp_path: Path, changed: str
 ) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text(rows_file.read_text("utf-8"), encoding="utf-8")
-    compare_nothing(config_of(options={"data": str(data)}))
+    options = {"data": str(rows_file), "held_out_data": str(rows_file), changed: str(data)}
+    compare_nothing(config_of(options=options))
     with data.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
-    with pytest.raises(MethodError, match="task data: data_sha256"):
-        carried_out(config_of(options={"data": str(data)}))
+    split = {"data": r"data_sha256: \w+", "held_out_data": "data_sha256: held_out"}[changed]
+    with pytest.raises(MethodError, match=f"task data: {split}"):
+        carried_out(config_of(options=options))
 
 
 def test_reported_rows_that_are_trained_on_are_told(

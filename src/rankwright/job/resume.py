@@ -9,8 +9,6 @@ from typing import Any
 
 from rankwright.core.errors import MethodError
 from rankwright.job.load import RunFolder, read_whole
-from rankwright.tasks import PreparedTask
-from rankwright.tasks.rows import digest
 from rankwright.training import checkpoint
 
 # Options that may change when a run goes on: they do not touch what is computed in a step. Whether
@@ -66,17 +64,6 @@ def _refuse_finished(folder: RunFolder) -> None:
 
 def _newest(folder: RunFolder) -> Path | None:
     return checkpoint.newest_complete(folder.checkpoints)
-
-
-def data_of(prepared: PreparedTask, held_out: PreparedTask | None) -> dict[str, dict[str, Any]]:
-    """Number and digest of the rows of every split, by which a run knows its data again."""
-    splits = {**vars(prepared.rows), "held_out": held_out and held_out.rows.test}
-    columns = prepared.task.columns
-    return {
-        name: {"rows": len(rows), "sha256": digest(rows, columns)}
-        for name, rows in splits.items()
-        if rows is not None
-    }
 
 
 def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) -> None:

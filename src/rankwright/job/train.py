@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from rankwright.job.arguments import (
     training_arguments,
 )
 from rankwright.job.config import TrainConfig
+from rankwright.job.data import RunData, read_data
 from rankwright.job.files import write_json
 from rankwright.job.load import Head, RunFolder, load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
-from rankwright.job.resume import check_new, check_same_data, data_of, resumed_from, start_notice
-from rankwright.tasks import Outcome, PreparedTask, WithTest
+from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
+from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
 from rankwright.training.cost import Cost
@@ -87,7 +88,7 @@ class Job:
 
     Attributes:
         folder: Where it leaves what it gives.
-        prepared: The data.
+        data: What it reads.
         trainer: The trainer, which has the model.
         start: The checkpoint that it goes on from; None for a start at step 0.
         lock: Holds the folder against other processes, until it is released or the job is gone;
@@ -95,10 +96,15 @@ class Job:
     """
 
     folder: RunFolder
-    prepared: PreparedTask
+    data: RunData
     trainer: Trainer
     start: Path | None
     lock: FolderLock | None
+
+    @property
+    def prepared(self) -> PreparedTask:
+        """The rows that it trains on and is scored on."""
+        return self.data.prepared
 
     @property
     def model(self) -> PeftModel:
@@ -190,24 +196,22 @@ def set_up(
             start = resumed_from(folder)
         else:
             check_new(folder)
-        prepared = task.prepare(load_tokenizer(config.model))
-        held_out = _held_out(config, prepared)
-        data = data_of(prepared, held_out)
+        data = read_data(config, load_tokenizer(config.model))
         if resume:
-            check_same_data(folder, data)
-        model = method.apply(load_base(config.model, prepared, config.seed), seed=config.seed)
-        trainer = _trainer(model, prepared, held_out and held_out.test, folder)
+            check_same_data(folder, data.splits)
+        base = load_base(config.model, data.prepared, config.seed)
+        trainer = _trainer(method.apply(base, seed=config.seed), data, folder)
         if callback is not None:
             trainer.add_callback(callback(trainer))
         if trainer.is_world_process_zero():
             if not resume:
                 folder.write_description()
-            write_json(folder.data, data)
-        for text in (*prepared.warnings, *([start_notice(start)] if resume else [])):
+            write_json(folder.data, data.splits)
+        for text in (*data.prepared.warnings, *([start_notice(start)] if resume else [])):
             if notify is not None:
                 notify(text)
         on_error.pop_all()
-    return Job(folder, prepared, trainer, start, lock)
+    return Job(folder, data, trainer, start, lock)
 
 
 def train(
@@ -277,15 +281,6 @@ def _output(config: TrainConfig, method: Method, task: str) -> Path:
     return Path(config.output) if config.output else Path("runs") / name
 
 
-def _held_out(config: TrainConfig, prepared: PreparedTask) -> PreparedTask | None:
-    """The user's own second split, labelled as the training rows are, as a test split."""
-    if config.held_out_data is None:
-        return None
-    task = config.make_task()
-    source = WithTest(source=task.source, path=Path(config.held_out_data).expanduser())
-    return replace(task, source=source).prepare(prepared.tokenizer)
-
-
 def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:
     rows = prepared.dataset("train")
     if config.train_rows is None:
@@ -298,10 +293,9 @@ def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:
     return rows.select(order[: config.train_rows].tolist())
 
 
-def _trainer(
-    model: PeftModel, prepared: PreparedTask, held_out: Dataset | None, folder: RunFolder
-) -> Trainer:
+def _trainer(model: PeftModel, data: RunData, folder: RunFolder) -> Trainer:
     """The trainer of a run; what it reports goes to our own callback."""
+    prepared = data.prepared
     rows = _train_rows(prepared, folder.config)
     shown = prepared.dataset("validation")
     if folder.config.eval_rows is not None:
@@ -320,7 +314,7 @@ def _trainer(
             preprocess_logits_for_metrics=prepared.preprocess_logits_for_metrics,
             processing_class=prepared.tokenizer,
             method=folder.method,
-            held_out_dataset=held_out,
+            held_out_dataset=data.held_out,
             head_learning_rate=folder.config.head_learning_rate,
         )
     except MethodError:

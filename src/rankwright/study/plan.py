@@ -18,8 +18,8 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
+from rankwright.job.data import RunData, read_data
 from rankwright.job.load import described, load_tokenizer, registered_name
-from rankwright.job.resume import data_of
 from rankwright.job.train import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.folder import StudyFolder
@@ -27,7 +27,7 @@ from rankwright.study.forgetting import HeldText
 from rankwright.study.observe import device_name
 from rankwright.study.protocol import REQUEST, Request
 from rankwright.study.records import Measurement, MethodRecord, PlannedRun, StudyRecord, TaskRecord
-from rankwright.tasks import PreparedTask, TaskError
+from rankwright.tasks import TaskError
 
 MEASURED_STEPS = (6, 12, 24, 48, 96)
 """Steps of a measurement: the first of these that has a step in every phase."""
@@ -52,12 +52,11 @@ class Data:
     sha256: dict[str, str]
 
     @classmethod
-    def of(cls, prepared: PreparedTask) -> Data:
-        """The rows of a task that was read."""
-        splits = data_of(prepared, None)
+    def of(cls, data: RunData) -> Data:
+        """Of what a run reads."""
         return cls(
-            rows={name: split["rows"] for name, split in splits.items()},
-            sha256={name: split["sha256"] for name, split in splits.items()},
+            rows={name: split["rows"] for name, split in data.splits.items()},
+            sha256={name: split["sha256"] for name, split in data.splits.items()},
         )
 
 
@@ -348,9 +347,8 @@ def _task_record(
     config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase
 ) -> TaskRecord:
     run = config.train_config(spec, config.parsed_methods[0])
-    task = run.make_task()
-    prepared = task.prepare(tokenizer)  # what is wrong is said once
-    data = Data.of(prepared)
+    found = read_data(run, tokenizer)
+    task, data = found.prepared.task, Data.of(found)
     if run.train_rows is not None and run.train_rows > data.rows["train"]:
         raise MethodError(
             f"train_rows = {run.train_rows}: {spec.label} has {data.rows['train']} training rows"
@@ -368,7 +366,7 @@ def _task_record(
         data_sha256=data.sha256,
         options={**config.options, **spec.options},
         budget=None if spec.budget is None else str(spec.budget),
-        notices=prepared.warnings,
+        notices=found.prepared.warnings,
     )
 
 
@@ -381,7 +379,7 @@ def _set_aside(config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokeniz
     share = config.tuning_share
     trial = config.train_config(spec, config.parsed_methods[0], tuning_share=share)
     try:
-        return Data.of(trial.make_task().prepare(tokenizer))
+        return Data.of(read_data(trial, tokenizer))
     except TaskError as error:
         raise TaskError(
             f"tuning_share = {share:g}: trials on {spec.label}, of this share of its training rows "

@@ -218,7 +218,7 @@ class Worker:
         """
         self.report(0, self.folder.config.steps or 0, "loading")
         job = self._job()
-        planned, found = self.request.data_sha256, Data.of(job.prepared).sha256
+        planned, found = self.request.data_sha256, Data.of(job.data).sha256
         changed = [name for name in {**planned, **found} if planned.get(name) != found.get(name)]
         if changed:
             self.folder.data.unlink(missing_ok=True)  # it says that the run has started on them

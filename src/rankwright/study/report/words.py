@@ -112,7 +112,8 @@ def notices(task: TaskFigures) -> str:
 
 def rows_of(task: TaskRecord, split: str) -> str:
     """How many rows a split has, and how many of them were used: `2,490, 500 of them used`."""
-    used = task.options.get("train_rows" if split == "train" else "eval_rows")
+    limits = {"train": "train_rows", "validation": "eval_rows", "test": "eval_rows"}
+    used = task.options.get(limits.get(split, ""))
     count = f"{task.rows[split]:,}"
     return count if used is None or used >= task.rows[split] else f"{count}, {used:,} of them used"
 

@@ -1,0 +1,62 @@
+"""The rows of a run, read and tokenised, and by what it knows them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from rankwright.job.config import TrainConfig
+from rankwright.tasks import PreparedTask, WithTest
+from rankwright.tasks.rows import digest
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run reads.
+
+    Attributes:
+        prepared: What it trains on and is scored on.
+        held_out: Tokenised rows of the user's own second split; None without one.
+        splits: Number and digest of the rows of every split by its name, `held_out` among them:
+            `{"train": {"rows": 8, "sha256": "..."}}`.
+    """
+
+    prepared: PreparedTask
+    held_out: Dataset | None
+    splits: Mapping[str, Mapping[str, Any]]
+
+
+def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
+    """Read, check and tokenise every row that a run needs.
+
+    Args:
+        config: The run.
+        tokenizer: The tokenizer of its model.
+
+    Raises:
+        TaskError: The data is not what the task declares.
+    """
+    prepared = config.make_task().prepare(tokenizer)
+    held_out = _held_out(config, tokenizer)
+    rows = {**vars(prepared.rows), "held_out": held_out and held_out.rows.test}
+    columns = prepared.task.columns
+    splits = {
+        name: {"rows": len(split), "sha256": digest(split, columns)}
+        for name, split in rows.items()
+        if split is not None
+    }
+    return RunData(prepared, held_out and held_out.test, splits)
+
+
+def _held_out(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedTask | None:
+    """The user's own second split, labelled as the training rows are, as a test split."""
+    if config.held_out_data is None:
+        return None
+    task = config.make_task()
+    source = WithTest(source=task.source, path=Path(config.held_out_data).expanduser())
+    return replace(task, source=source).prepare(tokenizer)
