@@ -218,7 +218,7 @@ def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -
 
 
 def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
-    task = {**dataclasses.asdict(small.study.tasks[0])}
+    task = dataclasses.asdict(small.study.tasks[0])
     task |= {"options": {"train_rows": 9, "eval_rows": 8}}
     task |= {"rows": {**task["rows"], "held_out": 77}}
     record = dataclasses.replace(small.study, tasks=(TaskRecord(**task),))

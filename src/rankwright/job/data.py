@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rankwright.job.config import TrainConfig
-from rankwright.tasks import PreparedTask, WithTest
+from rankwright.tasks import PreparedTask, Task, WithTest
 from rankwright.tasks.rows import digest
 
 
@@ -41,22 +41,20 @@ def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     Raises:
         TaskError: The data is not what the task declares.
     """
-    prepared = config.make_task().prepare(tokenizer)
-    held_out = _held_out(config, tokenizer)
+    task = config.make_task()
+    prepared = task.prepare(tokenizer)
+    held_out = None
+    if config.held_out_data is not None:
+        held_out = _with_test(task, config.held_out_data).prepare(tokenizer)
     rows = {**vars(prepared.rows), "held_out": held_out and held_out.rows.test}
-    columns = prepared.task.columns
     splits = {
-        name: {"rows": len(split), "sha256": digest(split, columns)}
+        name: {"rows": len(split), "sha256": digest(split, task.columns)}
         for name, split in rows.items()
         if split is not None
     }
     return RunData(prepared, held_out and held_out.test, splits)
 
 
-def _held_out(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedTask | None:
-    """The user's own second split, labelled as the training rows are, as a test split."""
-    if config.held_out_data is None:
-        return None
-    task = config.make_task()
-    source = WithTest(source=task.source, path=Path(config.held_out_data).expanduser())
-    return replace(task, source=source).prepare(tokenizer)
+def _with_test(task: Task, path: str) -> Task:
+    """The task with the rows of a file, labelled as its training rows are, as its test split."""
+    return replace(task, source=WithTest(source=task.source, path=Path(path).expanduser()))

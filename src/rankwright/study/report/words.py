@@ -12,6 +12,8 @@ from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.power import ALPHA
 from rankwright.study.statistics.verdict import Finding, p_words
 
+LIMITS = {"train": "train_rows", "validation": "eval_rows", "test": "eval_rows"}
+"""The option of a run that says how many rows of a split are used."""
 HEADINGS: dict[Finding, str] = {
     "better": "better than",
     "better on these rows": "better on these rows, but not shown for others, than",
@@ -112,8 +114,7 @@ def notices(task: TaskFigures) -> str:
 
 def rows_of(task: TaskRecord, split: str) -> str:
     """How many rows a split has, and how many of them were used: `2,490, 500 of them used`."""
-    limits = {"train": "train_rows", "validation": "eval_rows", "test": "eval_rows"}
-    used = task.options.get(limits.get(split, ""))
+    used = task.options.get(LIMITS[split]) if split in LIMITS else None
     count = f"{task.rows[split]:,}"
     return count if used is None or used >= task.rows[split] else f"{count}, {used:,} of them used"
 
