@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from rankwright.core.describe import registered_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method, Slots
 from rankwright.inits import Olora
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.arguments import DERIVED, training_arguments
-from rankwright.job.load import registered_name, resolve_model
+from rankwright.job.load import resolve_model
 from rankwright.methods import BiDoRA, LoRA
 from rankwright.procedures import Chain, Perturbation
 from rankwright.tasks import (

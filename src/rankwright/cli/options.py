@@ -24,7 +24,7 @@ from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.core.yamls import NumberLoader
 from rankwright.job import TrainConfig
-from rankwright.job.load import DESCRIPTION
+from rankwright.job.folder import DESCRIPTION
 
 DEFAULT_METHOD = "bidora"
 _SWITCHES = {

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.job.config import TrainConfig
-from rankwright.job.load import RunFolder
+from rankwright.job.folder import RunFolder
 from rankwright.tasks import PreparedTask
 from rankwright.tasks.metrics import METRICS
 from rankwright.training import Trainer

@@ -1,36 +1,25 @@
-"""Models by name, and the folder of a finished run."""
+"""Models by name, and the adapted model of a finished run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shlex
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import transformers
-import yaml
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rankwright.core.catalogue import SLOTS
 from rankwright.core.errors import MethodError
-from rankwright.core.method import Method
-from rankwright.core.parts import part_from
-from rankwright.core.registry import get
-from rankwright.job.config import TrainConfig
-from rankwright.job.files import write_json, write_text
+from rankwright.job.files import write_json
+from rankwright.job.folder import RunFolder, incomplete, read_whole
 from rankwright.tasks import PreparedTask
-from rankwright.training import checkpoint
 
-T = TypeVar("T")
 MINILM = "minilm"
-DESCRIPTION = "run.yaml"
 # A missing or damaged file, a package that a tokenizer needs, a device without room.
 UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 
@@ -159,7 +148,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
         )
     for file in (folder.adapter / CONFIG_NAME, folder.adapter / SAFETENSORS_WEIGHTS_NAME):
         if not file.is_file():  # PEFT would look for it on the hub
-            raise _incomplete(file, "No such file or directory")
+            raise incomplete(file, "No such file or directory")
     head = read_whole(folder.head, Head.load)
     if prepared is not None and Head.of(prepared) != head:
         raise MethodError(
@@ -171,208 +160,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
     try:
         return PeftModel.from_pretrained(base, folder.adapter)
     except (*UNLOADABLE, KeyError, TypeError) as error:
-        raise _incomplete(folder.adapter, error) from error
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """What a run leaves on disk.
-
-    Attributes:
-        path: The folder.
-        config: The description of the run.
-        method: The method with its hyperparameters.
-    """
-
-    path: Path
-    config: TrainConfig
-    method: Method
-
-    @property
-    def adapter(self) -> Path:
-        """The PEFT adapter, with the tokenizer beside it."""
-        return self.path / "adapter"
-
-    @property
-    def head(self) -> Path:
-        """Class and labels that the base model is loaded with, as JSON."""
-        return self.path / "head.json"
-
-    @property
-    def data(self) -> Path:
-        """Number and digest of the rows of every split, as JSON."""
-        return self.path / "data.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of the training."""
-        return self.path / "checkpoints"
-
-    @property
-    def clock(self) -> Path:
-        """Wall time in seconds up to the newest checkpoint, as JSON."""
-        return self.checkpoints / "seconds.json"
-
-    @property
-    def result(self) -> Path:
-        """Metrics and cost as JSON."""
-        return self.path / "result.json"
-
-    @property
-    def history(self) -> Path:
-        """What was logged while training, as a JSON list."""
-        return self.path / "history.json"
-
-    @property
-    def description(self) -> Path:
-        """Model, task, method and every option as YAML; `--config` repeats the run."""
-        return self.path / DESCRIPTION
-
-    @property
-    def resume(self) -> str:
-        """The command that goes on with the run."""
-        return f"rankwright train --config {shlex.quote(str(self.description))} --resume"
-
-    def write_description(self) -> None:
-        """Write `run.yaml`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
-        write_text(self.description, yaml.safe_dump(values, sort_keys=False))
-
-    def options(self) -> dict[str, Any]:
-        """Every option by its name on the command line, as YAML values."""
-        method = {f"method.{name}": value for name, value in self._method_values().items()}
-        return {**_plain(dataclasses.asdict(self.config)), **method, **self._parts()}
-
-    def _method_values(self) -> dict[str, Any]:
-        name = registered_name(type(self.method))
-        return {"name": name, **_plain(self.method.hyperparameters())}
-
-    def _parts(self) -> dict[str, Any]:
-        described: dict[str, Any] = _plain(self.method.plugged.described())
-        for slot, parts in described.items():
-            for part in parts:
-                for name, value in part.items():
-                    if callable(value):
-                        raise MethodError(
-                            f"{slot} {part['name']!r}: {name} is a function, which {self.path} "
-                            "cannot hold; give it a part of your own (package.module:Class), or "
-                            "train with rankwright.training.Trainer"
-                        )
-        return described
-
-    def logged(self) -> list[dict[str, float]]:
-        """What was logged so far, one entry a logging step; of a run that goes on, too.
-
-        Raises:
-            MethodError: Nothing is on disk yet, or the log is not whole.
-        """
-        if self.history.is_file():
-            return read_whole(self.history, _entries)
-        newest = checkpoint.newest_complete(self.checkpoints)
-        if newest is None:
-            raise MethodError(
-                f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
-            )
-        state = json.loads((newest / "trainer_state.json").read_text("utf-8"))
-        return list(state["log_history"])
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """The run in a folder.
-
-        Raises:
-            MethodError: The folder holds no run.
-        """
-        folder = Path(path)
-        try:
-            text = (folder / DESCRIPTION).read_text("utf-8")
-        except OSError as error:
-            raise MethodError(
-                f"{folder} holds no run: there is no {DESCRIPTION} in it; expected a folder that "
-                "`rankwright train` wrote"
-            ) from error
-        try:
-            values: dict[str, Any] = yaml.safe_load(text)
-            method = build_method(values.pop("method"), _taken(values))
-            return cls(folder, TrainConfig(**values), method)
-        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            raise MethodError(
-                f"{folder / DESCRIPTION} does not describe a run ({problem}); expected the file as "
-                "`rankwright train` wrote it"
-            ) from error
-
-
-def build_method(
-    method: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Method:
-    """A method with parts plugged in, from names and fields.
-
-    Args:
-        method: `name` and hyperparameters.
-        parts: By slot, `name` and fields of every part.
-
-    Raises:
-        MethodError: There is no such method or part, or they do not go together.
-    """
-    fields = {name: value for name, value in method.items() if name != "name"}
-    made: dict[str, Any] = {
-        slot: [part_from(slot, part) for part in described] for slot, described in parts.items()
-    }
-    return get(method["name"])(**fields).with_parts(**made)
-
-
-def described(method: Method) -> dict[str, Any]:
-    """Hyperparameters by name, and plugged parts by slot, as JSON has them."""
-    values: dict[str, Any] = _plain({**method.hyperparameters(), **method.plugged.described()})
-    return values
-
-
-def _taken(values: dict[str, Any]) -> dict[str, Any]:
-    """The plugged parts, taken out of a description."""
-    return {slot: values.pop(slot) for slot in SLOTS if slot in values}
-
-
-def registered_name(cls: type[Method]) -> str:
-    """The name under which another process finds a method: `package.module:Class` for a guest."""
-    own = cls.__module__.startswith("rankwright.methods.")
-    return cls.name if own else f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _entries(path: Path) -> list[dict[str, float]]:
-    entries = json.loads(path.read_text("utf-8"))
-    if not isinstance(entries, list):
-        raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")
-    return entries
-
-
-def read_whole(path: Path, read: Callable[[Path], T]) -> T:
-    """What a file of a run holds.
-
-    Raises:
-        MethodError: It is missing or not whole.
-    """
-    try:
-        return read(path)
-    except OSError as error:
-        raise _incomplete(path, error.strerror or error) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _incomplete(path, error) from error
-
-
-def _incomplete(path: Path, problem: object) -> MethodError:
-    said = " ".join(str(problem).split())
-    return MethodError(
-        f"cannot read {path}: {said}; expected the whole folder as `rankwright train` wrote it"
-    )
+        raise incomplete(folder.adapter, error) from error
 
 
 def _cannot_load(name: str, error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwright.core.errors import MethodError
-from rankwright.job.load import RunFolder, read_whole
+from rankwright.job.folder import RunFolder, read_whole
 from rankwright.training import checkpoint
 
 # Options that may change when a run goes on: they do not touch what is computed in a step. Whether

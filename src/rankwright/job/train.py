@@ -32,7 +32,8 @@ from rankwright.job.arguments import (
 from rankwright.job.config import TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.files import write_json
-from rankwright.job.load import Head, RunFolder, load_base, load_tokenizer
+from rankwright.job.folder import RunFolder
+from rankwright.job.load import Head, load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.tasks import Outcome, PreparedTask

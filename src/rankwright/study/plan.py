@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from rankwright.core.describe import described, registered_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.data import RunData, read_data
-from rankwright.job.load import described, load_tokenizer, registered_name
+from rankwright.job.load import load_tokenizer
 from rankwright.job.train import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.folder import StudyFolder

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import rankwright.methods  # noqa: F401  registers every method
+from rankwright.core.describe import described, registered_name
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import Job, RunFolder, RunResult, set_up
 from rankwright.job.files import write_json
-from rankwright.job.load import described, registered_name
 from rankwright.job.train import versions
 from rankwright.study.folder import StudyFolder
 from rankwright.study.names import run_name

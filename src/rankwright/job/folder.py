@@ -1,0 +1,189 @@
+"""The folder of a run: what lies where, and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rankwright.core.catalogue import SLOTS
+from rankwright.core.describe import build_method, plain, registered_name
+from rankwright.core.errors import MethodError
+from rankwright.core.method import Method
+from rankwright.job.config import TrainConfig
+from rankwright.job.files import write_text
+from rankwright.training import checkpoint
+
+T = TypeVar("T")
+DESCRIPTION = "run.yaml"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run leaves on disk.
+
+    Attributes:
+        path: The folder.
+        config: The description of the run.
+        method: The method with its hyperparameters.
+    """
+
+    path: Path
+    config: TrainConfig
+    method: Method
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT adapter, with the tokenizer beside it."""
+        return self.path / "adapter"
+
+    @property
+    def head(self) -> Path:
+        """Class and labels that the base model is loaded with, as JSON."""
+        return self.path / "head.json"
+
+    @property
+    def data(self) -> Path:
+        """Number and digest of the rows of every split, as JSON."""
+        return self.path / "data.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the training."""
+        return self.path / "checkpoints"
+
+    @property
+    def clock(self) -> Path:
+        """Wall time in seconds up to the newest checkpoint, as JSON."""
+        return self.checkpoints / "seconds.json"
+
+    @property
+    def result(self) -> Path:
+        """Metrics and cost as JSON."""
+        return self.path / "result.json"
+
+    @property
+    def history(self) -> Path:
+        """What was logged while training, as a JSON list."""
+        return self.path / "history.json"
+
+    @property
+    def description(self) -> Path:
+        """Model, task, method and every option as YAML; `--config` repeats the run."""
+        return self.path / DESCRIPTION
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the run."""
+        return f"rankwright train --config {shlex.quote(str(self.description))} --resume"
+
+    def write_description(self) -> None:
+        """Write `run.yaml`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
+        write_text(self.description, yaml.safe_dump(values, sort_keys=False))
+
+    def options(self) -> dict[str, Any]:
+        """Every option by its name on the command line, as YAML values."""
+        method = {f"method.{name}": value for name, value in self._method_values().items()}
+        return {**plain(dataclasses.asdict(self.config)), **method, **self._parts()}
+
+    def _method_values(self) -> dict[str, Any]:
+        name = registered_name(type(self.method))
+        return {"name": name, **plain(self.method.hyperparameters())}
+
+    def _parts(self) -> dict[str, Any]:
+        described: dict[str, Any] = plain(self.method.plugged.described())
+        for slot, parts in described.items():
+            for part in parts:
+                for name, value in part.items():
+                    if callable(value):
+                        raise MethodError(
+                            f"{slot} {part['name']!r}: {name} is a function, which {self.path} "
+                            "cannot hold; give it a part of your own (package.module:Class), or "
+                            "train with rankwright.training.Trainer"
+                        )
+        return described
+
+    def logged(self) -> list[dict[str, float]]:
+        """What was logged so far, one entry a logging step; of a run that goes on, too.
+
+        Raises:
+            MethodError: Nothing is on disk yet, or the log is not whole.
+        """
+        if self.history.is_file():
+            return read_whole(self.history, _entries)
+        newest = checkpoint.newest_complete(self.checkpoints)
+        if newest is None:
+            raise MethodError(
+                f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
+            )
+        state = json.loads((newest / "trainer_state.json").read_text("utf-8"))
+        return list(state["log_history"])
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The run in a folder.
+
+        Raises:
+            MethodError: The folder holds no run.
+        """
+        folder = Path(path)
+        try:
+            text = (folder / DESCRIPTION).read_text("utf-8")
+        except OSError as error:
+            raise MethodError(
+                f"{folder} holds no run: there is no {DESCRIPTION} in it; expected a folder that "
+                "`rankwright train` wrote"
+            ) from error
+        try:
+            values: dict[str, Any] = yaml.safe_load(text)
+            method = build_method(values.pop("method"), _taken(values))
+            return cls(folder, TrainConfig(**values), method)
+        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+            problem = " ".join(str(error).split())
+            raise MethodError(
+                f"{folder / DESCRIPTION} does not describe a run ({problem}); expected the file as "
+                "`rankwright train` wrote it"
+            ) from error
+
+
+def _taken(values: dict[str, Any]) -> dict[str, Any]:
+    """The plugged parts, taken out of a description."""
+    return {slot: values.pop(slot) for slot in SLOTS if slot in values}
+
+
+def _entries(path: Path) -> list[dict[str, float]]:
+    entries = json.loads(path.read_text("utf-8"))
+    if not isinstance(entries, list):
+        raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")
+    return entries
+
+
+def read_whole(path: Path, read: Callable[[Path], T]) -> T:
+    """What a file of a run holds.
+
+    Raises:
+        MethodError: It is missing or not whole.
+    """
+    try:
+        return read(path)
+    except OSError as error:
+        raise incomplete(path, error.strerror or error) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise incomplete(path, error) from error
+
+
+def incomplete(path: Path, problem: object) -> MethodError:
+    """What to say of a file of a run that cannot be read."""
+    said = " ".join(str(problem).split())
+    return MethodError(
+        f"cannot read {path}: {said}; expected the whole folder as `rankwright train` wrote it"
+    )
