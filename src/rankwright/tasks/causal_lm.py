@@ -100,9 +100,11 @@ class CausalLM(Task):
         def encode(split: Sequence[Row]) -> Dataset:
             prompts = encoder.pieces([self.shown(row) for row in split])
             answers = encoder.pieces([self.references(row)[0] for row in split])
-            return Dataset.from_list(
-                list(map(encoder.row, [row.where for row in split], prompts, answers))
-            )
+            where = [row.where for row in split]
+            if self.generates:
+                for place, prompt in zip(where, prompts, strict=True):
+                    encoder.check_prompt(place, prompt)
+            return Dataset.from_list(list(map(encoder.row, where, prompts, answers)))
 
         datasets = splits.map(encode)
         return PreparedCausalLM(

@@ -52,3 +52,33 @@ def with_padding(
         )
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, (f"the tokenizer has no padding token; {tokenizer.eos_token!r} is used",)
+
+
+def prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the tokens that a tokenizer itself puts before a text.
+
+    They are found by encoding a text with and without special tokens. The configuration does not
+    tell: SmolLM2's tokenizer has a `bos_token` and never adds it, Llama 3's has no `add_bos_token`
+    and adds it.
+
+    Raises:
+        TaskError: If the text with special tokens does not hold the text without them.
+    """
+
+    def encode(text: str, *, special: bool = False) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+        return ids
+
+    text = "x"
+    if not encode(text):  # no token for it, not even an unknown one: a vocabulary of genes, say
+        special_tokens = set(tokenizer.all_special_tokens)
+        words = (word for word in tokenizer.get_vocab() if word not in special_tokens)
+        text = next(filter(encode, words), text)
+    bare, full = encode(text), encode(text, special=True)
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start]
+    raise TaskError(
+        f"the tokenizer {type(tokenizer).__name__} encodes {text!r} as {full}, and without special "
+        f"tokens as {bare}; expected the second within the first. Use another tokenizer."
+    )
