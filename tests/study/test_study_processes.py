@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -100,6 +103,32 @@ def test_a_process_has_a_device_and_its_share_of_the_processors(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     Processes(1).run(folders[0])
     assert (folders[0] / "has").read_text("utf-8") == "5 3\n"
+
+
+PARENT = """
+import subprocess, sys, time
+command = [sys.executable, "-m", "rankwright.worker", "FOLDER", "0"]
+subprocess.Popen(command, stdin=subprocess.PIPE)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_still_imports_ends_with_its_parent(tmp_path: Path) -> None:
+    """Importing torch takes seconds; here it would take ten minutes."""
+    slow = "import time\nprint('importing', flush=True)\ntime.sleep(600)\n"
+    (tmp_path / "torch.py").write_text(slow, "utf-8")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"importing\n"
+        parent.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        assert parent.stdout.read() == b""  # both have ended: nobody else can write there
+        assert time.monotonic() - killed < 30
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:

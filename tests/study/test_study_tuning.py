@@ -33,8 +33,10 @@ from rankwright.study.processes import Exit, Processes, StoppedError
 from rankwright.study.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
 from rankwright.study.records import TuningRecord
 from rankwright.study.report.words import lede
+from rankwright.study.sampler import SeededSampler
 from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
-from rankwright.study.tuning import Search, SeededSampler, tune
+from rankwright.study.trials import best_of, once_each, place
+from rankwright.study.tuning import Search, tune
 from rankwright.tasks import TaskError
 from studies import Heard, InProcess, carried_out
 
@@ -261,7 +263,69 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
     study = asleep._study()
     record = tuned(asleep)
     assert [trial.value for trial in record.trials] == [2, 3]
-    assert [trial.number for trial in record.trials] == [1, 2]
+    assert [trial.number for trial in record.trials] == [0, 1]
+
+
+def searched(planned: Plan, value: Callable[[int], float], *, killed: bool) -> TuningRecord:
+    """A search whose second trial may have died on its machine while the third was made."""
+    found = search(planned, Pretended(value))
+    found.begin()
+    found.take_one()
+    if killed:
+        with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
+            orphan = found._study().ask()
+        assert orphan.number == 1
+        found.take_one()
+        found.storage.grace_period = -1
+        found.take_one()
+        numbers = [RetryHeartbeatStaleTrialCallback.retried_trial_number(t)
+                   for t in found._study().get_trials()]  # fmt: skip
+        assert numbers == [None, None, None, 1]
+    return tuned(found)
+
+
+@pytest.mark.parametrize("value", [0.5, -0.5])
+def test_a_kill_changes_neither_what_is_tried_nor_which_of_equal_trials_is_best(
+    config_of: ConfigOf, value: float
+) -> None:
+    """The first trial is worse than all others, which are equal; TPE draws after ten of them."""
+    records = [
+        searched(
+            plan(config_of(methods="lora", tune=14, output=f"{config_of().output}-{killed}"), "c"),
+            lambda call: value if call > 1 else -1.0,
+            killed=killed,
+        )
+        for killed in (False, True)
+    ]
+    assert records[1] == records[0]
+    assert [trial.number for trial in records[1].trials] == list(range(14))
+    assert records[1].best == records[1].trials[1].parameters
+
+
+def test_of_equal_losses_the_first_by_place_is_the_best(config_of: ConfigOf) -> None:
+    trials = [
+        optuna.trial.create_trial(value=2.0),
+        optuna.trial.create_trial(value=1.0),
+        optuna.trial.create_trial(value=1.0, system_attrs={"failed_trial": 0}),
+    ]
+    study = optuna.create_study()
+    study.enqueue_trial({})
+    study.add_trials(trials)
+    waiting, two, one, again = study.get_trials()
+    assert best_of([two, one, again], greater_is_better=False) == again
+    assert best_of([two, one, again], greater_is_better=True) == two
+    assert once_each([two, one, again, waiting]) == [again, two, one]
+    assert [place(study, trial) for trial in (waiting, two, one, again)] == [0, 1, 2, 0]
+
+
+def test_what_is_told_of_a_trial_that_is_tried_again(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    with pytest.raises(StoppedError):
+        tuned(search(planned, Pretended(lambda call: Exit.STOPPED if call == 2 else 0.5)))
+    lines: list[str] = []
+    again = dataclasses.replace(search(planned, Pretended(float)), says=lines.append)
+    tuned(again)
+    assert lines == ["trial 1 of lora on data: accuracy 1.0000"]
 
 
 def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> None:
@@ -288,6 +352,64 @@ def test_another_study_of_the_same_name_is_refused(config_of: ConfigOf, tmp_path
     other = plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
     with pytest.raises(MethodError, match=r"budget = '8-passes', this command '9-passes'"):
         tuned(search(other, Pretended(float), url))
+
+
+HEADER, PAGE_BYTES = 100, 4096
+"""Of an SQLite file."""
+
+
+def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> None:
+    """Another file, an SQLite file with a damaged page, one of another program, and a folder."""
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    file = planned.folder.storage
+    said = (
+        re.escape(str(file))
+        + r", the file of the trials, cannot be read \(.+\). Delete it, and the "
+        f"folder {re.escape(str(file.parent / 'trials'))} if there is one: the trials .* are lost"
+    )
+    with storage_of_trials(None, file):
+        pass
+    whole = file.read_bytes()
+    for damaged in (
+        b"no database " * 100,
+        whole[:HEADER] + b"x" * (PAGE_BYTES - HEADER) + whole[PAGE_BYTES:],
+        whole[: 2 * PAGE_BYTES],
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(MethodError, match=said), storage_of_trials(None, file):
+            pass
+    file.write_bytes(whole[:-PAGE_BYTES] + b"x" * PAGE_BYTES)
+    file.unlink()
+    assert len(tuned(search(planned, Pretended(float))).trials) == 2
+
+
+def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) -> None:
+    planned = plan(config_of(methods="lora", tune=2), "c")
+    file = planned.folder.storage
+
+    def damage(call: int) -> float:
+        size = file.stat().st_size
+        file.write_bytes(b"x" * size)
+        return call
+
+    spec = planned.config.parsed_methods[0]
+    with (
+        pytest.raises(MethodError, match=r"cannot be read \(file is not a database\)\. Delete it"),
+        storage_of_trials(None, file) as kept,
+    ):
+        tuned(Search(planned, "data", spec, kept, Pretended(damage)))
+
+
+def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
+    (tmp_path / "trials.db").mkdir()
+    with (
+        pytest.raises(MethodError, match=r"trials\.db, the file .* expected a file that can be wr"),
+        storage_of_trials(None, tmp_path / "trials.db"),
+    ):
+        pass
 
 
 def test_a_storage_that_is_lost_is_one_message(
@@ -554,9 +676,9 @@ def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path:
 
 def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_path: Path) -> None:
     """The share that they are scored on has the only row of a class, wherever it stands."""
-    for place in range(12):
+    for where in range(12):
         labels = "ab" * 20
-        labels = f"{labels[:place]}c{labels[place + 1 :]}"
+        labels = f"{labels[:where]}c{labels[where + 1 :]}"
         planned = plan(config_of(methods="lora", tune=1, options=rows_of(tmp_path, labels)), "c")
         aside = planned.set_aside["data"].rows
         assert aside["train"] + aside["validation"] == planned.record.tasks[0].rows["train"] == 40

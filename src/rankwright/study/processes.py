@@ -100,7 +100,7 @@ class Processes:
         # A session of its own: Ctrl-C reaches this process, which then asks for a checkpoint.
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rankwright.study.worker", str(folder), str(time.time())],
+                [sys.executable, "-m", "rankwright.worker", str(folder), str(time.time())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

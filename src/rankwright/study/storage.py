@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from rankwright.core.errors import MethodError
 
@@ -50,14 +51,19 @@ def storage_of_trials(url: str | None, file: Path) -> Iterator[Storage]:
     if url is None:
         file.parent.mkdir(parents=True, exist_ok=True)
     address = url or f"sqlite:///{file}"
-    storage = _opened(address)
+    try:
+        storage = _opened(address)
+    except MethodError:
+        raise
+    except Exception as error:  # sqlalchemy's, the driver's, or Optuna's of another version's file
+        raise MethodError(_not_opened(url, file, error)) from error
     try:
         yield storage
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise MethodError(
-            f"storage = {without_password(address)!r} was lost ({_in_short(error)}); when it is "
-            "there again, the same command goes on"
-        ) from error
+    except (StorageInternalError, SQLAlchemyError, UnboundLocalError) as error:
+        lost = _of_storage(error)
+        if lost is None:
+            raise
+        raise MethodError(_lost(url, file, lost)) from error
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -79,8 +85,11 @@ def _opened(address: str) -> Storage:
 
     try:
         for _ in range(OPEN_ATTEMPTS - 1):
-            with contextlib.suppress(DBAPIError):  # another machine may just be making the tables
+            try:
                 return opened()
+            except DBAPIError as error:  # another machine may just be making the tables
+                if _damaged(error):
+                    raise
             time.sleep(WAIT_SECONDS)
         return opened()
     except ImportError as error:  # Optuna's, of the driver's
@@ -89,12 +98,61 @@ def _opened(address: str) -> Storage:
             f"storage = {without_password(address)!r}: {driver} is not installed; pip install "
             f"'{WHEELS.get(driver, driver)}'"
         ) from error
-    except Exception as error:  # sqlalchemy's or the driver's
-        raise MethodError(
-            f"storage = {without_password(address)!r}: cannot be opened ({_in_short(error)}); "
-            "expected an SQLAlchemy URL such as postgresql://user@host/database, of a database "
-            "that this machine reaches"
-        ) from error
+
+
+def _not_opened(url: str | None, file: Path, error: Exception) -> str:
+    """What to say of a storage that cannot be opened, the user's or our own file."""
+    if url is not None:
+        return (
+            f"storage = {without_password(url)!r}: cannot be opened ({_in_short(error)}); expected "
+            "an SQLAlchemy URL such as postgresql://user@host/database, of a database that this "
+            "machine reaches"
+        )
+    if isinstance(error, OperationalError) and not _damaged(error):
+        return (
+            f"{file}, the file of the trials, cannot be opened ({_in_short(error)}); expected a "
+            "file that can be written, in a folder where files can be made"
+        )
+    return _not_readable(file, error)
+
+
+def _lost(url: str | None, file: Path, error: Exception) -> str:
+    """What to say of a storage that could be opened."""
+    if url is None and _damaged(error):
+        return _not_readable(file, error)
+    return (
+        f"storage = {without_password(url or str(file))!r} was lost ({_in_short(error)}); when it "
+        "is there again, the same command goes on"
+    )
+
+
+def _of_storage(error: BaseException | None) -> Exception | None:
+    """The error of the storage that led to this one; None if none did.
+
+    Optuna's own handling of an error that it meets at the end of a trial ends in an
+    `UnboundLocalError` (5.0.0).
+    """
+    while error is not None and not isinstance(error, StorageInternalError | SQLAlchemyError):
+        error = error.__context__
+    return error
+
+
+def _not_readable(file: Path, error: Exception) -> str:
+    """What to delete, and what that costs."""
+    return (
+        f"{file}, the file of the trials, cannot be read ({_in_short(error)}). Delete it, and the "
+        f"folder {file.parent / 'trials'} if there is one: the trials of methods whose tuning is "
+        "not finished are lost, and the same command makes them again; finished tuning, in the "
+        "*.json beside it, and finished runs are kept"
+    )
+
+
+def _damaged(error: BaseException | None) -> bool:
+    """Whether SQLite finds that the file is no database, or not a whole one."""
+    while isinstance(error, StorageInternalError):
+        error = error.__cause__
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def without_password(text: str) -> str:

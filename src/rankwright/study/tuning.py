@@ -11,9 +11,7 @@ space no point is tried twice: it would give the same again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
@@ -35,11 +31,22 @@ from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import RunFolder
 from rankwright.study.config import OF_A_METHOD, MethodSpec
 from rankwright.study.names import run_name
-from rankwright.study.plan import Plan, check_same, check_same_method, points
+from rankwright.study.plan import Plan, check_same, check_same_method
 from rankwright.study.processes import Exit, Processes, StoppedError, error_of
 from rankwright.study.protocol import OUTCOME, TrialOutcome, locked
-from rankwright.study.records import TrialRecord, TuningRecord
+from rankwright.study.records import TuningRecord
+from rankwright.study.sampler import SeededSampler
 from rankwright.study.storage import Storage
+from rankwright.study.trials import (
+    alive,
+    best_of,
+    complete,
+    counts,
+    once_each,
+    place,
+    trial_record,
+    waits,
+)
 
 WAIT_SECONDS = 1.0
 DESCRIPTION = "rankwright"
@@ -160,7 +167,7 @@ class Search:
             optuna.storages.fail_stale_trials(study)
             self._fail_never_begun(study)
             trials = self._trials(study)
-            to_be_had = len(trials) < self.wanted or any(map(_waits, trials))
+            to_be_had = len(trials) < self.wanted or any(map(waits, trials))
             if to_be_had:
                 self._one(study, turn.close)
         return to_be_had
@@ -234,16 +241,15 @@ class Search:
         Machines that ask at the same time may make more; which ones are left out is the same to
         all of them.
         """
-        alive = (TrialState.RUNNING, TrialState.WAITING)
         trials = study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state in alive or _counts(t)][: self.wanted]
+        return once_each(t for t in trials if alive(t) or counts(t))[: self.wanted]
 
     def _is_finished(self, trials: Sequence[FrozenTrial]) -> bool:
-        return len(trials) == self.wanted and all(map(_counts, trials))
+        return len(trials) == self.wanted and all(map(counts, trials))
 
     def _all_failed(self, study: optuna.Study) -> bool:
         trials = self._trials(study)
-        return self._is_finished(trials) and not any(map(_complete, trials))
+        return self._is_finished(trials) and not any(map(complete, trials))
 
     def _fail_never_begun(self, study: optuna.Study) -> None:
         """Give away trials whose machine died before their first heartbeat.
@@ -288,7 +294,7 @@ class Search:
                 raise
 
     def _folder(self, trial: optuna.Trial) -> Path:
-        name = run_name(self.task, self.spec.label, _original(_frozen(trial)))
+        name = run_name(self.task, self.spec.label, place(trial.study, _frozen(trial)))
         again = "" if self._attempt == 1 else f"--{self._attempt}"
         return self.plan.folder.path / "tuning" / "trials" / (name + again)
 
@@ -320,7 +326,8 @@ class Search:
         return outcome.value
 
     def _tell(self, trial: optuna.Trial, what: str) -> None:
-        self.says(f"trial {trial.number} of {self.spec.label} on {self.task}{what}")
+        number = place(trial.study, _frozen(trial))
+        self.says(f"trial {number} of {self.spec.label} on {self.task}{what}")
 
     def _failed(self, trial: optuna.Trial, message: str) -> TrialFailedError:
         trial.set_user_attr("error", message)
@@ -330,8 +337,7 @@ class Search:
     def _record(self, study: optuna.Study) -> TuningRecord:
         known = self.plan.task_record(self.task)
         trials = self._trials(study)
-        choose: Callable[..., FrozenTrial] = max if known.greater_is_better else min
-        best = choose(filter(_complete, trials), key=lambda trial: trial.value)
+        best = best_of(trials, greater_is_better=known.greater_is_better)
         assert best.value is not None
         return TuningRecord(
             task=self.task,
@@ -339,96 +345,10 @@ class Search:
             metric=known.metric,
             greater_is_better=known.greater_is_better,
             space={name: str(choice) for name, choice in self.space.items()},
-            trials=tuple(map(_trial_record, trials)),
+            trials=tuple(trial_record(study, trial) for trial in trials),
             best=best.params,
             best_value=best.value,
         )
-
-
-class SeededSampler(BaseSampler):
-    """Optuna's TPE whose draws are a function of (seed, trial, parameter) and the trials so far.
-
-    So a study that goes on, or that another machine joins, does not try the same values again. The
-    first ten trials, which TPE draws at random, are at the same places in the ranges of all methods
-    that share a seed.
-
-    Args:
-        seed: Any text.
-        space: What is searched; of one that is finite no point is drawn twice, while there are
-            others.
-    """
-
-    def __init__(self, seed: str, space: SearchSpace) -> None:
-        self._seed = seed
-        self._points = points(space)
-        lists = {name: choice.values for name, choice in space.items() if isinstance(choice, OneOf)}
-        self._lists = lists if len(lists) == len(space) else {}
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """A finite space; nothing of any other, whose parameters are drawn by themselves."""
-        del study, trial
-        return {name: CategoricalDistribution(values) for name, values in self._lists.items()}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A point of a finite space: TPE's, or if that was tried any that was not."""
-        if not search_space:
-            return {}
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        tried = {_point(t.params) for t in others if t.params.keys() == search_space.keys()}
-        drawn = {
-            name: self.sample_independent(study, trial, name, distribution)
-            for name, distribution in search_space.items()
-        }
-        generator = random.Random(f"{self._seed} {_place(study, trial)}")
-        while _point(drawn) in tried and len(tried) < self._points:
-            drawn = {name: generator.choice(self._lists[name]) for name in search_space}
-        return drawn
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """One parameter of one trial."""
-        key = f"{self._seed} {_place(study, trial)} {param_name}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
-        sampler = TPESampler(seed=seed)
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _original(trial: FrozenTrial) -> int:
-    """The number of a trial, or of the one that it takes up again."""
-    number: int | None = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
-    return trial.number if number is None else number
-
-
-def _place(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Which of the study's trials it is, from 0; one that takes another up again is that one."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(t.number == _original(t) < _original(trial) for t in trials)
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those a method gets: not if its machine died or was stopped."""
-    return _complete(trial) or "error" in trial.user_attrs
-
-
-def _complete(trial: FrozenTrial) -> bool:
-    return trial.state is TrialState.COMPLETE
-
-
-def _waits(trial: FrozenTrial) -> bool:
-    return trial.state is TrialState.WAITING
-
-
-def _point(parameters: dict[str, Any]) -> frozenset[tuple[str, Any]]:
-    return frozenset(parameters.items())
 
 
 def _present(choice: LogRange | OneOf, value: Any) -> Any:
@@ -447,16 +367,3 @@ def _suggest(trial: optuna.Trial, name: str, choice: LogRange | OneOf) -> Any:
 
 def _frozen(trial: optuna.Trial) -> FrozenTrial:
     return next(t for t in trial.study.get_trials(deepcopy=False) if t.number == trial.number)
-
-
-def _trial_record(trial: FrozenTrial) -> TrialRecord:
-    state: Literal["complete", "failed"] = "complete" if _complete(trial) else "failed"
-    return TrialRecord(
-        number=trial.number,
-        parameters=trial.params,
-        value=trial.value if state == "complete" else None,
-        state=state,
-        passes=trial.user_attrs.get("passes", 0.0),
-        seconds=trial.user_attrs.get("seconds", 0.0),
-        error=trial.user_attrs.get("error", ""),
-    )

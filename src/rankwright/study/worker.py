@@ -1,17 +1,11 @@
-"""One run in a process of its own: `python -m rankwright.study.worker FOLDER STARTED`.
-
-Started by `study.processes`. It ends when the process that started it does, after a checkpoint.
-"""
+"""One run in a process of its own, which `rankwright.worker` starts: from request to record."""
 
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -298,18 +292,3 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _end_with_parent() -> None:
-    """SIGTERM to this process when the other end of its standard input is closed."""
-
-    def wait() -> None:
-        os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants at its end
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-if __name__ == "__main__":
-    _end_with_parent()
-    sys.exit(main(Path(sys.argv[1]), time.time() - float(sys.argv[2])))

@@ -1,0 +1,40 @@
+"""The process of one run of a study: `python -m rankwright.worker FOLDER STARTED`.
+
+Started by `study.processes`. It ends when the process that started it does: at once while it still
+imports, and once it trains, after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def end_with_parent() -> None:
+    """SIGTERM to this process when the other end of its standard input is closed.
+
+    The system closes that end however the parent ends. Until the trainer listens for SIGTERM, the
+    signal ends the process.
+    """
+
+    def wait() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock the interpreter wants at its end
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Watch the parent, then import what trains, which takes seconds, and carry the run out."""
+    end_with_parent()
+    from rankwright.study import worker
+
+    return worker.main(Path(sys.argv[1]), time.time() - float(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
