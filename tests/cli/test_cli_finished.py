@@ -142,7 +142,13 @@ def test_eval_gives_the_metrics_of_the_result(
     assert metrics == json.loads((run / "result.json").read_text("utf-8"))["after"]
     assert metrics == json.loads(written.read_text("utf-8"))
     assert main(["eval", str(run), "--split", "train", "--rows", "5"]) == 0
-    assert json.loads(capsys.readouterr().out).keys() == metrics.keys()
+    out, err = capsys.readouterr()
+    assert json.loads(out).keys() == metrics.keys()
+    assert "5 of the 47 train rows are reported on, drawn by class with seed 0" in err
+    assert main(["eval", str(run), "--rows", "1000"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == metrics
+    assert "all 13 validation rows are reported on; 1,000 were asked for" in err
     assert main(["eval", str(run), "--batch_size=7"]) == 0  # an underscore is a hyphen
     assert json.loads(capsys.readouterr().out) == metrics
 

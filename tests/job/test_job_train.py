@@ -308,6 +308,22 @@ def test_what_stands_in_the_folder_is_not_replaced(config: TrainConfig) -> None:
     assert precious.exists()
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_trainer_evaluates_the_rows_that_are_reported_on(
+    config: TrainConfig, seed: int
+) -> None:
+    """Drawn, by class, and the same for every seed of a run."""
+    said: list[str] = []
+    few = dataclasses.replace(config, eval_rows=6, seed=seed)
+    job = set_up(few, LoRA(r=2), notify=said.append)
+    rows = job.prepared.drawn("validation", 6)
+    shown = job.prepared.dataset("validation").select(rows)
+    assert job.trainer.eval_dataset["input_ids"][:] == shown["input_ids"][:]
+    assert job.predict("validation")["classes"].references == shown["labels"][:]
+    assert sum("6 of the" in text and "drawn by class" in text for text in said) == 1
+    job.release()
+
+
 def test_notices_of_the_task_are_passed_on(llama_folder: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "w1 " * 30, "answer": "w2 w3"}] * 4
     data = write_rows(tmp_path / "train.jsonl", rows)

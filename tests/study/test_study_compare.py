@@ -84,6 +84,27 @@ def test_the_figures_are_those_of_the_raw_files(config_of: Study) -> None:
     assert all(point.loss is not None for point in record.curve[1:])
 
 
+def test_every_method_and_seed_reports_on_the_same_drawn_rows(config_of: Study) -> None:
+    folder, _ = carried_out(config_of(seeds=2, budget="2-passes", options={"eval_rows": 7}))
+    (task,) = folder.study.tasks
+    notice = (
+        f"7 of the {task.rows['validation']} validation rows are reported on, "
+        "drawn by class with seed 0"
+    )
+    assert notice in task.notices
+    outcomes = [folder.examples(record) for record in folder.records()]
+    assert len(outcomes) == 4
+    assert {outcome.ids for outcome in outcomes} == {outcomes[0].ids}
+    assert {outcome.labels for outcome in outcomes} == {outcomes[0].labels}
+    assert len(set(outcomes[0].ids)) == 7
+    rows = Path(folder.records()[0].options["data"]).read_text("utf-8").splitlines()
+    for place, label in zip(outcomes[0].ids, outcomes[0].labels, strict=True):
+        row = json.loads(rows[int(place.partition(":")[2]) - 1])
+        assert row["topic"] == ("high", "low")[label]
+    for record in folder.records():  # the curve's figures are of the same rows
+        assert record.curve[-1].metric == record.value
+
+
 def test_the_last_point_of_a_curve_is_the_reported_figure(
     config_of: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def _eval(arguments: list[str]) -> int:
         default="validation",
         help="which rows (default: validation)",
     )
-    parser.add_argument("--rows", type=int, help="the first so many rows only")
+    parser.add_argument("--rows", type=int, help="only so many rows, drawn as by --eval-rows")
     parser.add_argument(
         "--batch-size", type=int, default=64, help="rows of one batch (default: 64)"
     )

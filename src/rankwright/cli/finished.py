@@ -30,7 +30,7 @@ def evaluate(
         run: Folder of the run.
         split: "train", "validation" or "test".
         batch_size: Rows of one batch.
-        rows: The first so many rows only; None for all.
+        rows: So many rows only, drawn as `--eval-rows` draws them; None for all.
         output: Write the metrics to this JSON file, too.
         notify: Called with what the user should know about the rows.
     """
@@ -39,8 +39,9 @@ def evaluate(
         if value is not None and value < 1:
             raise MethodError(f"{name} {value}: expected at least 1")
     prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
-    for text in prepared.notices:
-        notify(text)
+    for text in (*prepared.notices, prepared.limit_notice(split, rows)):
+        if text is not None:
+            notify(text)
     model = load_adapted(folder, prepared)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)

@@ -85,7 +85,8 @@ class TrainConfig:
         bf16: Compute under bfloat16 autocast.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         eval_batch_size: Rows of one batch in evaluation.
-        eval_rows: Report on the first so many rows only; None for all.
+        eval_rows: Report on so many rows only, drawn by class where there are classes and the same
+            for every method and seed; None for all.
         save_steps: Optimizer steps between two checkpoints; None for a tenth of the run.
         keep_checkpoints: How many checkpoints are kept.
         trainer: More of `transformers.TrainingArguments` by name, such as report_to.

@@ -24,11 +24,13 @@ class RunData:
         held_out: Tokenised rows of the user's own second split; None without one.
         splits: Number and digest of the rows of every split by its name, `held_out` among them:
             `{"train": {"rows": 8, "sha256": "..."}}`.
+        notices: What the user should know about the rows.
     """
 
     prepared: PreparedTask
     held_out: Dataset | None
     splits: Mapping[str, Mapping[str, Any]]
+    notices: tuple[str, ...]
 
 
 def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
@@ -52,7 +54,13 @@ def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         for name, split in rows.items()
         if split is not None
     }
-    return RunData(prepared, held_out and held_out.test, splits)
+    limited = [
+        prepared.limit_notice(split, config.eval_rows)
+        for split in ("validation", "test")
+        if prepared.rows.test is not None or split == "validation"
+    ]
+    notices = (*prepared.warnings, *filter(None, limited))
+    return RunData(prepared, held_out and held_out.test, splits, notices)
 
 
 def _with_test(task: Task, path: str) -> Task:

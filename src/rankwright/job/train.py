@@ -208,7 +208,7 @@ def set_up(
             if not resume:
                 folder.write_description()
             write_json(folder.data, data.splits)
-        for text in (*data.prepared.warnings, *([start_notice(start)] if resume else [])):
+        for text in (*data.notices, *([start_notice(start)] if resume else [])):
             if notify is not None:
                 notify(text)
         on_error.pop_all()
@@ -300,7 +300,7 @@ def _trainer(model: PeftModel, data: RunData, folder: RunFolder) -> Trainer:
     rows = _train_rows(prepared, folder.config)
     shown = prepared.dataset("validation")
     if folder.config.eval_rows is not None:
-        shown = shown.select(range(min(folder.config.eval_rows, len(shown))))
+        shown = shown.select(prepared.drawn("validation", folder.config.eval_rows))
     arguments = training_arguments(folder.config, folder, len(rows))
     try:
         check_buildable(arguments, model, steps_of(folder.config, len(rows)))

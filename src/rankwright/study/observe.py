@@ -123,10 +123,10 @@ def examples(job: Job, outcomes: dict[Form, Outcome], split: str) -> Examples:
     metric = METRICS[job.prepared.task.primary_metric]
     outcome = next(outcome for form, outcome in outcomes.items() if form in metric.forms)
     pairs = list(zip(outcome.predictions, outcome.references, strict=True))
-    rows = job.prepared.rows[split][: len(pairs)]
+    rows = job.prepared.rows[split]
     return Examples(
         metric.name,
-        tuple(place(row.where) for row in rows),
+        tuple(place(rows[row].where) for row in job.prepared.drawn(split, len(pairs))),
         np.array([metric.each(*pair) for pair in pairs], dtype=np.float64),
         tuple(outcome.predictions),
         tuple(outcome.references),

@@ -367,7 +367,7 @@ def _task_record(
         data_sha256=data.sha256,
         options={**config.options, **spec.options},
         budget=None if spec.budget is None else str(spec.budget),
-        notices=found.prepared.warnings,
+        notices=found.notices,
     )
 
 

@@ -187,19 +187,19 @@ class Worker:
     def _seconds_of(self, job: Job, split: str, evaluate: Callable[[int], object]) -> float:
         """Wall time of an evaluation, from some of its rows; from a whole batch, for its memory."""
         config = self.folder.config
-        rows = len(job.prepared.rows[split][: config.eval_rows])
+        rows = len(job.prepared.drawn(split, config.eval_rows))
         some = min(max(MEASURED_ROWS, config.eval_batch_size), rows)
         return _seconds(lambda: evaluate(some)) * rows / some
 
     def _predict(self, job: Job, rows: int) -> None:
-        """Evaluate the first reported rows, as before and after training."""
+        """Evaluate some of the rows, as before and after training."""
         batch_size, split = self.folder.config.eval_batch_size, self.request.reported_split
         job.prepared.predict(job.model, batch_size=batch_size, split=split, limit=rows)
 
     def _forward(self, job: Job, rows: int) -> None:
-        """One forward pass over the first validation rows, as for a point of the curve."""
+        """One forward pass over some validation rows, as for a point of the curve."""
         task = job.prepared
-        data = task.dataset("validation").select(range(rows))
+        data = task.dataset("validation").select(task.drawn("validation", rows))
         batch_size = self.folder.config.eval_batch_size
         reduce = task.preprocess_logits_for_metrics
         forward_rows(job.model, data, task.collator, reduce, batch_size)

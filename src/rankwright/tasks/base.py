@@ -18,6 +18,7 @@ from datasets import Dataset
 from pyarrow import compute
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from rankwright.tasks.drawing import drawn
 from rankwright.tasks.errors import TaskError
 from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import METRICS, Form, Metric, Outcome, get_metric, score
@@ -205,6 +206,32 @@ class PreparedTask(ABC):
             raise TaskError(f"split {split!r} of task {self.task.name!r} is empty.")
         return getattr(self, split)
 
+    def classes(self, split: str) -> Sequence[object]:
+        """The class of every row, for a draw that keeps their shares; all alike without classes."""
+        return [None] * len(self.dataset(split))
+
+    def drawn(self, split: str, limit: int | None) -> list[int]:
+        """The indices of the rows that `limit` leaves, ascending; of classes each keeps its share.
+
+        They depend on the split and on the seed of the task's source, and on no model, method or
+        seed of a run, so that outcomes can be compared row by row.
+        """
+        classes = self.classes(split)
+        return drawn(classes, len(classes) if limit is None else limit, self.task.source.seed)
+
+    def limit_notice(self, split: str, limit: int | None) -> str | None:
+        """A sentence about the rows of a split that `limit` leaves; nothing where it is `None`."""
+        size = len(self.rows[split])
+        if limit is None or limit == size:
+            return None
+        if limit > size:
+            return f"all {size:,} {split} rows are reported on; {limit:,} were asked for"
+        by_class = " by class" if len(set(self.classes(split))) > 1 else ""
+        return (
+            f"{limit:,} of the {size:,} {split} rows are reported on, drawn{by_class} with seed "
+            f"{self.task.source.seed}"
+        )
+
     def predict(
         self,
         model: torch.nn.Module,
@@ -220,14 +247,14 @@ class PreparedTask(ABC):
                 training mode is put back as it was.
             batch_size: Rows per forward pass.
             split: `"train"`, `"validation"` or `"test"`.
-            limit: Only the first so many rows.
+            limit: Only so many rows, those of `drawn`.
 
         Returns:
             Predictions and references in every form that the kind of task has, in row order.
         """
         data = self.dataset(split)
         if limit is not None:
-            data = data.select(range(min(limit, len(data))))
+            data = data.select(self.drawn(split, limit))
         reduced, labels = forward_rows(
             model, data, self.collator, self.preprocess_logits_for_metrics, batch_size
         )

@@ -153,7 +153,7 @@ class PreparedCausalLM(PreparedCausal):
         """Scores the completions and, where a metric needs it, generates some."""
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
         if self.task.generates:
-            some = self.rows[split][:limit]
+            some = [self.rows[split][row] for row in self.drawn(split, limit)]
             texts = self.generate(model, [self.task.shown(row) for row in some], batch_size)
             outcomes["texts"] = Outcome(texts, [self.task.references(row) for row in some])
         return outcomes

@@ -71,6 +71,10 @@ class PreparedMultiLabel(PreparedText):
             "pad_token_id": self.tokenizer.pad_token_id,
         }
 
+    def classes(self, split: str) -> Sequence[object]:
+        """The set of classes of every row, as zeros and ones."""
+        return list(map(tuple, self.dataset(split)["labels"]))
+
     def preprocess_logits_for_metrics(
         self,
         logits: torch.Tensor | tuple[torch.Tensor, ...],

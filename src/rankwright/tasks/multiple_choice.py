@@ -124,7 +124,7 @@ class PreparedMultipleChoice(PreparedCausal):
         """Scores the right choices as completions, then chooses among all."""
         self.check_model(model)
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
-        some = self.rows[split][:limit]
+        some = [self.rows[split][row] for row in self.drawn(split, limit)]
         chosen = [int(np.argmax(s)) for s in self.log_likelihoods(model, some, batch_size)]
         outcomes["classes"] = Outcome(chosen, [self.task.answer(row) for row in some])
         return outcomes

@@ -84,6 +84,10 @@ class PreparedSequenceClassification(PreparedText):
             "pad_token_id": self.tokenizer.pad_token_id,
         }
 
+    def classes(self, split: str) -> Sequence[object]:
+        """The index of the class of every row."""
+        return list(self.dataset(split)["labels"])
+
     def preprocess_logits_for_metrics(
         self,
         logits: torch.Tensor | tuple[torch.Tensor, ...],

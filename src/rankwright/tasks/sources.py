@@ -111,7 +111,7 @@ class Source(ABC):
             )
         parts: dict[str, list[Row]] = {"train": [], "validation": []}
         for row in rows:
-            held_out = _position([row[column] for column in key_columns], self.seed) < share
+            held_out = position([row[column] for column in key_columns], self.seed) < share
             parts["validation" if held_out else "train"].append(row)
         if not parts["train"] or not parts["validation"]:
             raise TaskError(
@@ -126,10 +126,10 @@ def _key(row: Row, columns: Sequence[str]) -> str:
     return json.dumps(cells, ensure_ascii=False, default=str)
 
 
-def _position(key: Sequence[object], seed: int) -> float:
+def position(key: Sequence[object], seed: int) -> float:
     """Returns a number in [0, 1) that depends on nothing but the key and the seed.
 
-    A hash and not a shuffle: a row keeps its side when others are added or reordered.
+    A hash and not a shuffle: a row keeps its side of a split when others are added or reordered.
     """
     text = json.dumps([seed, *key], ensure_ascii=False, default=str)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,30 @@
+"""Which rows of a split to report on, where not all are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rankwright.tasks.sources import position
+
+
+def drawn(classes: Sequence[object], count: int, seed: int) -> list[int]:
+    """Draws rows so that every class keeps its share and every row has the same chance.
+
+    Rows are sorted by class and, within a class, by a hash; then `count` of them are taken at equal
+    distances from a random start (systematic sampling). Of a class with `n` of all `N` rows these
+    are `count * n / N`, rounded up or down.
+
+    Args:
+        classes: The class of every row; all alike where there are none.
+        count: How many rows, at most all.
+        seed: Chooses which ones.
+
+    Returns:
+        Row indices, in ascending order. They are the same on every machine and for every model.
+    """
+    size = len(classes)
+    if count >= size:
+        return list(range(size))
+    order = sorted(range(size), key=lambda row: (str(classes[row]), position([row], seed)))
+    start = int(position(["start"], seed) * size)  # in [0, size)
+    return sorted(order[(number * size + start) // count] for number in range(count))
