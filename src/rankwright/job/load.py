@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import transformers
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -15,8 +9,8 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankwright.core.errors import MethodError
-from rankwright.job.files import write_json
 from rankwright.job.folder import RunFolder, incomplete, read_whole
+from rankwright.job.head import Head
 from rankwright.tasks import PreparedTask
 
 MINILM = "minilm"
@@ -51,42 +45,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(resolve_model(name))
     except UNLOADABLE as error:
         raise MethodError(_cannot_load(name, error)) from error
-
-
-@dataclass(frozen=True)
-class Head:
-    """What a base model is loaded with, beside its name.
-
-    Attributes:
-        auto_class: Name of the class in `transformers`.
-        model_kwargs: Keyword arguments of its `from_pretrained`, such as the labels.
-    """
-
-    auto_class: str
-    model_kwargs: dict[str, Any]
-
-    @classmethod
-    def of(cls, prepared: PreparedTask) -> Head:
-        """The head that a task wants."""
-        return cls(prepared.auto_class, prepared.model_kwargs)
-
-    @classmethod
-    def load(cls, path: Path) -> Head:
-        """Read the JSON file."""
-        head = cls(**json.loads(path.read_text("utf-8")))
-        if "id2label" in head.model_kwargs:  # JSON has no whole numbers for keys
-            names = head.model_kwargs["id2label"].items()
-            head.model_kwargs["id2label"] = {int(index): name for index, name in names}
-        return head
-
-    def save(self, path: Path) -> None:
-        """Write the JSON file whole or not at all."""
-        write_json(path, dataclasses.asdict(self))
-
-    def __str__(self) -> str:
-        """The class, and the labels where there are some."""
-        labels = ", ".join(self.model_kwargs.get("label2id", ()))
-        return self.auto_class + (f" with the labels {labels}" if labels else "")
 
 
 def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:

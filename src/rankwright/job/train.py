@@ -29,16 +29,19 @@ from rankwright.job.arguments import (
     steps_of,
     training_arguments,
 )
+from rankwright.job.card import write_card
 from rankwright.job.config import TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.files import write_json
 from rankwright.job.folder import RunFolder
-from rankwright.job.load import Head, load_base, load_tokenizer
+from rankwright.job.head import Head
+from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
+from rankwright.training.adapter_file import save_adapter
 from rankwright.training.cost import Cost
 
 CallbackFactory = Callable[[Trainer], TrainerCallback]
@@ -129,12 +132,14 @@ class Job:
         return not self.trainer.interrupted
 
     def save_adapter(self) -> None:
-        """Write the adapter, with the tokenizer in it, whole or not at all; before it, the head."""
-        Head.of(self.prepared).save(self.folder.head)
+        """Write adapter, tokenizer and README, whole or not at all; before them, the head."""
+        head = Head.of(self.prepared)
+        head.save(self.folder.head)
         temporary = self.folder.path / ".saving-adapter"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
-        self.model.save_pretrained(temporary)
+        save_adapter(self.model, temporary)
         self.prepared.tokenizer.save_pretrained(temporary)
+        write_card(temporary, self.model, head)
         checkpoint.publish(temporary, self.folder.adapter)
 
     def release(self) -> None:

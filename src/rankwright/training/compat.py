@@ -13,6 +13,7 @@ TRAINER_NAMES = (
     "transformers.trainer:Trainer._prepare_inputs",
     "transformers.trainer:Trainer._remove_unused_columns",
     "transformers.trainer:Trainer._run_epoch",
+    "transformers.trainer:Trainer._save",
     "transformers.trainer:Trainer._save_checkpoint",
     "transformers.trainer_utils:rotate_checkpoints",
 )

@@ -29,6 +29,7 @@ from rankwright.core.effective import factor_tensors, weight_change
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
 from rankwright.core.matrix import dora_magnitude, low_rank_factors
 from rankwright.core.ranks import PREFIX
+from rankwright.training.adapter_file import save_adapter
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     Errors,
@@ -131,7 +132,7 @@ def export_adapter(
     source.check_base()
     with staged(path, overwrite) as folder, _quiet_embeddings():
         tensors = source.adapter_tensors()
-        model.save_pretrained(str(folder), selected_adapters=[source.adapter])
+        save_adapter(model, folder, source.adapter)
         difference = _check_adapter(source, folder, tensors, source.tolerance(tolerance))
     errors = Errors.none(source.layers)
     return _report(source, "adapter", Path(path), source.rank(), errors, difference)

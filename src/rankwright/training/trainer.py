@@ -29,6 +29,7 @@ from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
 from rankwright.core.run import adapted_layers, clipping
 from rankwright.training import checkpoint
+from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
 from rankwright.training.data import PhaseSampler
@@ -303,6 +304,11 @@ class MethodMixin(_Base):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            rename_magnitudes(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

@@ -1,0 +1,54 @@
+"""Adapter files that PEFT and transformers' own loader read alike.
+
+PEFT 0.21 writes DoRA's magnitudes as `...lora_magnitude_vector`. The loader inside transformers
+5.23 (`AutoModelFor....from_pretrained(adapter)`, `model.load_adapter`) expects
+`...lora_magnitude_vector.weight`; it skips the other name, and the magnitudes are the norms of the
+base weight then. PEFT reads both names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rankwright.core.method import ADAPTER
+
+MAGNITUDE = ".lora_magnitude_vector"
+
+
+def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> None:
+    """Write an adapter as PEFT does, under names that transformers' own loader knows too.
+
+    Args:
+        model: The adapted model.
+        folder: The folder to write; made if it is not there.
+        adapter: Name of the adapter; PEFT puts any but "default" into a subfolder of that name.
+    """
+    model.save_pretrained(str(folder), selected_adapters=[adapter])
+    rename_magnitudes(folder if adapter == ADAPTER else folder / adapter)
+
+
+def rename_magnitudes(folder: Path) -> None:
+    """Add `.weight` to the names of DoRA's magnitudes in the adapter file of a folder.
+
+    Args:
+        folder: Written by `save_pretrained`. A file without magnitudes under PEFT's name keeps its
+            bytes.
+    """
+    file = folder / SAFETENSORS_WEIGHTS_NAME
+    with safe_open(file, "pt") as stored:
+        metadata, names = stored.metadata(), list(stored.keys())
+        if not any(name.endswith(MAGNITUDE) for name in names):
+            return
+        tensors = {_renamed(name): stored.get_tensor(name) for name in names}
+    temporary = file.with_name(f".{file.name}.renaming")  # the old file is mapped into memory
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(file)
+
+
+def _renamed(name: str) -> str:
+    return f"{name}.weight" if name.endswith(MAGNITUDE) else name

@@ -1,0 +1,90 @@
+"""The README of an adapter: its calls are run as they stand, and give the trained model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from models import tokens
+from rankwright.job.card import CONFIG_FOLDER, NAMES_SHOWN, README, loading_section, write_card
+from rankwright.job.head import Head
+from rankwright.methods import BiDoRA, DoRA, HeadOnly, LoRA
+from rankwright.training.adapter_file import save_adapter
+
+MANY = NAMES_SHOWN + 1
+
+
+def labels(count: int) -> dict[str, Any]:
+    names = {index: f'it\'s "{index}"' for index in range(count)}
+    return {"num_labels": count, "id2label": names, "label2id": {n: i for i, n in names.items()}}
+
+
+def trained(method: Any, base: Any) -> PeftModel:
+    model = method.apply(base).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def run_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each Python block of the README defines, run in the folder by itself."""
+    monkeypatch.chdir(folder)
+    found = []
+    for block in re.findall(r"```python\n(.*?)```", (folder / README).read_text("utf-8"), re.S):
+        torch.manual_seed(1)  # not the seed of the base that was trained on
+        names: dict[str, Any] = {}
+        exec(block, names)
+        found.append(names)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file")
+@pytest.mark.parametrize("method", [LoRA(r=2), DoRA(r=2), HeadOnly()], ids=lambda m: m.name)
+@pytest.mark.parametrize("count", [3, MANY])
+def test_both_calls_load_a_classifier_with_its_names(
+    method: Any, count: int, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head("AutoModelForSequenceClassification", labels(count))
+    torch.manual_seed(0)
+    base = AutoModelForSequenceClassification.from_pretrained(bert_folder, **head.model_kwargs)
+    model = trained(method, base)
+    save_adapter(model, tmp_path)
+    write_card(tmp_path, model, head)
+    expected = model(tokens(4)).logits
+    blocks = run_blocks(tmp_path, monkeypatch)
+    assert len(blocks) == 2
+    for names in blocks:
+        loaded = names["model"].eval()
+        torch.testing.assert_close(loaded(tokens(4)).logits, expected, rtol=0, atol=1e-6)
+        assert loaded.config.id2label == head.model_kwargs["id2label"]
+    assert ("AutoConfig" in (tmp_path / README).read_text("utf-8")) == (count == MANY)
+
+
+@pytest.mark.parametrize("method", [LoRA(r=2), BiDoRA(r=2)], ids=lambda m: m.name)
+def test_a_causal_model_needs_no_labels(
+    method: Any, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(method, AutoModelForCausalLM.from_pretrained(llama_folder))
+    save_adapter(model, tmp_path)
+    write_card(tmp_path, model, Head("AutoModelForCausalLM", {}))
+    assert not (tmp_path / CONFIG_FOLDER).exists()
+    for names in run_blocks(tmp_path, monkeypatch):
+        loaded = names["model"].eval()(tokens(4)).logits
+        torch.testing.assert_close(loaded, model(tokens(4)).logits, rtol=0, atol=1e-6)
+
+
+def test_the_call_for_a_regression_says_what_it_is() -> None:
+    head = Head(
+        "AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}
+    )
+    text = "\n".join(loading_section(head, "some/base"))
+    assert text.count("num_labels=1,") == text.count("problem_type='regression',") == 2
+    assert "'some/base'," in text

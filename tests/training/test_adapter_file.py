@@ -1,0 +1,77 @@
+"""One file that plain PEFT and transformers' own loader read alike, magnitudes included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from models import tiny_bert, tiny_llama, tokens
+from rankwright.methods import BiDoRA, DoRA, LoRA
+from rankwright.training.adapter_file import rename_magnitudes, save_adapter
+from rankwright.training.export import export_adapter
+
+
+def tiny_gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+    )
+
+
+def moved(model: PeftModel) -> PeftModel:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.rand_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file")
+@pytest.mark.parametrize("build", [tiny_bert, tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("method", [DoRA(r=2), BiDoRA(r=2), LoRA(r=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize("write", [save_adapter, export_adapter])
+def test_both_loaders_give_the_trained_model(
+    build: Any, method: Any, write: Any, tmp_path: Path
+) -> None:
+    model = moved(method.apply(build()))
+    write(model, tmp_path)
+    expected = model(input_ids=tokens(4)).logits
+    own = build()
+    report = own.load_adapter(str(tmp_path))
+    assert not report.missing_keys
+    assert not report.unexpected_keys
+    for loaded in (own, PeftModel.from_pretrained(build(), tmp_path)):
+        logits = loaded.eval()(input_ids=tokens(4)).logits
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_every_tensor_keeps_its_bits(tmp_path: Path) -> None:
+    model = moved(DoRA(r=2).apply(tiny_bert()))
+    save_adapter(model, tmp_path)
+    written = load_file(tmp_path / "adapter_model.safetensors")
+    expected = get_peft_model_state_dict(model)
+    names = {name.removesuffix(".weight"): name for name in written}
+    assert {name.removesuffix(".weight") for name in expected} == names.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(written[names[name.removesuffix(".weight")]], tensor)
+    assert sum(name.endswith(".lora_magnitude_vector.weight") for name in written) == 13
+    with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("method", [DoRA(r=2), LoRA(r=2)], ids=lambda m: m.name)
+def test_a_file_in_that_form_is_left_alone(method: Any, tmp_path: Path) -> None:
+    save_adapter(method.apply(tiny_bert()), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    before = file.read_bytes()
+    rename_magnitudes(tmp_path)
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", file.name}
+    assert not list(tmp_path.glob(".*"))
