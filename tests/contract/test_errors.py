@@ -163,7 +163,6 @@ def test_fewer_steps_than_phases(name: str, tmp_path: Path) -> None:
         ({"auto_find_batch_size": True}, "starts training over with weights and phases of "),
         ({"deepspeed": "zero3.json"}, "deepspeed and fsdp shard; use one process or Distributed"),
         ({"fsdp": ["full_shard"]}, "deepspeed and fsdp shard; use one process or Distributed"),
-        ({"n_gpu": 2}, "does not run under DataParallel; start one process a device with torchrun"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -180,9 +179,14 @@ def test_an_engine_that_the_procedure_cannot_run_under(
         )
 
 
-@pytest.mark.parametrize(
-    "setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}, {"n_gpu": 2}]
-)
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_several_gpus_in_one_process(name: str) -> None:
+    args: Any = types.SimpleNamespace(n_gpu=2)
+    with pytest.raises(MethodError, match=rf"{name} does not run under DataParallel.*\(2 here\)"):
+        _check_engine(args, method_named(name))
+
+
+@pytest.mark.parametrize("setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}])
 def test_an_engine_that_a_penalty_on_outputs_cannot_run_under(setting: dict[str, Any]) -> None:
     fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": True}
     _check_engine(types.SimpleNamespace(**fine), method_named("ba_lora"))  # type: ignore[arg-type]

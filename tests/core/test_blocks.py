@@ -170,7 +170,7 @@ def test_every_class_that_is_known_computes_as_its_own_forward(name: str) -> Non
     expected = module(x)
     (expected_grad,) = torch.autograd.grad(expected.square().sum(), x)
     prepare(module)
-    assert "forward" in module.__dict__
+    assert type(module).forward is not type(module).own.forward
     found = module(x)
     (grad,) = torch.autograd.grad(found.square().sum(), x)
     assert torch.equal(found, expected)
@@ -261,7 +261,7 @@ def test_an_unknown_mlp_and_one_with_a_forward_of_its_own_are_left_alone() -> No
     unknown, mlp = Unknown(), tiny_llama().model.layers[0].mlp
     mlp.forward = own = lambda x: x
     prepare(nn.ModuleList([unknown, mlp]))
-    assert "forward" not in unknown.__dict__
+    assert type(unknown) is Unknown
     assert mlp.forward is own
     release(mlp)
     assert mlp.forward is own
@@ -380,12 +380,50 @@ def test_copies_pickles_and_release() -> None:
     expected = gradients(model)
     for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         mlp = same.get_base_model().model.layers[0].mlp
-        assert mlp.__dict__["forward"].args == (mlp,)
+        assert type(mlp) is type(model.get_base_model().model.layers[0].mlp)
         for found, wanted in zip(gradients(same), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     base = model.unload()
     release(base)
-    assert all(not m._forward_hooks and "forward" not in m.__dict__ for m in base.modules())
+    assert all(not m._forward_hooks for m in base.modules())
+    assert [type(m) for m in base.modules()] == [type(m) for m in tiny_llama().modules()]
+
+
+def test_a_pickle_of_a_class_that_is_no_longer_known_is_of_its_own_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    norm = LlamaRMSNorm(4)
+    prepare(norm)
+    pickled = pickle.dumps(norm)
+    assert type(pickle.loads(pickled)) is type(norm)
+    monkeypatch.delitem(FORWARDS, "transformers.models.llama.modeling_llama.LlamaRMSNorm")
+    again = pickle.loads(pickled)
+    assert type(again) is LlamaRMSNorm
+    assert torch.equal(again.weight, norm.weight)
+
+
+def test_preparing_twice_changes_nothing() -> None:
+    model = LoRA(r=2).apply(tiny_llama())
+    kinds = [(type(m), len(m._forward_hooks)) for m in model.modules()]
+    prepare(model)
+    assert [(type(m), len(m._forward_hooks)) for m in model.modules()] == kinds
+
+
+@pytest.mark.parametrize("name", sorted(FORWARDS))
+def test_a_replica_computes_with_its_own_parts(name: str) -> None:
+    """`nn.DataParallel` copies the attributes of an instance, and then gives it other parts."""
+    module, other = built(name), built(name)
+    for parameter in other.parameters():
+        parameter.data.normal_()
+    prepare(module)
+    replica = module._replicate_for_data_parallel()
+    for part, child in other.named_children():
+        setattr(replica, part, child)
+    for part, parameter in other.named_parameters(recurse=False):
+        setattr(replica, part, parameter.detach())
+    x = torch.randn(5, 8)
+    assert torch.equal(replica(x), other(x))
+    assert not torch.equal(replica(x), module(x))
 
 
 def test_compiled() -> None:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial, wraps
 from typing import Any, cast
 
 import torch
@@ -62,7 +62,7 @@ def llama_rms_norm(norm: Any, hidden_states: Tensor) -> Tensor:
     """
     own = norm.weight.requires_grad or hidden_states.dtype == torch.float64
     if own or _kept_by_autograd(hidden_states):
-        return cast(Tensor, type(norm).forward(norm, hidden_states))
+        return cast(Tensor, norm.own.forward(norm, hidden_states))
     return rms_norm(hidden_states, norm.weight, norm.variance_epsilon)
 
 
@@ -102,10 +102,12 @@ def prepare(model: nn.Module) -> None:
         model: Changed in place. Modules with a forward of somebody else's are left alone.
     """
     for module in model.modules():
-        forward = FORWARDS.get(f"{type(module).__module__}.{type(module).__qualname__}")
-        if forward is not None and "forward" not in module.__dict__:
-            module.forward = partial(forward, module)
-        elif forward is None and _is_pure(module) and not module._forward_hooks:
+        kind: Any = type(module)
+        forward = _forward_for(kind)
+        if forward is not None:
+            if not (isinstance(module, _Prepared) or "forward" in module.__dict__):
+                module.__class__ = _prepared_class(kind, forward)
+        elif _is_pure(module) and not module._forward_hooks:
             module.register_forward_hook(_note_output)
 
 
@@ -121,9 +123,47 @@ def release(model: nn.Module) -> None:
         for key, hook in list(module._forward_hooks.items()):
             if hook is _note_output:
                 del module._forward_hooks[key]
-        own = module.__dict__.get("forward")
-        if isinstance(own, partial) and own.func in FORWARDS.values():
-            del module.forward
+        if isinstance(module, _Prepared) and _Prepared in type(module).__bases__:
+            cast(Any, module).__class__ = module.own
+
+
+class _Prepared(nn.Module):
+    """Mixed into the class of a module whose forward is replaced.
+
+    The class and not the instance has the new forward: what copies an instance's attributes, as
+    `nn.DataParallel` does for its replicas, would take along a forward bound to the original.
+    """
+
+    own: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For copies and pickles, which could not find this class by its name."""
+        del protocol
+        return _unpickled, (self.own,), self.__dict__.copy()
+
+
+@cache
+def _prepared_class(own: Any, forward: Forward) -> Any:
+    """A subclass that computes `forward(module, x)` and goes by the name of its base."""
+
+    @wraps(own.forward)
+    def replaced(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        return forward(module, *args, **kwargs)
+
+    names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+    return type(own.__name__, (_Prepared, own), {**names, "own": own, "forward": replaced})
+
+
+def _unpickled(own: Any) -> Any:
+    """An empty module, prepared if its class is known here; its state is set next."""
+    module, forward = own.__new__(own), _forward_for(own)
+    if forward is not None:
+        module.__class__ = _prepared_class(own, forward)
+    return module
+
+
+def _forward_for(kind: type[nn.Module]) -> Forward | None:
+    return FORWARDS.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _is_pure(module: nn.Module) -> bool:

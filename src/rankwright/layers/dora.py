@@ -238,9 +238,11 @@ class FactoredDora(LoraVariant):
         period = "eval" if evaluated else standing.period()
         versions = weight_version(module), tensor_version(A), tensor_version(B)
         key = (period, for_gradient, s, *versions)
-        if self._known is None or self._known[0] != key or None in key:
-            self._known = key, row_norm(base_rows(module), *factors, for_gradient=for_gradient)
-        return self._known[1]
+        known = self._known  # replicas in other threads write to it as well
+        if known is None or known[0] != key or None in key:
+            known = key, row_norm(base_rows(module), *factors, for_gradient=for_gradient)
+            self._known = known
+        return known[1]
 
 
 def use_factored_dora(

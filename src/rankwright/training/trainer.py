@@ -525,11 +525,17 @@ def _check_engine(args: TrainingArguments, method: Method) -> None:
     """Refuse, before any time is spent, what optimizer, penalty and procedure cannot run under."""
     slots = method.made_of()
     optimizer, penalty = slots.optimizer, slots.penalty
-    divided = args.deepspeed or args.fsdp or args.n_gpu > 1
+    if args.n_gpu > 1:  # each GPU takes the mean over its own targets, which differ in number
+        raise MethodError(
+            f"{method.label} does not run under DataParallel, which the Trainer takes where one "
+            f"process sees several GPUs ({args.n_gpu} here); start one process a GPU with "
+            "torchrun, or let it see one with CUDA_VISIBLE_DEVICES=0"
+        )
+    divided = args.deepspeed or args.fsdp
     if penalty is not None and penalty.reads_outputs() and divided:
         raise MethodError(
-            f"a penalty of {method.label} calls the model beside the Trainer, which deepspeed, "
-            "fsdp and DataParallel divide; use one process or DistributedDataParallel"
+            f"a penalty of {method.label} calls the model beside the Trainer, which deepspeed "
+            "and fsdp divide; use one process or DistributedDataParallel"
         )
     if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
         raise MethodError(
@@ -538,11 +544,6 @@ def _check_engine(args: TrainingArguments, method: Method) -> None:
         )
     if type(method.made_of().procedure) is Procedure:
         return
-    if args.n_gpu > 1:
-        raise MethodError(
-            f"{method.label} does not run under DataParallel; start one process a device with "
-            "torchrun, or choose one with CUDA_VISIBLE_DEVICES"
-        )
     if args.deepspeed or args.fsdp:
         raise MethodError(
             f"{method.label} changes gradients and optimizer state between steps, which deepspeed "
