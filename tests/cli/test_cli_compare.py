@@ -47,11 +47,11 @@ def test_a_study_ends_with_verdicts_and_a_report(
 ) -> None:
     assert main([*arguments, "--storage", "postgresql://me:hush@host/studies"]) == 0
     said = capsys.readouterr()
-    assert re.search(r"data: full − lora = .*", said.out)
-    assert "4/4 data--full--1: accuracy" in said.err
+    assert re.search(r"train: full − lora = .*", said.out)
+    assert "4/4 train--full--1: accuracy" in said.err
     study = StudyFolder(tmp_path / "study")
     assert len(study.records()) == 4
-    assert main(["plot", str(study.run("data--full--1"))]) == 0
+    assert main(["plot", str(study.run("train--full--1"))]) == 0
     assert study.study.command.startswith("rankwright compare --methods lora,full --model ")
     page = (study.path / "report.html").read_text("utf-8")
     assert "lora" in page
@@ -103,7 +103,7 @@ def test_a_run_that_fails_is_said_last(
     wild = [*arguments, "--methods", "full", "--learning-rate", "1e30", "--max-grad-norm", "0"]
     assert main(wild) == 1
     said = capsys.readouterr().err
-    assert "full on data, seed 1: " in said
+    assert "full on train, seed 1: " in said
     assert said.rstrip().endswith("the same command tries them again")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from method_table import METHODS, method_named
 from rankwright.core.errors import MethodError
 from rankwright.study.budget import Budget, steps_within
 from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
+from rankwright.tasks import load_task, task_name
 
 
 @pytest.mark.parametrize("passes", [24, 100.5, 2000])
@@ -91,10 +93,30 @@ def test_parts_are_plugged_and_labels_are_free() -> None:
     assert tuned.method.label == "lora+olora"
 
 
-def test_tasks_have_short_names() -> None:
+def test_tasks_have_short_names(tmp_path: Path) -> None:
+    """As `rankwright train` calls them."""
     assert TaskSpec.parse("examples/tasks/rte.yaml").label == "rte"
     assert TaskSpec.parse("glue/rte").label == "glue/rte"
     assert TaskSpec.parse({"task": "rte", "label": "small", "train_rows": 9}).label == "small"
+    assert TaskSpec.parse({"task": "rte", "label": "r.5"}).label == "r.5"
+    assert TaskSpec.parse("owner/name.v2").label == "owner/name.v2"
+    columns = {"text_column": "text", "label_column": "label"}
+    (tmp_path / "v2.yaml").write_text("name: topics\ntrain: rows.csv\n", encoding="utf-8")
+    names = {"reviews.de.jsonl.gz": "reviews", "sub/x.parquet": "x", "v2.yaml": "topics"}
+    for file, name in names.items():
+        path = str(tmp_path / file)
+        assert TaskSpec.parse({"task": path, **columns}).label == name
+        assert load_task(path, **columns).name == name
+        assert load_task(path, **columns).name == task_name(path)
+
+
+def test_two_files_are_two_studies() -> None:
+    for file, name in (("cats.csv", "cats"), ("more/dogs.jsonl", "dogs")):
+        columns = {"text_column": "text", "label_column": "label"}
+        study = config(task=None, options={"data": file, **columns})
+        (task,) = study.parsed_tasks
+        assert task.label == study.train_config(task, study.parsed_methods[0]).make_task().name
+        assert task.label == name
 
 
 def test_a_task_may_have_a_budget_of_its_own() -> None:

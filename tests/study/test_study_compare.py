@@ -47,7 +47,7 @@ Study = Callable[..., StudyConfig]
 
 def test_every_run_is_within_the_budget_and_on_record(config_of: Study) -> None:
     folder, processes = carried_out(config_of(methods="lora,bidora", seeds=2))
-    names = [f"data--{label}--{seed}" for seed in (0, 1) for label in ("lora", "bidora")]
+    names = [f"train--{label}--{seed}" for seed in (0, 1) for label in ("lora", "bidora")]
     assert [name for _, name in processes.done] == names
     records = {record.name: record for record in folder.records()}
     assert list(records) == names
@@ -188,7 +188,7 @@ def test_two_commands_that_start_together_share_the_runs(config_of: Study) -> No
         parts = zip(machines, heard, strict=True)
         for end in [pool.submit(compare, config, "c", machine, ear) for machine, ear in parts]:
             end.result()
-    names = [f"data--{label}--{seed}" for label in ("full", "lora") for seed in range(4)]
+    names = [f"train--{label}--{seed}" for label in ("full", "lora") for seed in range(4)]
     assert sorted(machines[0].done + machines[1].done) == names
     assert [sorted(ear.finished_runs) for ear in heard] == [names, names]
 
@@ -244,19 +244,19 @@ def test_a_run_that_fails_on_another_machine_is_not_tried_here_too(config_of: St
 
         def run(self, folder: Path) -> Exit:
             self.done.append(folder.name)
-            failure = FailureRecord(task="data", label="full", seed=0, attempts=2, error="NaN")
-            failure.save(StudyFolder(folder.parents[1]).failure("data--full--0"))
+            failure = FailureRecord(task="train", label="full", seed=0, attempts=2, error="NaN")
+            failure.save(StudyFolder(folder.parents[1]).failure("train--full--0"))
             recorded(folder)
             return Exit.DONE
 
     config, slow, heard = config_of(), Slow(), Heard()
-    failure = FailureRecord(task="data", label="full", seed=0, attempts=1, error="of yesterday")
-    failure.save(StudyFolder(Path(str(config.output))).failure("data--full--0"))
+    failure = FailureRecord(task="train", label="full", seed=0, attempts=1, error="of yesterday")
+    failure.save(StudyFolder(Path(str(config.output))).failure("train--full--0"))
     compare(config, "c", slow, heard)
-    assert slow.done == ["data--lora--0"]
-    assert heard.failures == {"data--full--0": "NaN"}
+    assert slow.done == ["train--lora--0"]
+    assert heard.failures == {"train--full--0": "NaN"}
     compare(config, "c", slow, heard)  # the next command tries it again
-    assert slow.done == ["data--lora--0", "data--full--0"]
+    assert slow.done == ["train--lora--0", "train--full--0"]
 
 
 def test_of_a_measurement_that_died_the_log_stays(
@@ -308,7 +308,7 @@ def test_what_is_finished_is_not_done_again(config_of: Study) -> None:
         config_of(methods="head_only,lora", seeds=[2, 0], baseline="lora")
     )
     assert [name for _, name in processes.done] == [
-        "data--head_only--2", "data--lora--2", "data--head_only--0",
+        "train--head_only--2", "train--lora--2", "train--head_only--0",
     ]  # fmt: skip
     assert len(folder.records()) == 4
     assert folder.study.baseline == "lora"
@@ -322,7 +322,7 @@ def test_what_is_finished_is_not_done_again(config_of: Study) -> None:
         ({"methods": [{"method": "lora", "r": 4}]}, "method lora: hyperparameters: r = 8"),
         ({"curve_points": 3}, "curve_points = 8, this command 3"),
         ({"held_text": __file__}, "held_text = None, this command '[0-9a-f]{64}'"),
-        ({"options": {"batch_size": 8}}, "task data: options: batch_size = 4, this command 8"),
+        ({"options": {"batch_size": 8}}, "task train: options: batch_size = 4, this command 8"),
     ],
 )
 def test_another_study_is_not_mixed_in(config_of: Study, changes: Any, message: str) -> None:
@@ -378,13 +378,13 @@ def test_a_command_that_waits_for_another_can_be_stopped(config_of: Study) -> No
 def test_data_that_has_changed_is_noticed(
     config_of: Study, rows_file: Path, tmp_path: Path, changed: str, split: str
 ) -> None:
-    data = tmp_path / "rows.jsonl"
+    data = tmp_path / "train.jsonl"
     data.write_text(rows_file.read_text("utf-8"), encoding="utf-8")
     options = {"data": str(rows_file), "held_out_data": str(rows_file), changed: str(data)}
     compare_nothing(config_of(options=options))
     with data.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"sentence": "w1 w2 w3", "topic": "low"}) + "\n")
-    with pytest.raises(MethodError, match=f"task data: data_sha256: ({split}) "):
+    with pytest.raises(MethodError, match=f"task train: data_sha256: ({split}) "):
         carried_out(config_of(options=options))
 
 
@@ -430,7 +430,7 @@ def test_data_that_changes_while_a_study_runs_is_noticed(
     config = config_of(methods="lora", tune=tune, budget="2-passes", options={"data": str(data)})
     (failure,) = compare(config, "c", Meanwhile(), Heard()).failures()
     assert re.search(
-        "task data: the train and validation rows are not those of the study's plan; put them back",
+        "task rows: the train and validation rows are not those of the study's plan; put them back",
         failure.error,
     )
     assert failure.error.startswith("all trials of its tuning failed") == (tune > 0)
@@ -465,7 +465,7 @@ def test_a_run_that_fails_does_not_stop_the_others(config_of: Study) -> None:
         assert (failure.label, failure.attempts) == ("wild", attempts)
         assert "at step" in failure.error
         assert [record.label for record in folder.records()] == ["lora"]
-    assert heard.failures == {"data--wild--0": failure.error}
+    assert heard.failures == {"train--wild--0": failure.error}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

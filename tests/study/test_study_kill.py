@@ -53,7 +53,7 @@ def test_killed_and_started_again_is_never_killed(
     whole, _ = carried_out(config_of(**LONG, output=str(tmp_path / "whole")))
     config = config_of(**LONG)
     folder = StudyFolder(Path(str(config.output)))
-    first, second = "data--head_only--0", "data--lora--0"
+    first, second = "train--head_only--0", "train--lora--0"
 
     # killed in the middle of its second run, when the first is finished
     threads = str(torch.get_num_threads())  # another number would sum in another order
@@ -67,7 +67,7 @@ def test_killed_and_started_again_is_never_killed(
         assert list((folder.run(second) / "checkpoints").glob("checkpoint-*"))
 
     done, processes = carried_out(config)
-    assert [name for _, name in processes.done] == [second, "data--full--0"]
+    assert [name for _, name in processes.done] == [second, "train--full--0"]
     assert done.record(first).stat().st_mtime_ns == finished
     for record in done.records():
         expected = RunRecord.load(whole.record(record.name))

@@ -170,7 +170,7 @@ def test_seeds_that_are_added_leave_that_of_the_trials_out(config_of: ConfigOf) 
         with pytest.raises(MethodError, match=f"seeds: 2 is the seed of the trials.*as {others}$"):
             started(seeds, float)
     again = started("0,1,3,4", lambda call: Exit.STOPPED if call == 2 else call)
-    assert again.folders == [first.folders[1], "data--lora--0"]
+    assert again.folders == [first.folders[1], "train--lora--0"]
     (record,) = StudyFolder(Path(str(config_of().output))).tunings()
     assert [trial.state for trial in record.trials] == ["complete", "complete"]
 
@@ -325,7 +325,7 @@ def test_what_is_told_of_a_trial_that_is_tried_again(config_of: ConfigOf) -> Non
     lines: list[str] = []
     again = dataclasses.replace(search(planned, Pretended(float)), says=lines.append)
     tuned(again)
-    assert lines == ["trial 1 of lora on data: accuracy 1.0000"]
+    assert lines == ["trial 1 of lora on train: accuracy 1.0000"]
 
 
 def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> None:
@@ -397,7 +397,7 @@ def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) 
         pytest.raises(MethodError, match=r"cannot be read \(file is not a database\)\. Delete it"),
         storage_of_trials(None, file) as kept,
     ):
-        tuned(Search(planned, "data", spec, kept, Pretended(damage)))
+        tuned(Search(planned, "train", spec, kept, Pretended(damage)))
 
 
 def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
@@ -425,7 +425,7 @@ def test_a_storage_that_is_lost_is_one_message(
         pytest.raises(MethodError, match=r"was lost \(server closed\); .* same command goes on"),
         storage_of_trials(None, planned.folder.storage) as kept,
     ):
-        tuned(Search(planned, "data", planned.config.parsed_methods[0], kept, Pretended(float)))
+        tuned(Search(planned, "train", planned.config.parsed_methods[0], kept, Pretended(float)))
 
 
 def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +455,7 @@ def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> Non
     pretended = Pretended(float, jobs=4)
     record = tuned(search(planned, pretended))
     assert len(record.trials) == 5
-    assert sorted(pretended.folders) == [f"data--lora--{number}" for number in range(5)]
+    assert sorted(pretended.folders) == [f"train--lora--{number}" for number in range(5)]
 
 
 def test_who_finds_no_trial_of_one_method_takes_one_of_the_next(config_of: ConfigOf) -> None:
@@ -585,14 +585,14 @@ def test_a_method_all_of_whose_trials_fail_stops_no_other(config_of: ConfigOf) -
         assert (failure.label, failure.attempts) == ("dora", attempt)
         assert re.match("all trials of its tuning failed, the last of 2 with: .*", failure.error)
         assert failure.error.endswith("no memory")
-        assert heard.failures == {"data--dora--0": failure.error}
+        assert heard.failures == {"train--dora--0": failure.error}
         assert [record.label for record in folder.tunings()] == ["lora"]
     died = [name for name in processes.folders if "--dora--" in name]
-    assert died == ["data--dora--0", "data--dora--1", "data--dora--0--2", "data--dora--1--2"]
+    assert died == ["train--dora--0", "train--dora--1", "train--dora--0--2", "train--dora--1--2"]
 
     processes = Broken()
     folder, heard = command(processes)
-    assert processes.folders == ["data--dora--0--3", "data--dora--1--3"]
+    assert processes.folders == ["train--dora--0--3", "train--dora--1--3"]
     assert processes.runs == ["lora", "dora"]
     assert heard.failures == {}
     lora, dora = folder.tunings()
@@ -619,9 +619,9 @@ def test_a_method_with_nothing_to_search_has_no_trials(config_of: ConfigOf) -> N
     few = {**FINITE, "label": "few", "space": {"r": [4, 8]}}
     processes, heard = Broken(), Heard()
     folder = compare(config_of(methods=[fixed, few], tune=3), "c", processes, heard)
-    assert processes.folders == ["data--few--0", "data--few--1"]
+    assert processes.folders == ["train--few--0", "train--few--1"]
     assert heard.said[0] == (
-        "tuning on data, trials: fixed 0 (nothing to search), few 2 (every point of its space)"
+        "tuning on train, trials: fixed 0 (nothing to search), few 2 (every point of its space)"
     )
     assert processes.runs == ["fixed", "few"]
     assert [record.label for record in folder.tunings()] == ["few"]
@@ -670,7 +670,7 @@ def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path:
     assert [purpose for purpose, _ in processes.done] == ["trial", "run"]
     (record,) = folder.tunings()
     assert record.trials[0].state == "complete"
-    with pytest.raises(MethodError, match="train_rows = 41: data has 40 training rows"):
+    with pytest.raises(MethodError, match="train_rows = 41: ababababa has 40 training rows"):
         plan(config_of(methods="lora", options={**data, "train_rows": 41}), "c")
 
 
@@ -680,14 +680,14 @@ def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_pa
         labels = "ab" * 20
         labels = f"{labels[:where]}c{labels[where + 1 :]}"
         planned = plan(config_of(methods="lora", tune=1, options=rows_of(tmp_path, labels)), "c")
-        aside = planned.set_aside["data"].rows
+        aside = planned.set_aside[planned.record.tasks[0].task].rows
         assert aside["train"] + aside["validation"] == planned.record.tasks[0].rows["train"] == 40
 
 
 def test_what_every_trial_would_fail_with_is_said_once(config_of: ConfigOf, tmp_path: Path) -> None:
     data = rows_of(tmp_path, "ab")
     plan(config_of(methods="lora", options=data), "c")
-    with pytest.raises(TaskError, match=r"tuning_share = 0\.01: trials on data, .* one side empty"):
+    with pytest.raises(TaskError, match=r"tuning_share = 0\.01: trials on ab, .* one side empty"):
         plan(config_of(methods="lora", tune=1, tuning_share=0.01, options=data), "c")
 
 

@@ -18,6 +18,7 @@ from rankwright.core.search import LogRange, OneOf, SearchSpace
 from rankwright.job import TrainConfig, build_method
 from rankwright.study.budget import Budget
 from rankwright.study.names import in_file_names
+from rankwright.tasks import task_name
 
 DECIDED = ("task", "output", "seed", "epochs", "steps", "tuning_share")
 """Options of a run that the study decides."""
@@ -142,7 +143,7 @@ class StudyConfig:
     def parsed_tasks(self) -> tuple[TaskSpec, ...]:
         """The tasks."""
         if self.task is None:  # files of the user's own
-            return (TaskSpec.parse({}, "data"),)
+            return (TaskSpec.parse({}, str(self.options.get("data"))),)
         return _distinct("task", map(TaskSpec.parse, _listed("task", self.task)))
 
     def budget_of(self, task: TaskSpec) -> Budget:
@@ -252,32 +253,32 @@ class TaskSpec:
     budget: Budget | None = None
 
     @classmethod
-    def parse(cls, given: Any, label: str | None = None) -> TaskSpec:
+    def parse(cls, given: Any, named: str | None = None) -> TaskSpec:
         """From a name, or a mapping as `StudyConfig.task` has it.
+
+        Args:
+            given: The name or the mapping.
+            named: What a task without a label is called after, where the mapping has neither
+                `task` nor `data`.
 
         Raises:
             MethodError: It is neither, sets what the study decides, or has no budget that can be.
         """
         values = _mapping("task", given)
         budget = values.pop("budget", None)
-        named = values.pop("label", label) or values.get("task") or values.get("data")
+        label = values.pop("label", None)
+        named = values.get("task") or values.get("data") or named
         decided = [name for name in DECIDED if name in values and name != "task"]
-        if named is None or decided:
+        if (label or named) is None or decided:
             raise MethodError(
                 f"task: {given!r}: expected a name, or a mapping with `task` or `data`, and "
                 f"none of {', '.join(DECIDED[1:])}"
             )
         own = None if budget is None else Budget.parse(str(budget))
-        return cls(_short(str(named)), values, own)
+        return cls(str(label) if label else task_name(str(named)), values, own)
 
 
 Spec = TypeVar("Spec", MethodSpec, TaskSpec)
-
-
-def _short(name: str) -> str:
-    """A task file by its stem."""
-    stem = name.rpartition("/")[2]
-    return stem.partition(".")[0] if "." in stem else name
 
 
 def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], where: str) -> None:

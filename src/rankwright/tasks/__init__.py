@@ -18,7 +18,7 @@ from rankwright.tasks.regression import Regression
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sequence_classification import SequenceClassification
 from rankwright.tasks.sources import Files, Hub, SetAside, Source, Splits, WithTest
-from rankwright.tasks.spec import KINDS, load_task, task_from_files
+from rankwright.tasks.spec import KINDS, load_task, task_from_files, task_name
 from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
 
@@ -46,4 +46,5 @@ __all__ = [
     "WithTest",
     "load_task",
     "task_from_files",
+    "task_name",
 ]

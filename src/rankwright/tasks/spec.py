@@ -82,7 +82,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
         options = Options(glue_options(text.removeprefix("glue/")))
     elif Path(text).suffix in {".yaml", ".yml"}:
         options = read_yaml(Path(text))
-        options.values.setdefault("name", Path(text).stem)
+        options.values.setdefault("name", file_name(Path(text)))
     elif extension(Path(text)) in READERS:
         options = Options({"train": text})
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).is_file():
@@ -94,6 +94,27 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
         )
     options.override(overrides)
     return _build(options, built_in=text == STDLIB_DOCS)
+
+
+def task_name(spec: str) -> str:
+    """What to call the task that a short text names, as `load_task` takes it.
+
+    Returns:
+        The `name` that a YAML file has; of it without one, and of a data file, the file's own
+        without folders and endings; any other text as it is.
+
+    Raises:
+        TaskError: If it is a YAML file that cannot be read.
+    """
+    path = Path(spec)
+    if path.suffix in {".yaml", ".yml"}:
+        return str(read_yaml(path).values.get("name", file_name(path)))
+    return file_name(path) if extension(path) in READERS else spec
+
+
+def file_name(path: Path) -> str:
+    """The name of a file without folders and endings: `reviews` of `data/reviews.jsonl.gz`."""
+    return path.name.split(".")[0]
 
 
 def task_from_files(
@@ -162,7 +183,7 @@ def _source(options: Options) -> Source:
                 )
         config, splits = hub.get("hub_config"), hub.get("hub_splits")
         return Hub(path=hub["hub"], config=config, splits=splits, **splitting)
-    options.values.setdefault("name", train.name.split(".")[0])
+    options.values.setdefault("name", file_name(train))
     return Files(train=train, validation=validation, test=test, **splitting)
 
 
