@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import warnings
@@ -17,6 +18,8 @@ from rankwright.cli import main
 from rankwright.cli.plot import draw, series_of
 from rankwright.cli.quiet import quiet
 from rankwright.job import RunFolder
+from rankwright.tasks import PreparedTask
+from rankwright.training.manifest import MANIFEST
 from saved_models import adapter_bytes
 
 
@@ -63,7 +66,8 @@ def test_plot_reads_the_history_and_of_an_unfinished_run_the_newest_checkpoint(
     assert series["loss"][1] == [e["loss"] for e in folder.logged() if "loss" in e]
     assert not {"epoch", "step", "passes", "train_runtime", "train_loss"} & series.keys()
     copy = shutil.copytree(run, tmp_path / "unfinished")
-    (copy / "history.json").unlink()
+    for name in ("history.json", "result.json", MANIFEST):
+        (copy / name).unlink()
     assert series_of(RunFolder.read(copy).logged())["loss"] == series["loss"]
     axes = draw(series, "title").get_axes()
     assert [a.get_title() for a in axes] == list(series)
@@ -112,6 +116,12 @@ def test_a_run_folder_that_is_not_whole_names_the_file(
         (copy / file).write_text(text, "utf-8")
     assert main([command[0], str(copy), *command[1:]]) == 1
     said = capsys.readouterr().err
+    problem = f"{copy} lacks {file}" if text is None else f"{copy / file} is not what was written"
+    assert problem in said
+    assert "expected the whole folder as `rankwright train` wrote it" in said
+    (copy / MANIFEST).unlink()  # as version 0.1 left it
+    assert main([command[0], str(copy), *command[1:]]) == 1
+    said = capsys.readouterr().err
     named = file if text is None or not file.startswith("adapter") else "adapter"
     assert f"cannot read {copy / named}: " in said
     assert "expected the whole folder as `rankwright train` wrote it" in said
@@ -151,6 +161,20 @@ def test_eval_gives_the_metrics_of_the_result(
     assert "all 13 validation rows are reported on; 1,000 were asked for" in err
     assert main(["eval", str(run), "--batch_size=7"]) == 0  # an underscore is a hyphen
     assert json.loads(capsys.readouterr().out) == metrics
+
+
+def test_a_metric_that_is_no_number_is_null_with_a_reason(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"pearson": math.nan, "perplexity": math.inf, "accuracy": 0.5}
+    monkeypatch.setattr(PreparedTask, "evaluate", lambda *_args, **_options: found)
+    assert main(["eval", str(run), "--output", str(tmp_path / "metrics.json")]) == 0
+    shown = capsys.readouterr()
+    expected = {"pearson": None, "perplexity": None, "accuracy": 0.5}
+    assert json.loads(shown.out, parse_constant=pytest.fail) == expected
+    assert json.loads((tmp_path / "metrics.json").read_text("utf-8")) == expected
+    assert "pearson is nan on these rows" in shown.err
+    assert "perplexity is inf on these rows" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -213,13 +237,14 @@ def elsewhere(run: Path, rows_file: Path, folder: Path) -> tuple[Path, Path]:
     moved, rows = shutil.copytree(run, folder / "run"), folder / "rows.jsonl"
     described = (moved / "run.yaml").read_text("utf-8")
     (moved / "run.yaml").write_text(described.replace(str(rows_file), str(rows)), "utf-8")
-    return moved, rows
+    return moved, rows  # to be read with --edited
 
 
 def test_export_needs_no_data(run: Path, rows_file: Path, tmp_path: Path) -> None:
     moved, rows = elsewhere(run, rows_file, tmp_path)
     assert not rows.exists()
-    assert main(["export", str(moved), "--as=merged"]) == 0
+    assert main(["export", str(moved), "--as=merged"]) == 1
+    assert main(["export", str(moved), "--as=merged", "--edited"]) == 0
     model = AutoModelForSequenceClassification.from_pretrained(moved / "merged-export")
     topics = {json.loads(line)["topic"] for line in rows_file.read_text("utf-8").splitlines()}
     assert model.config.id2label == dict(enumerate(sorted(topics)))
@@ -233,7 +258,7 @@ def test_eval_refuses_rows_with_other_labels(
     first = json.loads(rows_file.read_text("utf-8").partition("\n")[0])["topic"]
     text = rows_file.read_text("utf-8").replace(f'"{first}"', '"zzz"')
     rows.write_text(text, encoding="utf-8")
-    assert main(["eval", str(moved)]) == 1
+    assert main(["eval", str(moved), "--edited"]) == 1
     said = capsys.readouterr().err
     assert "was trained as AutoModelForSequenceClassification with the labels" in said
     assert "zzz. Evaluate it on the data that it was trained on" in said
@@ -245,6 +270,8 @@ def test_a_run_without_its_head_says_so(
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "head.json").unlink()
     assert main(["export", str(copy), "--as=adapter"]) == 1
+    assert "lacks head.json; expected the whole" in capsys.readouterr().err
+    assert main(["export", str(copy), "--as=adapter", "--edited"]) == 1
     assert "head.json: No such file or directory; expected the whole" in capsys.readouterr().err
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -23,3 +25,11 @@ def test_a_write_that_fails_leaves_what_was_there(
         temporary.write_text(0)  # type: ignore[arg-type]
     assert path.read_bytes() == flushed[0]
     assert [file.name for file in path.parent.iterdir()] == ["values.json"]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_json_does_not_have_is_null(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "values.json"
+    write_json(path, {"a": [number, 1.0], "b": {"c": (number,)}})
+    values = json.loads(path.read_text("utf-8"), parse_constant=pytest.fail)
+    assert values == {"a": [None, 1.0], "b": {"c": [None]}}

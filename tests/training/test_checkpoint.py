@@ -166,6 +166,14 @@ def test_floats_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert checkpoint.load_state(tmp_path) == state
 
 
+def test_numbers_that_json_does_not_have_come_back_too(tmp_path: Path) -> None:
+    state = {"best": float("-inf"), "losses": [float("inf"), 1.0]}
+    checkpoint.save_state(state, tmp_path)
+    assert checkpoint.load_state(tmp_path) == state
+    (file,) = tmp_path.iterdir()
+    json.loads(file.read_text("utf-8"), parse_constant=pytest.fail)
+
+
 def test_a_state_without_tensors_leaves_no_tensor_file(tmp_path: Path) -> None:
     checkpoint.save_state({"a": 1}, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]

@@ -106,6 +106,7 @@ def _eval(arguments: list[str]) -> int:
         prog="rankwright eval", description="Metrics of a finished run, as JSON."
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
+    _add_edited(parser)
     parser.add_argument(
         "--split",
         choices=("train", "validation", "test"),
@@ -127,6 +128,7 @@ def _export(arguments: list[str]) -> int:
         "with the run's model before success is reported.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
+    _add_edited(parser)
     parser.add_argument(
         "--as",
         dest="kind",
@@ -152,6 +154,7 @@ def _plot(arguments: list[str]) -> int:
         "is not finished, up to its newest checkpoint.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
+    _add_edited(parser)
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these quantities only (default: all)"
     )
@@ -187,11 +190,20 @@ def _report(arguments: list[str]) -> int:
         metavar="METHOD",
         help="compare every method with this one (default: what the study says)",
     )
+    _add_edited(parser)
     card = parser.add_argument_group("of the model card")
     card.add_argument("--task", help="the task; needed where the study has several")
     card.add_argument("--method", help="the method (default: the one with the best mean)")
     card.add_argument("--seed", type=int, help="the seed (default: the first)")
     return report(**vars(parser.parse_args(arguments)))
+
+
+def _add_edited(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--edited",
+        action="store_true",
+        help="read on where a file is not what the run wrote: it was changed on purpose",
+    )
 
 
 def _methods(arguments: list[str]) -> int:

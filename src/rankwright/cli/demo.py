@@ -42,7 +42,7 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     )  # fmt: skip
     method = BiDoRA(unroll_steps=4, search_fraction=0.2, retrain_from="warm")
     if (Path(output) / "run.yaml").exists():
-        _remove_earlier(RunFolder.read(output), config)
+        _remove_earlier(RunFolder.read(output, check=False), config)
     console.print("which standard-library package is this docstring from?")
     with progress_bar(console) as bar:
         folder, result = train(config, method, callback=bar)
@@ -52,6 +52,7 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     accuracy = result.after["accuracy"]
     print(f"logistic regression over the frozen embeddings: {FROZEN_ACCURACY}")
     print(f"adapter: {folder.adapter}")
+    folder.check()
     alone = accuracy_with_peft_alone(folder)
     print(f"accuracy in a process that imports peft and not rankwright: {alone:.4f}")
     if abs(alone - accuracy) > 1e-9:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
-from rankwright.job.files import write_json
+from rankwright.job.files import json_text, write_json
 from rankwright.job.load import load_tokenizer
 from rankwright.training import export
 
@@ -21,6 +21,7 @@ def evaluate(
     split: str,
     batch_size: int,
     rows: int | None,
+    edited: bool,
     output: str | None,
     notify: Callable[[str], None],
 ) -> int:
@@ -31,10 +32,11 @@ def evaluate(
         split: "train", "validation" or "test".
         batch_size: Rows of one batch.
         rows: So many rows only, drawn as `--eval-rows` draws them; None for all.
+        edited: Read on where a file is not what the run wrote.
         output: Write the metrics to this JSON file, too.
         notify: Called with what the user should know about the rows.
     """
-    folder = RunFolder.read(run)
+    folder = RunFolder.read(run, check=not edited)
     for name, value in (("--batch-size", batch_size), ("--rows", rows)):
         if value is not None and value < 1:
             raise MethodError(f"{name} {value}: expected at least 1")
@@ -45,14 +47,17 @@ def evaluate(
     model = load_adapted(folder, prepared)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)
-    print(json.dumps(metrics, indent=1))
+    for name, metric in metrics.items():
+        if not math.isfinite(metric):
+            notify(f"{name} is {metric} on these rows, which JSON cannot say: it is null")
+    print(json_text(metrics))
     if output is not None:
         write_json(Path(output), metrics)
     return 0
 
 
 def export_run(
-    run: str, *, kind: str, rank: int | None, output: str | None, overwrite: bool
+    run: str, *, kind: str, rank: int | None, edited: bool, output: str | None, overwrite: bool
 ) -> int:
     """Write a finished run in another form; reloaded and checked before success is reported.
 
@@ -60,12 +65,13 @@ def export_run(
         run: Folder of the run.
         kind: "adapter" (as trained), "lora" (plain LoRA) or "merged" (the full model).
         rank: Rank of the plain LoRA; None for an exact one, where there is one.
+        edited: Read on where a file is not what the run wrote.
         output: Folder to write; None for RUN/<kind>-export.
         overwrite: Replace what is in the folder.
     """
     if rank is not None and kind != "lora":
         raise MethodError(f"--rank {rank}: only --as lora has a rank to choose")
-    folder = RunFolder.read(run)
+    folder = RunFolder.read(run, check=not edited)
     model = load_adapted(folder)
     target = Path(output) if output else folder.path / f"{kind}-export"
     if kind == "lora":

@@ -19,15 +19,16 @@ _COLUMNS = 3
 _WIDTH, _HEIGHT = 3.6, 2.4  # inches, of one quantity
 
 
-def plot(run: str, *, only: Sequence[str] | None, output: str | None) -> int:
+def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | None) -> int:
     """Draw the log of a run, one small picture a quantity.
 
     Args:
         run: Folder of the run.
         only: Quantities to draw; None for all.
+        edited: Read on where a file is not what the run wrote.
         output: Image file; None for RUN/plot.png.
     """
-    folder = RunFolder.read(run)
+    folder = RunFolder.read(run, check=not edited)
     series = series_of(folder.logged())
     target = Path(output) if output else folder.path / "plot.png"
     figure = draw(_chosen(series, only), title=folder.path.name)

@@ -23,6 +23,7 @@ def report(
     method: str | None,
     seed: int | None,
     baseline: str | None,
+    edited: bool = False,
 ) -> int:
     """Write the report and print where.
 
@@ -35,6 +36,7 @@ def report(
         method: Method of the model card.
         seed: Seed of the model card.
         baseline: Method that all are compared with; None for what the study says.
+        edited: Read on where a file is not what a run wrote.
     """
     if format is None and output is not None:
         raise MethodError(f"--output {output}: say of which, with --format")
@@ -42,6 +44,8 @@ def report(
     if format != "model-card" and (given := [k for k, v in chosen.items() if v is not None]):
         raise MethodError(f"{given[0]} {chosen[given[0]]}: only --format model-card has it")
     study = StudyFolder(Path(folder))
+    if not edited:
+        study.check()
     found = figures(study, baseline)
     target = None if output is None else Path(output)
     if format == "model-card":

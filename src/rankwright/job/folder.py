@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +19,21 @@ from rankwright.core.describe import build_method, plain, registered_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
-from rankwright.job.files import write_text
+from rankwright.job.files import json_text, write_json, write_text
 from rankwright.training import checkpoint
+from rankwright.training.manifest import (
+    MANIFEST,
+    ManifestError,
+    check_files,
+    file_entries,
+    load_manifest,
+    manifest_text,
+    text_entry,
+)
 
 T = TypeVar("T")
 DESCRIPTION = "run.yaml"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class RunFolder:
     @property
     def result(self) -> Path:
         """Metrics and cost as JSON."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     @property
     def history(self) -> Path:
@@ -82,7 +93,12 @@ class RunFolder:
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        return f"rankwright train --config {shlex.quote(str(self.description))} --resume"
+        return _resume(self.path)
+
+    @property
+    def manifest(self) -> Path:
+        """Size and digest of every file of a finished run, as JSON."""
+        return self.path / MANIFEST
 
     def write_description(self) -> None:
         """Write `run.yaml`."""
@@ -112,6 +128,37 @@ class RunFolder:
                         )
         return described
 
+    def finish(
+        self, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any], **facts: Any
+    ) -> None:
+        """Write the log, the digests of all files, and last the result: then the run is finished.
+
+        Args:
+            history: What was logged, one entry a logging step.
+            result: A `RunResult` as a dictionary.
+            facts: More that the manifest should say; JSON values.
+        """
+        write_json(self.history, history)
+        text = json_text(result) + "\n"
+        files = file_entries(self.path, filter(Path.is_file, self._read_later()))
+        files[self.result.name] = text_entry(text)
+        write_text(self.manifest, manifest_text(files, **facts))
+        write_text(self.result, text)
+
+    def reopen(self) -> None:
+        """Take back that the run is finished."""
+        self.manifest.unlink(missing_ok=True)
+        self.result.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """See `check_run`."""
+        check_run(self.path)
+
+    def _read_later(self) -> list[Path]:
+        """Files that a finished run is read by; the card of the adapter is anybody's to edit."""
+        adapter = [path for path in self.adapter.rglob("*") if path.name != "README.md"]
+        return [self.description, self.head, self.data, self.history, *adapter]
+
     def logged(self) -> list[dict[str, float]]:
         """What was logged so far, one entry a logging step; of a run that goes on, too.
 
@@ -129,11 +176,15 @@ class RunFolder:
         return list(state["log_history"])
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> RunFolder:
+    def read(cls, path: str | os.PathLike[str], *, check: bool = True) -> RunFolder:
         """The run in a folder.
 
+        Args:
+            path: The folder.
+            check: Compare the files of a finished run with their digests.
+
         Raises:
-            MethodError: The folder holds no run.
+            MethodError: The folder holds no run, or a file of it is not what the run wrote.
         """
         folder = Path(path)
         try:
@@ -146,13 +197,53 @@ class RunFolder:
         try:
             values: dict[str, Any] = yaml.safe_load(text)
             method = build_method(values.pop("method"), _taken(values))
-            return cls(folder, TrainConfig(**values), method)
+            run = cls(folder, TrainConfig(**values), method)
         except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
             problem = " ".join(str(error).split())
             raise MethodError(
                 f"{folder / DESCRIPTION} does not describe a run ({problem}); expected the file as "
                 "`rankwright train` wrote it"
             ) from error
+        if check:
+            run.check()
+        return run
+
+
+def check_run(folder: Path) -> None:
+    """Compare the files of a finished run with their digests; a run of version 0.1 has none.
+
+    Raises:
+        MethodError: A file is missing, or is not what the run wrote.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    if not (folder / RESULT).exists():  # killed just before it was written
+        raise MethodError(
+            f"{folder} lacks {RESULT}: the run is not finished. Go on with: {_resume(folder)}"
+        )
+    with telling_edits():
+        check_files(folder, load_manifest(folder)["files"])
+
+
+@contextlib.contextmanager
+def telling_edits() -> Iterator[None]:
+    """Say of a file that is not what was written what can be done.
+
+    Raises:
+        MethodError: The comparison within found such a file.
+    """
+    try:
+        yield
+    except (ManifestError, OSError) as error:
+        raise MethodError(
+            f"{error}; expected the whole folder as `rankwright train` wrote it. Restore the file, "
+            "or run it again; if you changed it on purpose, read on with --edited (check=False in "
+            "Python)"
+        ) from error
+
+
+def _resume(folder: Path) -> str:
+    return f"rankwright train --config {shlex.quote(str(folder / DESCRIPTION))} --resume"
 
 
 def _taken(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import transformers
 from peft import PeftModel
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankwright.core.errors import MethodError
-from rankwright.job.folder import RunFolder, incomplete, read_whole
+from rankwright.job.adapter import UNLOADABLE, read_adapter
+from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
 from rankwright.tasks import PreparedTask
 
 MINILM = "minilm"
-# A missing or damaged file, a package that a tokenizer needs, a device without room.
-UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 
 
 def resolve_model(name: str) -> str:
@@ -97,16 +94,14 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
         prepared: What the model is to be asked about.
 
     Raises:
-        MethodError: The run is not finished, a file of it is missing or not whole, or the labels
-            are not those that it was trained with.
+        MethodError: The run is not finished, a file of it is missing or not whole, a tensor of the
+            adapter is missing, unknown, NaN or infinite, or the labels are not those that it was
+            trained with.
     """
     if not folder.adapter.is_dir():
         raise MethodError(
             f"{folder.path} holds no adapter: the run is not finished. Go on with: {folder.resume}"
         )
-    for file in (folder.adapter / CONFIG_NAME, folder.adapter / SAFETENSORS_WEIGHTS_NAME):
-        if not file.is_file():  # PEFT would look for it on the hub
-            raise incomplete(file, "No such file or directory")
     head = read_whole(folder.head, Head.load)
     if prepared is not None and Head.of(prepared) != head:
         raise MethodError(
@@ -115,10 +110,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
             "the same labels"
         )
     base = _with_head(folder.config.model, head, folder.config.seed)
-    try:
-        return PeftModel.from_pretrained(base, folder.adapter)
-    except (*UNLOADABLE, KeyError, TypeError) as error:
-        raise incomplete(folder.adapter, error) from error
+    return read_adapter(base, folder.adapter)
 
 
 def _cannot_load(name: str, error: Exception) -> str:

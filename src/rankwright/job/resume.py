@@ -39,7 +39,7 @@ def resumed_from(folder: RunFolder) -> Path | None:
         MethodError: There is no such run, it is finished, or it is another one.
     """
     _refuse_finished(folder)
-    there = RunFolder.read(folder.path)
+    there = RunFolder.read(folder.path, check=False)
     old, new = there.options(), folder.options()
     for name in sorted(old.keys() | new.keys()):
         if name not in FREE_ON_RESUME and old.get(name) != new.get(name):

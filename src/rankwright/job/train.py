@@ -191,7 +191,7 @@ def set_up(
     task = config.make_task()
     folder = RunFolder(_output(config, method, task.name), config, method)
     if resume:
-        RunFolder.read(folder.path)  # a folder that is not there is not made
+        RunFolder.read(folder.path, check=False)  # a folder that is not there is not made
     with contextlib.ExitStack() as on_error:
         lock = None
         if os.environ.get("RANK", "0") == "0":  # torchrun sets it
@@ -269,8 +269,7 @@ def _carried_out(job: Job, clock: _Clock) -> RunResult:
     )
     if finished and job.trainer.is_world_process_zero():
         job.save_adapter()
-        write_json(job.folder.history, job.trainer.state.log_history)
-        write_json(job.folder.result, asdict(result))
+        job.folder.finish(job.trainer.state.log_history, asdict(result))
     return result
 
 

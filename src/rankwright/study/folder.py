@@ -23,9 +23,11 @@ from functools import cached_property
 from pathlib import Path
 
 from rankwright.core.errors import MethodError
+from rankwright.job.folder import check_run, telling_edits
 from rankwright.study.examples import Examples
 from rankwright.study.names import in_file_names
 from rankwright.study.records import FailureRecord, RunRecord, StudyRecord, TuningRecord
+from rankwright.training.manifest import MANIFEST, check_files, load_manifest
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,19 @@ class StudyFolder:
         """The finished runs, in the order of the plan."""
         files = (self.record(run.name) for run in self.study.runs)
         return [RunRecord.load(file) for file in files if file.exists()]
+
+    def check(self) -> None:
+        """Compare what every finished run wrote with its digests; older studies have none.
+
+        Raises:
+            MethodError: A file of a run or its record is missing, or is not what was written.
+        """
+        for run in self.study.runs:
+            folder = self.run(run.name)
+            if self.record(run.name).exists() and (folder / MANIFEST).exists():
+                check_run(folder)
+                with telling_edits():
+                    check_files(self.path, load_manifest(folder).get("records", {}))
 
     def failures(self) -> list[FailureRecord]:
         """The runs that ended with an error and have not been finished since."""

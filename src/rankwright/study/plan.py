@@ -155,7 +155,7 @@ class Plan:
         config = self._train_config(path, purpose, task, spec, seed, steps)
         folder = RunFolder(path, config, spec.method)
         if folder.description.exists():
-            _check_same(RunFolder.read(path), folder)
+            _check_same(RunFolder.read(path, check=False), folder)
         else:
             folder.write_description()
         known = self.task_record(task)

@@ -16,7 +16,6 @@ import rankwright.methods  # noqa: F401  registers every method
 from rankwright.core.describe import described, registered_name
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import Job, RunFolder, RunResult, set_up
-from rankwright.job.files import write_json
 from rankwright.job.train import versions
 from rankwright.study.folder import StudyFolder
 from rankwright.study.names import run_name
@@ -47,6 +46,7 @@ from rankwright.study.records import CostRecord, ForgettingRecord, Measurement, 
 from rankwright.tasks import TaskError
 from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import score
+from rankwright.training.manifest import file_entries
 
 REPORT_SECONDS = 0.5
 MEASURED_ROWS = 64
@@ -80,7 +80,7 @@ class Worker:
 
     def __init__(self, folder: Path, imports: float) -> None:
         self._started = time.perf_counter() - imports
-        self.folder = RunFolder.read(folder)
+        self.folder = RunFolder.read(folder, check=False)
         self.request = Request.load(folder / REQUEST)
         self._before = 0.0
         if (folder / PROGRESS).exists():
@@ -117,7 +117,7 @@ class Worker:
 
     def _run(self, study: StudyFolder, name: str) -> bool:
         if self.folder.result.exists():  # its record was deleted, to have it made again
-            self.folder.result.unlink()
+            self.folder.reopen()
             self._before = 0.0
         job = self._set_up()
         held = held_text(job, self.request.held_text)
@@ -142,8 +142,12 @@ class Worker:
         record = self._record(job, before, after, held.record(known) if held and known else None)
         record.save(study.record(name))
         study.failure(name).unlink(missing_ok=True)
-        write_json(self.folder.history, job.trainer.state.log_history)
-        write_json(self.folder.result, asdict(self._result(job, record)))
+        written = (study.record(name), study.examples_file(name))
+        self.folder.finish(
+            job.trainer.state.log_history,
+            asdict(self._result(job, record)),
+            records=file_entries(study.path, written),
+        )
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
         return True
 

@@ -8,8 +8,8 @@ an incomplete one is skipped with a warning.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,10 +22,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rankwright.core.errors import TrainingError
+from rankwright.training.manifest import (
+    MANIFEST,
+    ManifestError,
+    check_files,
+    file_entries,
+    load_manifest,
+    manifest_text,
+)
 
-MANIFEST = "rankwright_manifest.json"
 _STATE_TENSORS = "rankwright_state.safetensors"
 _STATE_VALUES = "rankwright_state.json"
+_TENSOR, _NUMBER = "__tensor__", "__number__"
 _STAGING = ".saving-"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 
@@ -41,15 +49,11 @@ def write_manifest(folder: Path, **facts: Any) -> None:
         folder: The checkpoint.
         facts: More that the manifest should say (step, method, ...); JSON values.
     """
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    for path in paths:
         _flush(path)
-        files[path.relative_to(folder).as_posix()] = {
-            "bytes": path.stat().st_size,
-            "sha256": _digest(path),
-        }
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({**facts, "files": files}, indent=1) + "\n", encoding="utf-8")
+    manifest.write_text(manifest_text(file_entries(folder, paths), **facts), encoding="utf-8")
     _flush(manifest)
     _flush(folder)
 
@@ -62,19 +66,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         raise TrainingError(f"{folder} has no {MANIFEST}: it was never finished")
-    content = facts(folder)
-    for name, expected in content["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise TrainingError(f"{folder} lacks {name}")
-        if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
-            raise TrainingError(f"{path} is not what was written: size or checksum differs")
-    return content
-
-
-def facts(folder: Path) -> dict[str, Any]:
-    """The manifest as it stands; `read_manifest` also reads every file to compare it."""
-    content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        content = load_manifest(folder)
+        check_files(folder, content["files"])
+    except ManifestError as error:
+        raise TrainingError(str(error)) from error
     return content
 
 
@@ -84,7 +80,7 @@ def newest_complete(folder: Path) -> Path | None:
     for _, path in sorted(found.items(), reverse=True):
         try:
             read_manifest(path)
-        except (TrainingError, ValueError, KeyError, OSError) as error:
+        except (TrainingError, OSError) as error:
             warnings.warn(
                 f"skipped checkpoint {path.name}: {error}",
                 IncompleteCheckpointWarning,
@@ -127,7 +123,8 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
     """Write nested dicts of tensors and JSON values: tensors as safetensors, the rest as JSON."""
     tensors: dict[str, Tensor] = {}
     values = _split(state, "", tensors)
-    (folder / _STATE_VALUES).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=1, allow_nan=False)
+    (folder / _STATE_VALUES).write_text(text + "\n", encoding="utf-8")
     if tensors:
         save_file(tensors, folder / _STATE_TENSORS)
 
@@ -143,7 +140,9 @@ def load_state(folder: Path) -> dict[str, Any]:
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[path] = value.detach().cpu().contiguous()
-        return {"__tensor__": path}
+        return {_TENSOR: path}
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+        return {_NUMBER: str(value)}
     if isinstance(value, dict):
         return {key: _split(item, f"{path}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -153,17 +152,14 @@ def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"__tensor__"}:
-            return tensors[value["__tensor__"]]
+        if set(value) == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        if set(value) == {_NUMBER}:
+            return float(value[_NUMBER])
         return {key: _join(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
     return value
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

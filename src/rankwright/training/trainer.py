@@ -33,6 +33,7 @@ from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
 from rankwright.training.data import PhaseSampler
+from rankwright.training.manifest import load_manifest
 from rankwright.training.memory import PeakMemory
 from rankwright.training.run import TrainerRun
 from rankwright.training.signals import Termination
@@ -392,7 +393,7 @@ class MethodMixin(_Base):
                 )
 
     def _check_same_optimizer(self, folder: Path) -> None:
-        written = checkpoint.facts(folder)["optimizer"]
+        written = load_manifest(folder)["optimizer"]
         name = _kind(self.run.optimizer)
         if written != name:
             raise MethodError(

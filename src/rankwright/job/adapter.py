@@ -1,0 +1,86 @@
+"""The adapter of a finished run, loaded by PEFT and compared with its file.
+
+PEFT only warns of a tensor that the file lacks, and says nothing of one too many.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from rankwright.core.errors import MethodError
+from rankwright.job.folder import incomplete
+
+UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
+"""A missing or damaged file, a package that a tokenizer needs, a device without room."""
+_OF_A_BAD_CONFIG = (AttributeError, TypeError)
+
+
+def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """A base model with the adapter of a folder.
+
+    Args:
+        base: The model that the adapter was trained on.
+        folder: Holds the adapter as PEFT saves it.
+
+    Raises:
+        MethodError: A file is missing or damaged, a tensor is NaN or infinite, or the tensors are
+            not exactly those that the configuration asks for.
+    """
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    for file in (folder / CONFIG_NAME, weights):
+        if not file.is_file():  # PEFT would look for it on the hub
+            raise incomplete(file, "No such file or directory")
+    try:
+        stored = _finite_tensors(weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
+            model = PeftModel.from_pretrained(base, folder)
+    except KeyError as error:  # a module that is saved whole
+        raise incomplete(folder, f"it lacks {error.args[0]}") from error
+    except (*UNLOADABLE, *_OF_A_BAD_CONFIG) as error:
+        raise incomplete(folder, error) from error
+    _check_names(model, stored, weights)
+    # A base that has moved is where it was found, and what is exported from here says so.
+    model.active_peft_config.base_model_name_or_path = base.name_or_path
+    return model
+
+
+def _finite_tensors(path: Path) -> set[str]:
+    """Names of the tensors of a file, all of whose values are numbers."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        for name in sorted(names):
+            if not torch.isfinite(file.get_tensor(name)).all():
+                raise MethodError(
+                    f"{path}: {name} holds NaN or infinite values, so the model gives no numbers; "
+                    "train again, with a smaller learning rate if the run diverged"
+                )
+    return names
+
+
+def _check_names(model: PeftModel, stored: set[str], path: Path) -> None:
+    """Refuse tensors that are missing or are too many; embeddings may be stored beside them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of embeddings that PEFT does not find
+        wanted, allowed = (
+            get_peft_model_state_dict(model, save_embedding_layers=embeddings).keys()
+            for embeddings in (False, True)
+        )
+    problems = (
+        ("lacks", sorted(wanted - stored), "that the adapter's configuration asks for"),
+        ("has", sorted(stored - allowed), "that the adapter's configuration does not know"),
+    )
+    for verb, names, which in problems:
+        if names:
+            more = f" and {len(names) - 1} more tensors" if names[1:] else ""
+            raise MethodError(
+                f"{path} {verb} {names[0]}{more} {which}; expected the adapter as `rankwright "
+                "train` wrote it"
+            )

@@ -1,0 +1,49 @@
+"""`rankwright report` reads what the runs wrote, or names the file that is not it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankwright.cli import main
+from rankwright.study.config import StudyConfig
+from studies import carried_out
+
+
+def test_a_file_that_differs_is_named(
+    config_of: Callable[..., StudyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = carried_out(config_of(methods="lora"))
+    assert main(["report", str(folder.path)]) == 0
+    for number, file in enumerate((
+        "records/data--lora--0.json",
+        "records/data--lora--0.parquet",
+        "runs/data--lora--0/result.json",
+        "runs/data--lora--0/adapter/adapter_model.safetensors",
+    )):  # fmt: skip
+        study = shutil.copytree(folder.path, tmp_path / str(number))
+        content = bytearray((study / file).read_bytes())
+        content[-4] ^= 1
+        (study / file).write_bytes(content)
+        capsys.readouterr()
+        assert main(["report", str(study)]) == 1
+        said = capsys.readouterr().err
+        assert f"{study / file} is not what was written" in said
+        assert "--edited" in said
+
+
+def test_records_alone_and_edited_ones_are_read_when_asked(
+    config_of: Callable[..., StudyConfig],
+) -> None:
+    folder, _ = carried_out(config_of(methods="lora"))
+    record = folder.record("data--lora--0")
+    content = json.loads(record.read_text("utf-8"))
+    record.write_text(json.dumps({**content, "device": "another"}), "utf-8")
+    assert main(["report", str(folder.path)]) == 1
+    assert main(["report", str(folder.path), "--edited"]) == 0
+    shutil.rmtree(folder.path / "runs")  # with their digests: as studies are published
+    assert main(["report", str(folder.path)]) == 0
