@@ -21,6 +21,7 @@ from rankwright.core.registry import available
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.adapter import read_adapter
 from rankwright.job.combinations import small
+from rankwright.training.adapter_file import save_adapter
 from rankwright.training.manifest import MANIFEST
 
 COMMANDS = (["eval"], ["export", "--as", "merged"], ["plot"])
@@ -226,7 +227,7 @@ def test_every_methods_adapter_is_whole(name: str, tmp_path: Path) -> None:
     """The names in the file are those of the loaded model, whatever layers a method has."""
     base = tiny_llama()
     model = small(available()[name]).apply(copy.deepcopy(base))
-    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    save_adapter(model, tmp_path)
     fresh = LlamaForCausalLM(base.config)
     fresh.load_state_dict(base.state_dict())
     loaded = read_adapter(fresh, tmp_path)

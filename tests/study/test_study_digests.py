@@ -19,11 +19,12 @@ def test_a_file_that_differs_is_named(
 ) -> None:
     folder, _ = carried_out(config_of(methods="lora"))
     assert main(["report", str(folder.path)]) == 0
+    name = folder.study.runs[0].name
     for number, file in enumerate((
-        "records/data--lora--0.json",
-        "records/data--lora--0.parquet",
-        "runs/data--lora--0/result.json",
-        "runs/data--lora--0/adapter/adapter_model.safetensors",
+        f"records/{name}.json",
+        f"records/{name}.parquet",
+        f"runs/{name}/result.json",
+        f"runs/{name}/adapter/adapter_model.safetensors",
     )):  # fmt: skip
         study = shutil.copytree(folder.path, tmp_path / str(number))
         content = bytearray((study / file).read_bytes())
@@ -40,7 +41,7 @@ def test_records_alone_and_edited_ones_are_read_when_asked(
     config_of: Callable[..., StudyConfig],
 ) -> None:
     folder, _ = carried_out(config_of(methods="lora"))
-    record = folder.record("data--lora--0")
+    record = folder.record(folder.study.runs[0].name)
     content = json.loads(record.read_text("utf-8"))
     record.write_text(json.dumps({**content, "device": "another"}), "utf-8")
     assert main(["report", str(folder.path)]) == 1

@@ -5,6 +5,7 @@ PEFT only warns of a tensor that the file lacks, and says nothing of one too man
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from rankwright.core.errors import MethodError
 from rankwright.job.folder import incomplete
+from rankwright.training.adapter_file import MAGNITUDE
 
 UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
 """A missing or damaged file, a package that a tokenizer needs, a device without room."""
@@ -66,7 +68,11 @@ def _finite_tensors(path: Path) -> set[str]:
 
 
 def _check_names(model: PeftModel, stored: set[str], path: Path) -> None:
-    """Refuse tensors that are missing or are too many; embeddings may be stored beside them."""
+    """Refuse tensors that are missing or are too many; embeddings may be stored beside them.
+
+    DoRA's magnitudes are stored under the name of the loader in transformers, or under PEFT's.
+    """
+    stored = {re.sub(rf"({MAGNITUDE})\.weight$", r"\1", name) for name in stored}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of embeddings that PEFT does not find
         wanted, allowed = (
