@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from guest_layers import Guest
 from method_table import BATCH, BUILDS, IN_TURN, OF_EVERY_SORT, method_named
 from models import rows_for, same_bits
 from quick import make_quick
+from rankwright.core.method import Method
 from trainers import adapter, build_trainer
 
 torch.set_num_threads(1)
@@ -34,12 +36,14 @@ def numbers(name: str, kind: str, folder: Path) -> None:
         save_file(adapter(trainer.model), folder / f"{name}-{kind}.safetensors")
 
 
-def resumed(name: str, kind: str, folder: Path) -> None:
+def resumed(method: Method, kind: str, folder: Path) -> None:
     """Stop in the second epoch, go on, and end at the best checkpoint: with the same bits."""
+
+    name = method.name
 
     def trainer(**changes: Any) -> Any:
         return build_trainer(
-            method_named(name),
+            method,
             kind,
             folder / f"resumed-{name}",
             per_device_train_batch_size=BATCH // 2,
@@ -73,7 +77,8 @@ def main(folder: Path) -> None:
     for name, kind in IN_TURN:
         numbers(name, kind, folder)
         if name in OF_EVERY_SORT:
-            resumed(name, kind, folder)
+            resumed(method_named(name), kind, folder)
+    resumed(Guest(r=2), "llama", folder)
     torch.distributed.destroy_process_group()
 
 

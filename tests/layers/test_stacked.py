@@ -9,7 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from rankwright.core.errors import MethodError
 from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import StackedLoRA, WorkingCopy, stacks, write_ranks
+from rankwright.layers.stacked import StackedLoRA, stacks, write_ranks
+from rankwright.layers.stacked_factor import WorkingCopy
 
 # PEFT sets fan_in_fan_out by itself and says so
 GPT2 = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")

@@ -8,7 +8,8 @@ from chain_toy import Chained, Tanh, chained, mean_square
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule, linear_schedule
 from rankwright.core.method import Slots
-from rankwright.layers.stacked import StackedLoRA, WorkingCopy
+from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked_factor import WorkingCopy
 from rankwright.procedures.chain import Chain
 
 SIZES = [(6, 5), (7, 6), (4, 7)]  # (out, in) of three layers, each a group of its own

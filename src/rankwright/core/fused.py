@@ -56,9 +56,9 @@ class Factors:
 class FusedLinear(Linear):
     """PEFT's LoRA layer over a linear layer, with a forward of one autograd function.
 
-    What is no `nn.Linear` takes part if it has a method for it: `factors_with(lora_B) -> Factors`
-    in the place of `lora_A`, `weight_in_use() -> Tensor` in the place of the base layer, and a LoRA
-    variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
+    What is no `nn.Linear` takes part if it has a method for it: `factors_with(lora_B)`, which gives
+    `Factors` or None, in the place of `lora_A`, `weight_in_use() -> Tensor` in the place of the
+    base layer, and a LoRA variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
 
     Attributes:
         siblings: The projections of its block that see the same input, if it has any.
@@ -150,8 +150,8 @@ class FusedLinear(Linear):
         if not all(_untouched(part) for part in (A, B, dropout)):
             return None
         if hasattr(A, "factors_with"):
-            found = cast(Factors, A.factors_with(B))
-            if type(dropout) is nn.Identity:
+            found = cast("Factors | None", A.factors_with(B))
+            if found is None or type(dropout) is nn.Identity:
                 return found
             return replace(found, dropout=dropout) if found.dropout is None else None
         if type(A) is nn.Linear and type(B) is nn.Linear:

@@ -66,7 +66,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layer(Part):
-    """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA."""
+    """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA.
+
+    Parameters and buffers that `install` puts on the layers are in every checkpoint of a run
+    (:mod:`rankwright.core.layer_state`); a part has nothing to do for that.
+    """
 
     @property
     def exact_gradient(self) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rankwright.core import standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.forward import Forward, watching
+from rankwright.core.layer_state import layer_state, load_layer_state
 from rankwright.core.part import Multiplier, Phase, Shape
 from rankwright.core.rows import number_of_rows, take_rows
 from rankwright.core.siblings import apart, parted
@@ -478,11 +479,12 @@ class Run(ABC):
     # State -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the run and its procedure: tensors, numbers, strings, lists, dicts."""
+        """State of run, procedure and layers: tensors, numbers, strings, lists, dicts."""
         return {
             "passes": [self._full_passes, self._forward_passes],
             "fired": sorted(self._fired),
             "procedure": self.procedure.state_dict(),
+            "layers": layer_state(self.layers, self.adapter_name),
             "apart": parted(self.model),
         }
 
@@ -490,9 +492,18 @@ class Run(ABC):
         """Restore; the adapter's weights and the optimizer come after."""
         self._full_passes, self._forward_passes = state["passes"]
         self._fired = set(state["fired"])
-        self.procedure.load_state_dict(state["procedure"])
+        self.load_model_state(state)
         for block in state["apart"]:
             apart(self.model.get_submodule(block))
+
+    def load_model_state(self, state: dict[str, Any]) -> None:
+        """Restore what the model needs before the adapter's weights of the same checkpoint.
+
+        The procedure may have to give layers another shape; a factor that is computed from other
+        parameters has to have these, or it would take its product apart anew.
+        """
+        self.procedure.load_state_dict(state["procedure"])
+        load_layer_state(self.layers, self.adapter_name, state.get("layers", {}))
 
 
 def has_reentrant_checkpoint(loss: Tensor) -> bool:

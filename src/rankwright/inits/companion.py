@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankwright.core.effective import check_linear
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.matrix import base_rows
 from rankwright.core.part import Init
 from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import StackedFactor, stacks, write_ranks
+from rankwright.layers.stacked import has_stacks, stack_factors, stacks, write_ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,12 +82,8 @@ class Companion(Init):
 
 def _make_room(layers: Mapping[str, LoraLayer], adapter_name: str) -> None:
     """Put stacks in the place of the factors, unless the layer part has."""
-    factors = [layer.lora_A[adapter_name] for layer in layers.values() if layer.lora_A]
-    if any(isinstance(factor, StackedFactor) for factor in factors):
+    if has_stacks(layers, adapter_name):
         return
     for name, layer in layers.items():
         check_linear(name, layer, adapter_name, "a start is made from the weights")
-        A, B = layer.lora_A, layer.lora_B
-        A[adapter_name] = StackedFactor(A[adapter_name], 0, layer.lora_dropout[adapter_name])
-        B[adapter_name] = StackedFactor(B[adapter_name], 1)
-        layer.lora_dropout[adapter_name] = nn.Identity()
+        stack_factors(layer, adapter_name)

@@ -13,32 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rankwright.core.catalogue import part
 from rankwright.core.effective import check_linear
 from rankwright.core.errors import MethodError
-from rankwright.core.fused import Factors
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Layer
 from rankwright.core.ranks import drop_layers, write_ranks
 from rankwright.core.run import adapted_layers
+from rankwright.layers.factor import Factor
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from rankwright.core.method import Slots
-
 GateInit = Literal["ones", "normal"]
 
 
-class GatedFactor(nn.Module):
-    """The factor A with its gate, in the place of the `nn.Linear` that PEFT made for it.
+class GatedFactor(Factor):
+    """The factor A with its gate.
 
     Attributes:
         live: A, (r, in).
@@ -49,11 +46,10 @@ class GatedFactor(nn.Module):
         gate: The first gates, (r,).
     """
 
-    live: nn.Parameter
+    other_shape = "the adapter was pruned; load it with PeftModel.from_pretrained"
 
     def __init__(self, linear: nn.Linear, gate: Tensor) -> None:
-        super().__init__()
-        self.live = cast(nn.Parameter, linear.weight)
+        super().__init__(linear)
         self.gate = nn.Parameter(gate.to(self.live.device, compute_dtype(self.live)))
 
     @property
@@ -61,52 +57,14 @@ class GatedFactor(nn.Module):
         """diag(g) A, (r, in), in the dtype of A."""
         return (self.gate[:, None] * self.live).to(self.live.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Of x (..., in) the product x (diag(g) A)^T, (..., r)."""
-        return F.linear(x, self.weight)
-
-    def factors_with(self, B: nn.Linear) -> Factors:
-        """Both factors for `core.fused`.
-
-        Args:
-            B: The other factor of the same layer.
-        """
-        return Factors(self.weight, B.weight)
+    def take(self, weight: Tensor) -> None:
+        """Gates of 1 on the weight, (r, in)."""
+        self.live.copy_(weight)
+        self.gate.fill_(1)
 
     def extra_repr(self) -> str:
         """How many gates are open."""
         return f"rank={len(self.gate)}, open={int(self.gate.count_nonzero())}"
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
-
-    @torch.no_grad()
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Take the product apart as it is now if it is the same, else with gates of 1."""
-        del local_metadata, strict, unexpected_keys
-        key = prefix + "weight"
-        weight: Tensor | None = state_dict.get(key)
-        if weight is None:
-            missing_keys.append(key)
-        elif weight.shape != self.live.shape:
-            error_msgs.append(
-                f"{key} has shape {tuple(weight.shape)}, expected {tuple(self.live.shape)}: the "
-                "adapter was pruned; load it with PeftModel.from_pretrained"
-            )
-        elif not torch.equal(weight.to(self.live), self.weight):
-            self.live.copy_(weight)
-            self.gate.fill_(1)
 
 
 @part("gated")
@@ -119,14 +77,6 @@ class GatedLoRA(Layer):
     """
 
     gate_init: GateInit = "ones"
-
-    def check(self, slots: Slots) -> None:
-        """See `Part.check`: the adapter has A and g multiplied, so somebody has to keep them."""
-        if not any(isinstance(part.layer(), GatedLoRA) for part in slots.parts()):
-            raise MethodError(
-                "the layer gated has nobody to keep A and g apart in a checkpoint; plug in the "
-                "procedure sparsify, which brings it along"
-            )
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
         """Put a `GatedFactor` in the place of every A.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rankwright.core.errors import MethodError
 from rankwright.core.matrix import check_layer, dora_magnitude
 from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import StackedFactor
+from rankwright.layers.factor import Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,30 +26,30 @@ class Pair:
         A: (r, in); of a convolution (r, in, *kernel), of an embedding (r, vocabulary).
         B: (out, r); of a convolution (out, r, 1, ...), of an embedding (dim, r).
         scaling: The factor s, the layer's own.
-        stack: The factor A of a stack, where the pair is its live part; it may use a part of its
-            ranks only.
+        module: The factor A where a module of its own stands in its place, which may use a part of
+            its ranks only.
     """
 
     name: str
     A: nn.Parameter
     B: nn.Parameter
     scaling: float
-    stack: StackedFactor | None = None
+    module: Factor | None = None
 
     @property
     def rank(self) -> int:
         """The rank r in use."""
-        return self.A.shape[0] if self.stack is None else self.stack.width
+        return self.A.shape[0] if self.module is None else self.module.width
 
     def view_A(self, tensor: Tensor) -> Tensor:  # noqa: N802
         """A tensor like A as a matrix (r, in): A itself, or its gradient."""
         matrix = _matrix(tensor)
-        return matrix if self.stack is None else matrix[: self.rank]
+        return matrix if self.module is None else matrix[: self.rank]
 
     def view_B(self, tensor: Tensor) -> Tensor:  # noqa: N802
         """A tensor like B as a matrix (out, r)."""
         matrix = _matrix(tensor)
-        return matrix if self.stack is None else matrix[:, : self.rank]
+        return matrix if self.module is None else matrix[:, : self.rank]
 
     def __iter__(self) -> Iterator[nn.Parameter]:
         return iter((self.A, self.B))
@@ -101,21 +101,21 @@ def _pair(name: str, layer: LoraLayer, adapter: str) -> Pair:
             "an optimizer of pairs needs plain LoRA or DoRA"
         )
     scaling = float(layer.scaling[adapter])
-    stack = None
+    module = None
     if isinstance(layer, Embedding):
         A, B = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
         embed_scale = layer._get_embed_scale()  # of a scaled word embedding
         scaling *= 1.0 if embed_scale is None else float(embed_scale)
     else:
         factors = layer.lora_A[adapter], layer.lora_B[adapter]
-        stack = factors[0] if isinstance(factors[0], StackedFactor) else None
-        A, B = (factor.weight if stack is None else factor.live for factor in factors)
+        module = factors[0] if isinstance(factors[0], Factor) else None
+        A, B = (f.trained if isinstance(f, Factor) else f.weight for f in factors)
     if not (isinstance(A, nn.Parameter) and isinstance(B, nn.Parameter)):
         raise MethodError(
             f"{name} computes a factor from other parameters (gates, say), so its update is not "
             "s B A of two parameters; an optimizer of pairs needs plain LoRA or DoRA"
         )
-    return Pair(name, A, B, scaling, stack)
+    return Pair(name, A, B, scaling, module)
 
 
 def _check_shared(pairs: Mapping[str, Pair]) -> None:

@@ -112,8 +112,8 @@ class SparsifyState(ProcedureState):
     def __init__(self, run: Run, settings: Sparsify) -> None:
         super().__init__(run)
         self.settings = settings
-        self.factors = gated_factors(run.layers, run.adapter_name)
-        self.gates = [factor.gate for factor in self.factors.values()]
+        factors = gated_factors(run.layers, run.adapter_name)
+        self.gates = [factor.gate for factor in factors.values()]
         self.xi = settings.thresholds()
         self._saved_lengths: list[int] = []  # of the run that is resumed
 
@@ -206,20 +206,12 @@ class SparsifyState(ProcedureState):
     # State -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """A and g of every layer, of which the adapter holds the product; the stages' lengths."""
-        factors = {
-            name: {"live": factor.live, "gate": factor.gate}
-            for name, factor in self.factors.items()
-        }
-        return {"factors": factors, "stages": self._lengths()}
+        """The stages' lengths; the layers keep their gates themselves."""
+        return {"stages": self._lengths()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo of `state_dict`; `begin` compares the stages."""
         self._saved_lengths = list(state["stages"])
-        for name, factor in self.factors.items():
-            factor.live.copy_(state["factors"][name]["live"])
-            factor.gate.copy_(state["factors"][name]["gate"])
 
     # Looking -----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.layer_state import layer_state
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
 from rankwright.core.run import adapted_layers, clipping
@@ -87,6 +88,7 @@ class MethodMixin(_Base):
             )
         self.method = method
         self.run = TrainerRun(self, method, held_out_dataset)
+        _check_layers(self.args, self.run)
         self.interrupted = False
         self._head_learning_rate = head_learning_rate
         self._cost = CostMeter(PeakMemory(self.args.device))
@@ -374,7 +376,7 @@ class MethodMixin(_Base):
         best = self.state.best_model_checkpoint
         if best is not None:
             state = checkpoint.load_state(Path(best))
-            self.run.procedure.load_state_dict(state["procedure"])
+            self.run.load_model_state(state)
         super()._load_best_model()
 
     def _check_same_method(self, folder: Path) -> None:
@@ -520,6 +522,16 @@ def _check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any
                 f"{name} has a {kind.__name__} it cannot copy; pass the base model as ref_model: "
                 "the model without its adapter, loaded once more"
             )
+
+
+def _check_layers(args: TrainingArguments, run: TrainerRun) -> None:
+    """Refuse to shard what checkpoints have to hold whole."""
+    kept = layer_state(run.layers, run.adapter_name)
+    if kept and (args.deepspeed or args.fsdp):
+        raise MethodError(
+            f"{run.method.label} keeps {next(iter(kept))} beside the adapter, which deepspeed and "
+            "fsdp shard; use one process or DistributedDataParallel"
+        )
 
 
 def _check_engine(args: TrainingArguments, method: Method) -> None:

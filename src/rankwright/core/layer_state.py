@@ -1,0 +1,93 @@
+"""State of the adapted layers that the adapter's own file does not hold.
+
+PEFT saves what lies below an adapter's name under `lora_`, as each module's state dict has it. A
+layer part may put more on a layer: a factor that is computed from other parameters (gates) is saved
+as the product alone; a router beside the factors, or a buffer that is not persistent, is not saved
+at all. Checkpoints of a run hold these tensors, in their own dtypes, whatever part made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from rankwright.core.errors import MethodError
+
+
+def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tensor]:
+    """The parameters and buffers of adapted layers that the adapter's file does not hold.
+
+    A tensor that several layers share is listed once.
+
+    Args:
+        layers: Adapted layers by module name.
+        adapter: Name of the adapter in training.
+
+    Returns:
+        Name in the model -> the tensor itself, detached.
+    """
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        for key, tensor in _beside_the_adapter(layer, adapter):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                state[f"{name}.{key}"] = tensor.detach()
+    return state
+
+
+@torch.no_grad()
+def load_layer_state(
+    layers: Mapping[str, LoraLayer], adapter: str, state: Mapping[str, Tensor]
+) -> None:
+    """Undo of `layer_state`, in place.
+
+    Args:
+        layers: The same layers.
+        adapter: Name of the adapter in training.
+        state: From `layer_state`.
+
+    Raises:
+        MethodError: A tensor is missing, left over, or of another shape.
+    """
+    present = layer_state(layers, adapter)
+    for name in dict.fromkeys((*present, *state)):
+        here, saved = _in_words(present.get(name)), _in_words(state.get(name))
+        if here != saved:
+            raise MethodError(
+                f"this checkpoint cannot be resumed: {name} is {saved} in it and {here} in this "
+                "run; it was written by another version of rankwright, or its layers had other "
+                "settings. Resume with the same, or start a new run"
+            )
+    for name, tensor in present.items():
+        tensor.copy_(state[name])
+
+
+def _in_words(tensor: Tensor | None) -> str:
+    return "not there" if tensor is None else f"of shape {tuple(tensor.shape)}"
+
+
+def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of all that PEFT does not save with the adapter."""
+    others = set(layer.scaling) - {adapter}
+    for path, module in layer.named_modules():
+        parts = path.split(".") if path else []
+        if parts[:1] == ["base_layer"] or others.intersection(parts[1:2]):
+            continue
+        if getattr(module, "weight_is_state", False):
+            continue
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            key = ".".join((*parts, name))
+            outside = others.intersection(key.split(".")[1:2])
+            if tensor is not None and not outside and not _is_saved(module, name, key, adapter):
+                yield key, tensor
+
+
+def _is_saved(module: nn.Module, name: str, key: str, adapter: str) -> bool:
+    """Whether the adapter's file has a tensor under its own name."""
+    by_name = type(module)._save_to_state_dict is nn.Module._save_to_state_dict
+    persistent = name not in module._non_persistent_buffers_set
+    return by_name and persistent and key.startswith("lora_") and adapter in key.split(".")
