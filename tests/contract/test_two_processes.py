@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from method_table import IN_TURN, method_named
 from trainers import adapter, build_trainer
+from uneven import COUNTS, TOGETHER
+from uneven import together as one_step
 
 WORKER = Path(__file__).with_name("two_processes.py")
 
@@ -43,6 +45,15 @@ def test_two_processes_are_one(together: Path, name: str, kind: str, tmp_path: P
     alone = build_trainer(method_named(name), kind, tmp_path, double=True, dropout=False)
     alone.train()
     expected, found = adapter(alone.model), load_file(together / f"{name}-{kind}.safetensors")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_processes_count_by_their_targets(together: Path, name: str, tmp_path: Path) -> None:
+    expected, _ = one_step(name, tmp_path, len(COUNTS))
+    found = load_file(together / f"{name}.safetensors")
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)

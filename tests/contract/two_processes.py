@@ -17,6 +17,7 @@ from models import rows_for, same_bits
 from quick import make_quick
 from rankwright.core.method import Method
 from trainers import adapter, build_trainer
+from uneven import TOGETHER, together
 
 torch.set_num_threads(1)
 
@@ -71,6 +72,14 @@ def resumed(method: Method, kind: str, folder: Path) -> None:
     assert losses[0] == losses[1], name
 
 
+def uneven(folder: Path) -> None:
+    """Two micro-batches of one row each on a process, one of which has no target."""
+    for name in TOGETHER:
+        trained, _ = together(name, folder / "run", 1, 2)
+        if torch.distributed.get_rank() == 0:
+            save_file(trained, folder / f"{name}.safetensors")
+
+
 def main(folder: Path) -> None:
     """All of it."""
     make_quick(pytest.MonkeyPatch())
@@ -79,6 +88,7 @@ def main(folder: Path) -> None:
         if name in OF_EVERY_SORT:
             resumed(method_named(name), kind, folder)
     resumed(Guest(r=2), "llama", folder)
+    uneven(folder)
     torch.distributed.destroy_process_group()
 
 

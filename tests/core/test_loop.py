@@ -11,6 +11,7 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Penalty, Procedure, ProcedureState
 from rankwright.methods import LoRA
+from uneven import KINDS
 
 ROWS = classification_rows(24)
 
@@ -52,6 +53,52 @@ def test_micro_batches_equal_one_large_batch(build):
         states.append(model.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-9, atol=1e-12)
+
+
+def stacked(rows):
+    return {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+
+
+def one_step(kind, *parts, **options):
+    """The loss and the weights after a step of gradient descent."""
+    model = LoRA(r=2).apply(kind.build(), seed=3)
+    run = Loop(model, LoRA(r=2), total_steps=1, lr=0.5, optimizer=torch.optim.SGD, **options)
+    loss = run.train_step(*[stacked(part) for part in parts])
+    return loss, {name: p.detach() for name, p in run.trainable().items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_micro_batches_count_by_their_targets(name):
+    """One row has none."""
+    rows = KINDS[name].rows()
+    loss, expected = one_step(KINDS[name], rows)
+    for parts in ([[row] for row in rows], [rows[:3], rows[3:]]):
+        again, found = one_step(KINDS[name], *parts)
+        assert again == pytest.approx(loss, rel=1e-6)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-8, msg=key)
+
+
+def test_targets_of_ones_own():
+    """A loss that scores the first position of every row alone."""
+
+    def loss(model, inputs):
+        logits = model(input_ids=inputs["input_ids"]).logits[:, 0]
+        return torch.nn.functional.cross_entropy(logits, inputs["input_ids"][:, 0] % 3)
+
+    kind = KINDS["token classes"]
+    rows = kind.rows()
+    options = {"loss": loss, "targets": lambda _model, inputs: len(inputs["input_ids"])}
+    _, expected = one_step(kind, rows, **options)
+    _, found = one_step(kind, rows[:3], rows[3:], **options)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-8, msg=key)
+
+
+def test_a_step_without_targets_says_so():
+    kind = KINDS["causal"]
+    with pytest.raises(TrainingError, match="no token of step 0 is scored"):
+        one_step(kind, [kind.rows()[1]])
 
 
 def test_resume_at_every_step_gives_the_same_bits():

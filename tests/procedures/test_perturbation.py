@@ -187,7 +187,7 @@ def test_a_failed_step_leaves_no_noise(beside: bool) -> None:
     with torch.no_grad():
         before = run.model.train()(**data(1)).loss.item()
     with pytest.raises(ValueError, match="batch_size"):
-        run.train_step({**data(1), "labels": torch.zeros(1, 1, dtype=torch.long)})
+        run.train_step({**data(1), "labels": torch.zeros(1, 2, dtype=torch.long)})
     with torch.no_grad():
         assert run.model.train()(**data(1)).loss.item() == before
 
@@ -197,7 +197,7 @@ def test_after_a_failed_step_training_goes_on_as_if_nothing_had_been() -> None:
     for run in runs:
         run.train_step(data(0))
     with pytest.raises(ValueError, match="batch_size"):
-        runs[0].train_step({**data(1), "labels": torch.zeros(1, 1, dtype=torch.long)})
+        runs[0].train_step({**data(1), "labels": torch.zeros(1, 2, dtype=torch.long)})
     for run in runs:
         run.train_step(data(1))
     assert same_bits(adapter(runs[0]), adapter(runs[1]))

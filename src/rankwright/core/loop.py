@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.part import Multiplier, Shape
 from rankwright.core.run import MicroBatch, Run, clipping, random_state, set_random_state
+from rankwright.core.targets import count_targets, nothing_scored, weigh
 
 if TYPE_CHECKING:
     from rankwright.core.method import Method
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
+TargetCount = Callable[[nn.Module, Any], Tensor | int]
 
 
 def model_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -56,7 +58,9 @@ class Loop(Run):
         lr: Learning rate.
         weight_decay: Decoupled weight decay of the matrices.
         schedule: Number of steps -> learning-rate factor at every step.
-        loss: (model, batch) -> scalar loss.
+        loss: (model, batch) -> scalar loss, a mean over the batch's targets.
+        targets: (model, batch) -> their number. Micro-batches of a step, on all processes, count by
+            it. The default counts labels that are not -100, or rows where there are no labels.
         held_out: Number k -> k-th held-out batch, for methods that learn from a second split; must
             be a pure function of k.
         max_grad_norm: Clip the global gradient norm to this; None for no clipping. Without effect,
@@ -81,6 +85,7 @@ class Loop(Run):
         weight_decay: float = 0.0,
         schedule: Shape = linear_schedule,
         loss: LossFunction = model_loss,
+        targets: TargetCount = count_targets,
         held_out: Callable[[int], Any] | None = None,
         max_grad_norm: float | None = None,
         backward: Callable[[Tensor], Any] = Tensor.backward,
@@ -89,6 +94,7 @@ class Loop(Run):
     ) -> None:
         self._wrapped = model
         self._loss = loss
+        self._targets = targets
         self._held_out = held_out
         self._backward = backward
         self._steps_per_epoch = steps_per_epoch
@@ -116,11 +122,18 @@ class Loop(Run):
             loss, penalty = self._loss_of(self.model, batch)
         return loss if penalty is None else loss + penalty
 
+    def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
+        """See `Run.some_rows`."""
+        part = super().some_rows(batch, rows)
+        part.scale = batch.scale * part.share
+        return part
+
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`."""
         if self._held_out is None:
             raise TrainingError(f"{self.method.label} was built without held_out=")
-        return [MicroBatch(self._held_out(index), held_out=True)]
+        inputs = self._held_out(index)
+        return [MicroBatch(inputs, None, self._of_step([inputs], f"held-out batch {index}"), True)]
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """See `Run.default_optimizer`."""
@@ -137,10 +150,12 @@ class Loop(Run):
     def train_step(self, *batches: Any) -> float:
         """One optimizer step on one batch, or on several micro-batches; returns the mean loss.
 
-        Penalties are not in it; they are in `metrics`.
+        The step is that of one batch of all their rows. Penalties are not in the loss; they are in
+        `metrics`.
 
         Raises:
-            TrainingError: The loss is not finite, or the run is already over.
+            TrainingError: The loss is not finite, nothing in the step is scored, or the run is
+                already over.
         """
         if self.step >= self.total_steps:
             raise TrainingError(f"all {self.total_steps} steps of this run are done")
@@ -163,10 +178,11 @@ class Loop(Run):
 
     def _forward_backward(self, batches: tuple[Any, ...]) -> float:
         self.micro_batches = []
+        of_step = self._of_step(batches, f"step {self.step}")
         total = 0.0
         for inputs in batches:
             state = random_state() if self.procedure.replays else None
-            self.micro_batches.append(MicroBatch(inputs, state, len(batches)))
+            self.micro_batches.append(MicroBatch(inputs, state, of_step))
             with self.penalising():
                 loss, penalty = self._loss_of(self._wrapped, self.micro_batches[-1])
             total += float(loss.detach())
@@ -177,12 +193,27 @@ class Loop(Run):
             self._backward(loss)
         return total
 
+    def _of_step(self, batches: Sequence[Any], where: str) -> Tensor:
+        """Targets of all processes' micro-batches, divided by the number of processes.
+
+        Raises:
+            TrainingError: There is none.
+        """
+        counts = [torch.as_tensor(self._targets(self.model, inputs)) for inputs in batches]
+        (mean,) = self.average([torch.stack(counts).sum().float()])
+        if not mean:
+            raise TrainingError(nothing_scored(where, batches[0]))
+        return mean
+
     def _loss_of(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
         """A batch's part of the step's loss, and what penalties add for its outputs."""
-        inputs, parts = batch.inputs, batch.scale or 1
+        inputs = batch.inputs
         labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
-        loss, penalty = self.with_penalty(lambda: self._loss(model, inputs), labels)
-        return loss / parts, None if penalty is None else penalty / parts
+        targets = torch.as_tensor(self._targets(self.model, inputs))
+        of_step = targets if batch.scale is None else batch.scale
+        loss, penalty = self.with_penalty(lambda: self._loss(model, inputs), labels, targets)
+        weighed = None if penalty is None else weigh(penalty, targets, of_step)
+        return weigh(loss, targets, of_step), weighed
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run: method, adapter, optimizer, schedule, position."""

@@ -135,8 +135,8 @@ class Penalty(Part):
     def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
         """For every training batch: a 0-dim tensor of its outputs, weight included.
 
-        The engine adds it to the loss of the batch, of which a step takes the mean over
-        micro-batches and over processes.
+        The engine adds it to the loss of the batch. A step takes the mean over its micro-batches
+        on all processes, in which each counts by its number of targets, as it does in the loss.
         """
         del run, forward
         return None

@@ -49,7 +49,7 @@ class MicroBatch:
         inputs: What the model is called with, on the model's device.
         random_state: Random state before its first forward, for exact replay; None if not kept.
         scale: What the engine needs to make the losses of a step's micro-batches sum to the
-            step's loss (the number of target tokens, or the number of micro-batches).
+            step's loss: the number of targets of the step; None for the batch alone.
         held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
         whole: The micro-batch that its rows were taken from; None if it is whole.
         share: Its rows over those of `whole`.
@@ -99,7 +99,8 @@ class Run(ABC):
         self._forward_passes = 0.0
         self._base_calls = 0  # since the last pass was counted
         self._penalised = False
-        self._noted: dict[str, list[Tensor]] = {}
+        self._noted: dict[str, list[tuple[Tensor, float]]] = {}
+        self._noted_by = 1.0
         self._said: set[str] = set()
         self._graph_checked = False  # for reentrant checkpoints
         self.procedure = self.slots.procedure.start(self)
@@ -205,9 +206,8 @@ class Run(ABC):
     def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
         """Rows of a batch as a batch of their own, whose loss stands for that of the whole one.
 
-        Over rows drawn at random its mean is the loss of `batch`, if that is a mean over rows, or a
-        sum that the engine divides by the number of targets. A mean over the targets of a batch is
-        estimated by a ratio, whose bias falls as one over the number of rows.
+        Over rows drawn at random its mean is the loss of `batch`: the sum over their targets is
+        divided by their share of the step's.
 
         Args:
             batch: A whole batch.
@@ -268,20 +268,26 @@ class Run(ABC):
         finally:
             self._penalised = before
 
-    def with_penalty(self, loss: Callable[[], Loss], labels: Any) -> tuple[Loss, Tensor | None]:
+    def with_penalty(
+        self, loss: Callable[[], Loss], labels: Any, targets: Tensor | None = None
+    ) -> tuple[Loss, Tensor | None]:
         """Compute the loss of a batch, and what penalties add for its outputs.
 
         Args:
             loss: Calls the model.
             labels: The batch's labels, where the model is not given any.
+            targets: Their number, by which what is noted of the batch counts; None for batches
+                that count alike.
 
         Returns:
-            What `loss` gave, and the penalty, to be averaged over the step's micro-batches; None
-            where there is none, and outside of `penalising`.
+            What `loss` gave, and the penalty, of which the step takes the mean over its
+            micro-batches, each by its targets; None where there is none, and outside of
+            `penalising`.
         """
         penalty = self.slots.penalty
         if not self._penalised or penalty is None or not penalty.reads_outputs():
             return loss(), None
+        self._noted_by = 1.0 if targets is None else float(targets)
         with watching(self.model, labels) as calls:
             computed = loss()
         terms = [term for c in calls if (term := penalty.of_outputs(self, c)) is not None]
@@ -297,8 +303,11 @@ class Run(ABC):
         return forward.base_logits(where)
 
     def note(self, name: str, value: Tensor) -> None:
-        """Log the mean of a quantity over the step's micro-batches, on this process."""
-        self._noted.setdefault(name, []).append(value.detach())
+        """Log the mean of a quantity over the step's micro-batches, on this process.
+
+        Each counts by its targets, as it does in the loss.
+        """
+        self._noted.setdefault(name, []).append((value.detach(), self._noted_by))
 
     def say_once(self, text: str) -> None:
         """Warn of something in the log, once a run."""
@@ -425,7 +434,7 @@ class Run(ABC):
         if event == "after_backward":
             self.count_pass(max(1, len(self.micro_batches)))
             noted, self._noted = self._noted, {}
-            self.metrics |= {n: float(torch.stack(values).mean()) for n, values in noted.items()}
+            self.metrics |= {name: _weighted_mean(values) for name, values in noted.items()}
             self._add_penalty(self.metrics["penalty"] if "penalty" in noted else 0.0)
         getattr(self.procedure, event)()
         if event == "before_step":
@@ -504,6 +513,12 @@ class Run(ABC):
         """
         self.procedure.load_state_dict(state["procedure"])
         load_layer_state(self.layers, self.adapter_name, state.get("layers", {}))
+
+
+def _weighted_mean(values: list[tuple[Tensor, float]]) -> float:
+    """Mean of values with weights; 0 where all weights are 0."""
+    total = sum(weight for _, weight in values)
+    return sum(float(value) * weight for value, weight in values if weight) / (total or 1.0)
 
 
 def has_reentrant_checkpoint(loss: Tensor) -> bool:

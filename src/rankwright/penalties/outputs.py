@@ -29,6 +29,7 @@ from rankwright.core.fields import check_field
 from rankwright.core.forward import is_encoder_decoder
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Penalty
+from rankwright.core.targets import IGNORED
 from rankwright.penalties.spectral import Norm, spectral_ratio
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 ConsistencySchedule = Literal["cosine", "constant"]
 Warmup = Literal["linear", "quadratic"]
-
-IGNORED = -100  # the label of a position that does not count
 
 
 @part("outputs")
@@ -151,16 +150,16 @@ class Outputs(Penalty):
         self, run: Run, forward: Forward, where: Tensor | None, z: Tensor
     ) -> Tensor | None:
         base = run.base_logits(forward, where).to(z.dtype)
-        return _mean(run, consistency(base, z, self.temperature))
+        return _mean(consistency(base, z, self.temperature))
 
     def _diversity(self, run: Run, z: Tensor, tokens: bool) -> Tensor | None:
         if tokens:
-            return _mean(run, -entropy(z, self.top_k))
+            return _mean(-entropy(z, self.top_k))
         rows = run.gather(z)
         if len(rows) < 2:
             run.say_once("a batch of one row has no covariance: no diversity term in it")
             return None
-        return _of_all(run, covariance(rows))
+        return _of_all(covariance(rows), len(rows) / max(1, len(z)))
 
     def _spectral(self, run: Run, z: Tensor, tokens: bool) -> Tensor | None:
         norm, k = self.norm or ("frobenius" if tokens else "nuclear"), self.svd_k
@@ -175,7 +174,7 @@ class Outputs(Penalty):
                 "is constant; choose a smaller svd_k, or spectral = 0"
             )
             return None
-        return _of_all(run, -spectral_ratio(rows, k, norm))
+        return _of_all(-spectral_ratio(rows, k, norm), len(rows) / max(1, len(z)))
 
     # Weights -------------------------------------------------------------------------------------
 
@@ -231,15 +230,22 @@ def covariance(z: Tensor) -> Tensor:
     return (C.square().sum() - C.diagonal().square().sum()) / z.shape[1]
 
 
-def _mean(run: Run, values: Tensor) -> Tensor | None:
-    """Mean over the rows of all processes: what this one adds to the mean over processes."""
-    number = len(run.gather(values[:, None].detach()[:, :0]))
-    return values.sum() * (run.processes / number) if number else None
+def _mean(values: Tensor) -> Tensor | None:
+    """Mean over this process's rows, by whose number the engine lets it count."""
+    return values.mean() if len(values) else None
 
 
-def _of_all(run: Run, value: Tensor) -> Tensor:
-    """A function of the rows of all processes, whose gradients are to be added, not averaged."""
-    return value.detach() + run.processes * (value - value.detach())
+def _of_all(value: Tensor, over_own: float) -> Tensor:
+    """A function of the rows of all processes, with gradients of this process's rows alone.
+
+    The engine weighs what each process gives by its rows and adds up: the value comes out as it
+    is, and gradients are scaled so that theirs are added.
+
+    Args:
+        value: 0-dim.
+        over_own: Rows of all processes over those of this one.
+    """
+    return value.detach() + over_own * (value - value.detach())
 
 
 def _predicts_next(run: Run) -> bool:

@@ -10,10 +10,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
-from rankwright.core.run import MicroBatch, Run, random_state, set_random_state
+from rankwright.core.run import MicroBatch, Run, random_state
+from rankwright.core.targets import nothing_scored
 from rankwright.training.data import endless_rows
+from rankwright.training.normalisation import is_scaled
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -45,10 +47,10 @@ class TrainerRun(Run):
             )
 
     def record(self, inputs: dict[str, Any], num_items: Any) -> None:
-        """Note a micro-batch of the step in hand, before its forward."""
+        """Note a micro-batch of the step in hand, prepared, before its forward."""
         steps = self._trainer.current_gradient_accumulation_steps
         state = random_state() if self.procedure.replays else None
-        self.micro_batches.append(MicroBatch(inputs, state, (num_items, steps)))
+        self.micro_batches.append(MicroBatch(dict(inputs), state, (num_items, steps)))
 
     def loss(self, batch: MicroBatch) -> Tensor:
         """See `Run.loss`; the scaling is `Trainer.training_step`'s."""
@@ -58,7 +60,7 @@ class TrainerRun(Run):
             loss: Tensor = trainer.compute_loss(
                 self.model, dict(batch.inputs), num_items_in_batch=num_items
             )
-        return loss if self.is_scaled(num_items) else loss / accumulation_steps
+        return loss if is_scaled(trainer, num_items) else loss / accumulation_steps
 
     def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
         """See `Run.some_rows`; there are as many fewer targets by which a sum is divided."""
@@ -67,14 +69,6 @@ class TrainerRun(Run):
         if num_items is not None:
             part.scale = (num_items * part.share, accumulation_steps)
         return part
-
-    def is_scaled(self, num_items: Any) -> bool:
-        """Whether the Trainer's loss of a micro-batch is its part of the step's loss already."""
-        trainer = self._trainer
-        if trainer.loss_is_scaled_for_ga is not None:
-            return bool(trainer.loss_is_scaled_for_ga)
-        by_items = trainer.model_accepts_loss_kwargs and num_items is not None
-        return by_items or trainer.compute_loss_func is not None
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """What the trainer's arguments say."""
@@ -96,17 +90,6 @@ class TrainerRun(Run):
                 "Trainer's arguments, which are for another, have no effect"
             )
 
-    def probe_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
-        """The loss of `inputs`, were there `num_items` targets in the step; changes nothing."""
-        trainer = self._trainer
-        state = random_state()
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            loss: Tensor = trainer.compute_loss(
-                self.model, dict(inputs), num_items_in_batch=num_items
-            )
-        set_random_state(state)
-        return loss
-
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`; as many rows as an optimizer step takes, in as many micro-batches."""
         args = self._trainer.args
@@ -117,6 +100,8 @@ class TrainerRun(Run):
         starts = range(args.process_index * size, count, args.world_size * size)
         batches = [self._collate(dataset, taken[start : start + size]) for start in starts]
         num_items = self._trainer._get_num_items_in_batch(batches, args.device)
+        if num_items is not None and not num_items:
+            raise TrainingError(nothing_scored(f"held-out batch {index}", batches[0]))
         return [
             MicroBatch(self._trainer._prepare_inputs(batch), None, (num_items, parts), True)
             for batch in batches

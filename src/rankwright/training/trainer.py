@@ -7,35 +7,34 @@ that know phases, and checkpoints that are whole or do not count.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
 from accelerate.optimizer import AcceleratedOptimizer
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
-from rankwright.core.layer_state import layer_state
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
-from rankwright.core.run import adapted_layers, clipping
+from rankwright.core.run import clipping
+from rankwright.core.targets import nothing_scored
 from rankwright.training import checkpoint
 from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
 from rankwright.training.data import PhaseSampler
+from rankwright.training.events import events_of
 from rankwright.training.manifest import load_manifest
 from rankwright.training.memory import PeakMemory
+from rankwright.training.normalisation import Normalisation
+from rankwright.training.refusals import check_engine, check_layer_state, check_reference
 from rankwright.training.run import TrainerRun
 from rankwright.training.signals import Termination
 
@@ -68,7 +67,6 @@ class MethodMixin(_Base):
 
     optimizer: Any
     lr_scheduler: Any
-    model_accepts_loss_kwargs: bool
 
     def __init__(
         self,
@@ -78,9 +76,9 @@ class MethodMixin(_Base):
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_reference(super().__init__, args, kwargs)
+        check_reference(super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
-        _check_engine(self.args, method)
+        check_engine(self.args, method)
         if self.model_init is not None:
             raise MethodError(
                 "model_init makes a new model at every train(), which the method would not see; "
@@ -88,15 +86,16 @@ class MethodMixin(_Base):
             )
         self.method = method
         self.run = TrainerRun(self, method, held_out_dataset)
-        _check_layers(self.args, self.run)
+        check_layer_state(self.args, self.run)
         self.interrupted = False
         self._head_learning_rate = head_learning_rate
         self._cost = CostMeter(PeakMemory(self.args.device))
         self._termination = Termination()
         self._staging: Path | None = None
-        self._normalisation_checked = False
+        self._normalisation = Normalisation(self)
+        self._unrecorded = False
         self._clips = True
-        self.add_callback(_Events(self))
+        self.add_callback(events_of(self))
 
     # Before the first step ---------------------------------------------------------------------
 
@@ -212,16 +211,21 @@ class MethodMixin(_Base):
 
     # A step ------------------------------------------------------------------------------------
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if not self._normalisation.by_targets:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        return self._normalisation.of_step(batch_samples, device)
+
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
         """One micro-batch; the procedure hears of the step's last one."""
-        inputs = self._prepare_inputs(inputs)
-        self._check_normalisation(inputs, num_items_in_batch)
-        self.run.record(inputs, num_items_in_batch)
+        if self._normalisation.by_targets and not num_items_in_batch:
+            raise TrainingError(nothing_scored(f"step {self.state.global_step}", inputs))
         self._penalty: Tensor | float = 0.0
+        self._unrecorded = True
         with self.run.penalising():
-            loss: Tensor = super().training_step(model, dict(inputs), num_items_in_batch)
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise TrainingError(self._not_finite("the loss", float(loss)))
         if self.accelerator.sync_gradients:
@@ -235,20 +239,30 @@ class MethodMixin(_Base):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As the Trainer's, and what penalties add for the outputs of a training batch."""
-        compute = super().compute_loss
-        given, penalty = self.run.with_penalty(
-            lambda: compute(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            ),
-            inputs.get("labels"),
-        )
-        if penalty is None:
-            return given
-        self._penalty = penalty.detach() / self.current_gradient_accumulation_steps
-        if self.run.is_scaled(num_items_in_batch):
-            penalty = penalty / self.current_gradient_accumulation_steps
-        return (given[0] + penalty, *given[1:]) if return_outputs else given + penalty
+        """A micro-batch's part of the step's loss, and what penalties add for its outputs."""
+        if (
+            self._unrecorded
+        ):  # the first of a training step, for inputs as the trainer prepared them
+            self._unrecorded = False
+            self.run.record(inputs, num_items_in_batch)
+        part = self._normalisation.part(inputs, num_items_in_batch)
+        compute, labels = super().compute_loss, inputs.get("labels")
+        with part.alone:
+            given, penalty = self.run.with_penalty(
+                lambda: (
+                    compute(model, inputs, return_outputs=True, num_items_in_batch=part.divisor)
+                    if return_outputs
+                    else (compute(model, inputs, num_items_in_batch=part.divisor),)
+                ),
+                labels,
+                part.targets,
+            )
+        loss = part.of_loss(given[0])
+        if penalty is not None:
+            added = part.of_penalty(penalty)
+            self._penalty = added.detach() / part.divided_later
+            loss = loss + added
+        return (loss, *given[1:]) if return_outputs else loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return super()._clip_grad_norm(model) if self._clips else None
@@ -273,22 +287,6 @@ class MethodMixin(_Base):
     def process_peak_bytes(self) -> int:
         """Peak memory of this process so far, evaluation included; `cost` has that of the steps."""
         return self._cost.memory.of_process
-
-    def _check_normalisation(self, inputs: dict[str, Any], num_items: Any) -> None:
-        """Take the mean over micro-batches and processes where the model ignores `num_items`.
-
-        The Trainer takes any model with `**kwargs` to normalise its loss by the targets of the
-        whole step; sequence classifiers do not, and their losses would be summed.
-        """
-        parts = self.args.gradient_accumulation_steps * self.args.world_size
-        if self._normalisation_checked or parts == 1:
-            return
-        self._normalisation_checked = True
-        if num_items is None or not self.model_accepts_loss_kwargs:
-            return
-        once, twice = (self.run.probe_loss(inputs, num_items * factor) for factor in (1, 2))
-        if torch.equal(once, twice):
-            self.model_accepts_loss_kwargs = False
 
     def _not_finite(self, what: str, value: float) -> str:
         return (
@@ -404,67 +402,6 @@ class MethodMixin(_Base):
             )
 
 
-class _Events(TrainerCallback):
-    """Turns the Trainer's callbacks into the events of the run."""
-
-    def __init__(self, trainer: MethodMixin) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if args.should_save:
-            checkpoint.remove_leftovers(Path(args.output_dir))
-        self._trainer.run.step = state.global_step
-        self._trainer.run.begin(state.max_steps)
-
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **_: Any,
-    ) -> None:
-        # On resumption in several processes the epoch does not get through accelerate's wrappers.
-        source = train_dataloader
-        while hasattr(source, "batch_sampler"):
-            source = source.batch_sampler
-        sampler = getattr(source, "sampler", None)
-        if sampler is not None and hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        run = self._trainer.run
-        run.step = state.global_step
-        run.micro_batches = []
-        self._trainer._cost.start_step(run)
-        run.fire("before_step")
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._trainer.run.fire("after_step")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        trainer = self._trainer
-        trainer._cost.end_step()
-        if trainer._termination.agreed(args.device):
-            trainer.interrupted = True
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if not self._trainer.interrupted:
-            self._trainer.run.finish()
-
-
 def with_method(trainer_class: type[T]) -> type[T]:
     """A subclass of `trainer_class` that takes `method=`.
 
@@ -504,69 +441,3 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
     """The class of an optimizer by name, without accelerate's wrapper."""
     bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     return type(bare).__name__
-
-
-def _check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any) -> None:
-    """Refuse to let a preference trainer copy an adapter that PEFT did not make."""
-    signature = inspect.signature(init)
-    given = signature.bind_partial(*args, **kwargs).arguments
-    model = given.get("model")
-    copied = "ref_model" in signature.parameters and given.get("ref_model") is None
-    if not copied or not isinstance(model, PeftModel):
-        return
-    for name, layer in adapted_layers(model).items():
-        kind = type(layer.lora_A[model.active_adapter])
-        if kind is not nn.Linear:
-            raise MethodError(
-                "ref_model is None, so the trainer would copy the adapter as its reference, and "
-                f"{name} has a {kind.__name__} it cannot copy; pass the base model as ref_model: "
-                "the model without its adapter, loaded once more"
-            )
-
-
-def _check_layers(args: TrainingArguments, run: TrainerRun) -> None:
-    """Refuse to shard what checkpoints have to hold whole."""
-    kept = layer_state(run.layers, run.adapter_name)
-    if kept and (args.deepspeed or args.fsdp):
-        raise MethodError(
-            f"{run.method.label} keeps {next(iter(kept))} beside the adapter, which deepspeed and "
-            "fsdp shard; use one process or DistributedDataParallel"
-        )
-
-
-def _check_engine(args: TrainingArguments, method: Method) -> None:
-    """Refuse, before any time is spent, what optimizer, penalty and procedure cannot run under."""
-    slots = method.made_of()
-    optimizer, penalty = slots.optimizer, slots.penalty
-    if args.n_gpu > 1:  # each GPU takes the mean over its own targets, which differ in number
-        raise MethodError(
-            f"{method.label} does not run under DataParallel, which the Trainer takes where one "
-            f"process sees several GPUs ({args.n_gpu} here); start one process a GPU with "
-            "torchrun, or let it see one with CUDA_VISIBLE_DEVICES=0"
-        )
-    divided = args.deepspeed or args.fsdp
-    if penalty is not None and penalty.reads_outputs() and divided:
-        raise MethodError(
-            f"a penalty of {method.label} calls the model beside the Trainer, which deepspeed "
-            "and fsdp divide; use one process or DistributedDataParallel"
-        )
-    if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
-        raise MethodError(
-            f"the optimizer of {method.label} needs whole factors, which deepspeed and fsdp shard; "
-            "use one process or DistributedDataParallel"
-        )
-    if type(method.made_of().procedure) is Procedure:
-        return
-    if args.deepspeed or args.fsdp:
-        raise MethodError(
-            f"{method.label} changes gradients and optimizer state between steps, which deepspeed "
-            "and fsdp shard; use one process or DistributedDataParallel"
-        )
-    if args.auto_find_batch_size:
-        raise MethodError(
-            f"auto_find_batch_size starts training over with weights and phases of {method.label} "
-            "that are under way; set per_device_train_batch_size, and gradient_accumulation_steps "
-            "for what does not fit"
-        )
-    if args.fp16:
-        raise MethodError(f"{method.label} does not run with fp16 loss scaling; use bf16")
