@@ -58,6 +58,7 @@ CASES: list[tuple[str, Any, Any]] = [
     ("spearman", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
     ("mse", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
     ("entity_f1", tags(), tags()),
+    ("tag_accuracy", tags(), tags()),
     ("bleu", texts(), references()),
     ("bleu", ["", *texts()[1:]], [*several_references()[1:], ["a b c"]]),
     ("exact_number", texts(), references()),

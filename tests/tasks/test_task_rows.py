@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwright.tasks import Row, Source, TaskError, task_from_files
+from rankwright.tasks import Row, Source, TaskError, rows, task_from_files
 from rankwright.tasks.errors import Where
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.rows import digest
@@ -50,7 +50,9 @@ BAD_ROWS = [
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "y"], "tags": ["O"]},
      "column 'tags' has 1 tags for the 2 words of 'tokens'; expected one tag a word."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": ["PER"]},
-     "column 'tags' holds 'PER'; expected O, B-type or I-type. Write the tags in BIO form, or"),
+     "column 'tags' holds 'PER'; expected O, B-type or I-type, for entity_f1. Write entities in"),
+    (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": [7]},
+     "column 'tags' holds '7'; expected O, B-type or I-type, for entity_f1. If the tags are ind"),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "y"], "tags": ["O", "I-PER"]},
      "column 'tags' holds 'I-PER'; expected B-PER or I-PER before it, but found O."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": ["B-PER"]},
@@ -89,6 +91,62 @@ def test_a_bad_row_names_its_line(write, words, split, options, good, bad, messa
     assert str(error.value).startswith(f"{files[split]}:2: {message}")
 
 
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        *((1, 1), (1.5, 1.5), ("1", 1), ("-2.5", -2.5), ("+.5", 0.5), ("3.", 3), ("1e-3", 1e-3)),
+        *((" 1", 1), ("1\t", 1)),
+    ],
+)
+def test_spellings_of_a_number(cell, number):
+    assert rows.number(Row(Where("f", 1), {"y": cell}), "y") == number
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "1_0",
+            "\uff11",
+            "inf",
+            "-inf",
+            "Infinity",
+            "nan",
+            "NaN",
+            "0x10",
+            "1e",
+            "1 0",
+            "",
+            " ",
+            ".",
+        ),
+        *(True, None, [1], {}, float("nan"), float("inf"), 10**400, "1e999"),
+    ],
+)
+def test_what_only_python_takes_for_a_number_is_refused(cell):
+    with pytest.raises(
+        TaskError, match=r"^f:1: column 'y' holds .*; expected a finite number\. Wr"
+    ):
+        rows.number(Row(Where("f", 1), {"y": cell}), "y")
+
+
+@pytest.mark.parametrize("cell", ["1,5", "-1,5", "1,000"])
+def test_a_decimal_comma_is_told(cell):
+    with pytest.raises(TaskError, match="Write the decimal point as a point, and no separator"):
+        rows.number(Row(Where("f", 1), {"y": cell}), "y")
+
+
+@pytest.mark.parametrize("cell", [2, -1, "2", "\uff11", "1_0", "01", "1.0", 1.0, True, None, "b"])
+def test_what_is_no_index_is_refused(cell):
+    with pytest.raises(TaskError, match=r"^f:1: column 'y' holds .*; expected the index of a ch"):
+        rows.index(Row(Where("f", 1), {"y": cell}), "y", 2)
+
+
+def test_an_index_is_an_integer_or_spells_one():
+    cells = [0, 1, "0", " 1 "]
+    assert [rows.index(Row(Where("f", 1), {"y": c}), "y", 2) for c in cells] == [0, 1, 0, 1]
+
+
 def test_long_values_are_cut(write, words):
     rows = write([{"text": "x", "label": ["u" * 500]}])
     with pytest.raises(TaskError) as error:
@@ -100,7 +158,7 @@ def test_without_validation_data_a_share_is_needed(write):
     rows = write([{"text": "x", "label": 0}])
     with pytest.raises(TaskError, match="there is no validation data"):
         task_from_files(rows, label_column="label").load()
-    with pytest.raises(TaskError, match=r"validation_share=0.5 of 1 rows leaves one side empty"):
+    with pytest.raises(TaskError, match=r"validation_share=0\.5 of 1 rows, .* leaves one side em"):
         task_from_files(rows, label_column="label", validation_share=0.5).load()
 
 
@@ -215,8 +273,28 @@ def test_tags_may_be_indices_of_names(write, words):
     prepared = task.prepare(words)
     assert [label for label in prepared.train[0]["labels"] if label >= 0] == [1, 2, 0]
     out = write([{"tokens": ["a"], "tags": [3]}], "out.jsonl")
-    with pytest.raises(TaskError, match="holds '3'; expected O, B-type or I-type"):
+    with pytest.raises(
+        TaskError, match=r"holds '3'; expected O, B-type.* has 3 names, with the in"
+    ):
         task_from_files(rows, validation=out, **named).prepare(words)
+
+
+def test_parts_of_speech_need_a_metric_of_single_tags(write, words):
+    path = write([{"tokens": ["a", "b", "c"], "tags": ["NOUN", "VERB", "NOUN"]}])
+    with pytest.raises(TaskError, match=r"such as parts of speech, choose the metric tag_accur"):
+        task_from_files(path, validation=path, tags_column="tags").prepare(words)
+    for more in ({}, {"label_names": ["VERB", "NOUN", "ADJ"]}):
+        task = task_from_files(
+            path, validation=path, tags_column="tags", metrics="tag_accuracy", **more
+        )
+        prepared = task.prepare(words)
+        assert [prepared.labels.names[label] for label in prepared.train["labels"][0]] == [
+            *("NOUN", "VERB", "NOUN"),
+        ]
+        assert list(prepared.reported_metrics) == ["tag_accuracy"]
+    both = {"metrics": ["tag_accuracy", "entity_f1"]}
+    with pytest.raises(TaskError, match="holds 'NOUN'; expected O, B-type or I-type, for entity"):
+        task_from_files(path, validation=path, tags_column="tags", **both).prepare(words)
 
 
 def test_one_class_is_nothing_to_learn(write, words):

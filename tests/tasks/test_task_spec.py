@@ -134,8 +134,12 @@ YAML_ERRORS = [
         "validation_share=1.0: expected a sh",
     ),
     (
-        "kind: causal_lm\ntrain: a.csv\nprompt_template: x\n",
+        "kind: causal_lm\ntrain: a.csv\nprompt_template: x\nprompt_column: p\n",
         "prompt_template='x': expected {prompt",
+    ),
+    (
+        "kind: causal_lm\ntrain: a.csv\nprompt_template: x\n",
+        "there is no prompt to put into it",
     ),
     (
         "kind: causal_lm\ntrain: a.csv\nmetrics: bleu\n",

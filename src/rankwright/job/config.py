@@ -53,9 +53,10 @@ class TrainConfig:
         label_column: Column of the label.
         label_names: Every label in the order of the indices, where the data does not tell.
         tokens_column: Column of the words of token classification.
-        tags_column: Column of their BIO tags.
+        tags_column: Column of their tags.
         prompt_column: Column of the prompt of a causal language model.
-        prompt_template: Text around a prompt, or a question, with {prompt} where it goes.
+        prompt_template: Text around a prompt, or a question, with {prompt} where it goes and
+            {column} for any other column; {{ and }} are braces.
         completion_column: Column of what it should say; of the whole text without a prompt.
         references_column: Column of all acceptable completions, for evaluation.
         max_new_tokens: Most tokens of a generated completion.

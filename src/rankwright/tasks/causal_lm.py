@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from rankwright.tasks.errors import TaskError, cell_error
 from rankwright.tasks.forward import by_length, inference
 from rankwright.tasks.metrics import METRICS, Form, Outcome, final_number
 from rankwright.tasks.rows import Row
+from rankwright.tasks.template import Template
 from rankwright.tasks.tokenizing import token_limit
 
 
@@ -29,7 +31,8 @@ class CausalLM(Task):
 
     Attributes:
         prompt_column: The prompt. `None` for plain text.
-        prompt_template: What the model is shown, with `{prompt}` for the prompt.
+        prompt_template: What the model is shown, with `{prompt}` for the prompt and `{column}` for
+            any other column; see `Template`.
         completion_column: What the model is to say, or the plain text.
         references_column: In validation and test rows, a list of acceptable completions; where a
             row has it, the completion is its first. `None` if there is one completion a row.
@@ -48,7 +51,13 @@ class CausalLM(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_template(self.prompt_template)
+        if self.prompt_column is not None:
+            self.template.check_hidden((self.completion_column, self.references_column))
+        elif self.prompt_template != type(self).prompt_template:
+            raise TaskError(
+                f"prompt_template={self.prompt_template!r}: there is no prompt to put into it. Set "
+                "prompt_column, or leave prompt_template out for plain text."
+            )
         if self.generates and self.prompt_column is None:
             raise TaskError(
                 f"metrics {', '.join(self.metrics)}: to generate text the task needs prompts. "
@@ -57,13 +66,18 @@ class CausalLM(Task):
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """The prompt, or the plain text."""
-        return (self.prompt_column or self.completion_column,)
+        """The prompt and what else the template shows, or the plain text."""
+        return self.template.named if self.prompt_column else (self.completion_column,)
 
     @property
     def target_columns(self) -> tuple[str, ...]:
         """The completion; plain text is its own target."""
         return (self.completion_column,) if self.prompt_column else ()
+
+    @cached_property
+    def template(self) -> Template:
+        """What a prompt is put into; a task of plain text has none."""
+        return Template(self.prompt_template, str(self.prompt_column))
 
     @property
     def generates(self) -> bool:
@@ -119,21 +133,7 @@ class CausalLM(Task):
 
     def shown(self, row: Row) -> str:
         """Returns what the model is shown before it completes; nothing for plain text."""
-        if self.prompt_column is None:
-            return ""
-        return self.prompt_template.replace("{prompt}", rows.text(row, self.prompt_column))
-
-
-def check_template(template: str) -> None:
-    """Checks that a prompt template has a place for the prompt.
-
-    Raises:
-        TaskError: If it has not.
-    """
-    if "{prompt}" not in template:
-        raise TaskError(
-            f"prompt_template={template!r}: expected {{prompt}} in it, where the prompt goes."
-        )
+        return self.template.fill(row) if self.prompt_column else ""
 
 
 @dataclass(frozen=True, kw_only=True)

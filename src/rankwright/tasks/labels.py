@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
+from rankwright.tasks.rows import NUMBER
 
 LONGEST_INTEGER = 20
 """Characters of an index; Python refuses to read thousands of digits."""
@@ -113,11 +114,7 @@ def _check_spelling(names: set[str]) -> None:
 
 
 def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+    return NUMBER.fullmatch(name.strip()) is not None
 
 
 def _is_integer(name: str) -> bool:
@@ -125,4 +122,4 @@ def _is_integer(name: str) -> bool:
 
 
 def _is_digits(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+    return name.isascii() and name.removeprefix("-").isdecimal()

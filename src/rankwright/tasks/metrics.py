@@ -8,7 +8,7 @@ form      predictions                         references
 classes   class indices, (rows,)              class indices, (rows,)
 sets      0/1 matrix, (rows, classes)         0/1 matrix, (rows, classes)
 numbers   floats, (rows,)                     floats, (rows,)
-tags      a list of BIO tags per row          a list of BIO tags per row
+tags      a list of tags per row              a list of tags per row
 texts     a text per row                      a list of acceptable texts per row
 nats      summed -log p per row, (rows,)      scored tokens per row, (rows,)
 ========  ==================================  =============================================
@@ -139,6 +139,16 @@ def entity_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     return float(seqeval.metrics.f1_score(references, predictions, zero_division=0))
 
 
+def tag_accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
+    """Share of words whose tag is right, over all rows."""
+    pairs = [
+        (tag, right)
+        for row, reference in zip(predictions, references, strict=True)
+        for tag, right in zip(row, reference, strict=True)
+    ]
+    return sum(tag == right for tag, right in pairs) / len(pairs) if pairs else 0.0
+
+
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU over all references of a row, 0 to 100 (sacrebleu's default settings)."""
     most = max((len(texts) for texts in references), default=0)
@@ -200,6 +210,11 @@ def row_entity_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * len(named & there) / total if total else 1.0
 
 
+def row_tag_accuracy(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """Share of the words of one row whose tag is right; 1.0 where there is none."""
+    return tag_accuracy([prediction], [reference]) if len(reference) else 1.0
+
+
 def row_bleu(prediction: str, reference: Sequence[str]) -> float:
     """BLEU of one row, 0 to 100, over the n-gram orders that it has (sacrebleu's sentence BLEU)."""
     return float(sacrebleu.sentence_bleu(prediction, list(reference)).score)
@@ -232,6 +247,7 @@ METRICS: dict[str, Metric] = {
         Metric("spearman", spearman, closeness, NUMBERS),
         Metric("mse", mean_squared_error, closeness, NUMBERS, greater_is_better=False),
         Metric("entity_f1", entity_f1, row_entity_f1, frozenset({"tags"})),
+        Metric("tag_accuracy", tag_accuracy, row_tag_accuracy, frozenset({"tags"})),
         Metric("bleu", bleu, row_bleu, TEXTS),
         Metric("exact_number", exact_number, right_number, TEXTS),
         Metric(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -14,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from rankwright.tasks import rows
 from rankwright.tasks.base import Task
 from rankwright.tasks.causal import CausalEncoder, PreparedCausal
-from rankwright.tasks.causal_lm import check_template
 from rankwright.tasks.errors import cell_error
 from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.rows import Row
+from rankwright.tasks.template import Template
 from rankwright.tasks.tokenizing import token_limit
 
 
@@ -32,7 +33,8 @@ class MultipleChoice(Task):
 
     Attributes:
         question_column: The question.
-        prompt_template: What the model is shown, with `{prompt}` for the question.
+        prompt_template: What the model is shown, with `{prompt}` for the question and `{column}`
+            for any other column; see `Template`.
         choices_column: A list of at least two texts.
         label_column: The index of the right one, counted from 0.
         length_normalised: Whether to compare the mean log-likelihood of a token rather than the
@@ -51,17 +53,22 @@ class MultipleChoice(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_template(self.prompt_template)
+        self.template.check_hidden((self.label_column,))
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """The question and its choices."""
-        return (self.question_column, self.choices_column)
+        """The question, what else the template shows, and the choices."""
+        return (*self.template.named, self.choices_column)
 
     @property
     def target_columns(self) -> tuple[str, ...]:
         """The index of the right choice."""
         return (self.label_column,)
+
+    @cached_property
+    def template(self) -> Template:
+        """What a question is put into."""
+        return Template(self.prompt_template, self.question_column)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> PreparedMultipleChoice:
         """Tokenises every question with its right choice."""
@@ -88,7 +95,7 @@ class MultipleChoice(Task):
 
     def shown(self, row: Row) -> str:
         """Returns what the model is shown before a choice."""
-        return self.prompt_template.replace("{prompt}", rows.text(row, self.question_column))
+        return self.template.fill(row)
 
     def choices(self, row: Row) -> list[str]:
         """Returns the choices of a row.

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,23 +66,58 @@ def text(row: Row, column: str) -> str:
     return value
 
 
+def shown(row: Row, column: str) -> str:
+    """Returns a cell as a prompt shows it: a text or a number, nothing for a missing one.
+
+    Raises:
+        TaskError: If it is a list or a mapping, or holds half a character.
+    """
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str | int | float):
+        fix = "Leave it out of prompt_template, or write it as a string."
+        raise cell_error(row.where, column, value, "a text or a number", fix)
+    _check_characters(row, column, str(value))
+    return str(value)
+
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""How files spell a number; Python's `float` also takes 1_0, nan and digits of other scripts."""
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+
+
 def number(row: Row, column: str) -> float:
     """Returns a cell that must be a finite number, or a string that spells one (as in CSV).
+
+    Spaces around it do not count.
 
     Raises:
         TaskError: If it is anything else.
     """
     value = row[column]
+    result = _number(value)
+    if result is not None:
+        return result
+    fix = "Write a number, or choose kind sequence_classification if these are names."
+    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
+        fix = "Write the decimal point as a point, and no separator of thousands."
+    raise cell_error(row.where, column, value, "a finite number", fix)
+
+
+def _number(value: object) -> float | None:
+    """The finite number that a value is or spells."""
+    if isinstance(value, str):
+        value = value.strip(" \t")
+        if not NUMBER.fullmatch(value):
+            return None
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return None
     try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
         result = float(value)
-        if not math.isfinite(result):
-            raise ValueError
-    except (ValueError, OverflowError):  # an integer of hundreds of digits
-        fix = "Write a number, or choose kind sequence_classification if these are names."
-        raise cell_error(row.where, column, value, "a finite number", fix) from None
-    return result
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return result if math.isfinite(result) else None
 
 
 def label(row: Row, column: str) -> str:
@@ -143,11 +179,9 @@ def index(row: Row, column: str, size: int) -> int:
         TaskError: If it is anything else.
     """
     value = row[column]
-    digits = isinstance(value, str) and value.strip().isdecimal()
-    if (isinstance(value, int) and not isinstance(value, bool)) or digits:
-        result = int(str(value))
-        if 0 <= result < size:
-            return result
+    spelled = value.strip(" \t") if isinstance(value, str) else str(value)
+    if isinstance(value, str | int) and spelled in map(str, range(size)):
+        return int(spelled)
     expected = f"the index of a choice, 0 to {size - 1}"
     raise cell_error(row.where, column, value, expected, "Count the choices from 0.")
 

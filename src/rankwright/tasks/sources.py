@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import datasets
 
-from rankwright.tasks.errors import TaskError, Where, listing
+from rankwright.tasks.errors import TaskError, Where, listing, shorten
 from rankwright.tasks.files import read_rows
 from rankwright.tasks.rows import Row
 
@@ -114,11 +114,27 @@ class Source(ABC):
             held_out = position([row[column] for column in key_columns], self.seed) < share
             parts["validation" if held_out else "train"].append(row)
         if not parts["train"] or not parts["validation"]:
-            raise TaskError(
-                f"validation_share={share} of {len(rows)} rows leaves one side empty. "
-                "Add rows, change the share, or name a validation file."
-            )
+            raise TaskError(_one_sided(rows, key_columns, share))
         return parts
+
+
+def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) -> str:
+    """Says why a share of the rows leaves one side of a split empty."""
+    remedy = "or name a validation file (--validation-data; validation in a task file)."
+    inputs = {_key(row, key_columns) for row in rows}
+    if len(rows) == 1 or len(inputs) > 1:
+        return (
+            f"validation_share={share} of {len(rows)} rows, which have {len(inputs)} different "
+            f"inputs, leaves one side empty. Add rows with other inputs, change the share, {remedy}"
+        )
+    names = ", ".join(map(repr, key_columns))
+    cells = ", ".join(shorten(rows[0].fields.get(column)) for column in key_columns)
+    others = listing(name for name in rows[0].fields if name not in key_columns)
+    return (
+        f"all {len(rows)} rows hold the same {names}: {cells}, and rows of equal input stay on one "
+        f"side of a split. The other columns are {others}: let the model see more of them (in "
+        f"prompt_template, as {{column}}), {remedy}"
+    )
 
 
 def _key(row: Row, columns: Sequence[str]) -> str:

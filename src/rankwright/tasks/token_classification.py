@@ -1,4 +1,4 @@
-"""One BIO tag per word."""
+"""One tag per word."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import DataCollatorForTokenClassification, PreTrainedTokenizer
 from rankwright.tasks import rows
 from rankwright.tasks.base import PreparedTask, Task
 from rankwright.tasks.checks import check_head, check_positions
-from rankwright.tasks.errors import TaskError, cell_error
+from rankwright.tasks.errors import TaskError, Where, cell_error
 from rankwright.tasks.forward import first
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form, Outcome
@@ -28,12 +28,15 @@ BIO = re.compile(r"O|[BI]-\S+")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassification(Task):
-    """One BIO tag per word of a text that is already split into words.
+    """One tag per word of a text that is already split into words.
+
+    The metric `entity_f1` needs BIO tags, which say where an entity starts and ends; without it, as
+    for parts of speech under `tag_accuracy`, a tag may be any name.
 
     Attributes:
         tokens_column: The list of words.
-        tags_column: The list of tags, `O`, `B-type` or `I-type`, one a word; or of their indices in
-            `label_names`.
+        tags_column: The list of tags, `O`, `B-type` or `I-type` for entities, one a word; or of
+            their indices in `label_names`.
         label_names: The tags in the order of their indices. `None` takes those of the training
             rows, alphabetically.
     """
@@ -103,8 +106,8 @@ class TokenClassification(Task):
         """Returns the tags of a row, checked.
 
         Raises:
-            TaskError: If a tag is not BIO, an `I-` does not go on with the entity before it, or
-                there are not as many tags as words.
+            TaskError: If there are not as many tags as words; under `entity_f1` also if a tag is
+                not BIO, or an `I-` does not go on with the entity before it.
         """
         column = self.tags_column
         words = rows.strings(row, self.tokens_column)
@@ -114,20 +117,36 @@ class TokenClassification(Task):
                 f"{row.where}: column {column!r} has {len(tags)} tags for the {len(words)} words "
                 f"of {self.tokens_column!r}; expected one tag a word. Correct the row."
             )
+        if "entity_f1" in self.metrics:
+            self._check_entities(row.where, tags)
+        return tags
+
+    def _check_entities(self, where: Where, tags: Sequence[str]) -> None:
+        """Refuses tags that do not say where an entity starts and ends."""
+        column = self.tags_column
         for tag in tags:
             if not BIO.fullmatch(tag):
-                fix = "Write the tags in BIO form, or list them in label_names for their indices."
-                raise cell_error(row.where, column, tag, "O, B-type or I-type", fix)
+                fix = self._fix_for(tag)
+                raise cell_error(where, column, tag, "O, B-type or I-type, for entity_f1", fix)
         for before, tag in pairwise(["O", *tags]):
             if tag.startswith("I-") and before[2:] != tag[2:]:
                 raise cell_error(
-                    row.where,
+                    where,
                     column,
                     tag,
                     f"B-{tag[2:]} or I-{tag[2:]} before it, but found {before}",
                     "The first word of an entity is tagged B- (IOB1 files must be converted).",
                 )
-        return tags
+
+    def _fix_for(self, tag: str) -> str:
+        if not tag.isdecimal():
+            return (
+                "Write entities in BIO form. For tags that are no entities, such as parts of "
+                "speech, choose the metric tag_accuracy."
+            )
+        if self.label_names is None:
+            return "If the tags are indices, list their names in label_names, in their order."
+        return f"label_names has {len(self.label_names)} names, with the indices from 0."
 
     def _named(self, tag: str) -> str:
         """The tag behind an index, as data sets of the hub hold them; any other tag as it is."""

@@ -175,6 +175,16 @@ def _entity_f1(predictions: Values, labels: Values) -> RowSums:
     return RowSums(np.array(columns, dtype=float), lambda totals: _f1(*totals.T))
 
 
+def _tag_accuracy(predictions: Values, labels: Values) -> RowSums:
+    columns = [
+        (sum(tag == there for tag, there in zip(tags, right, strict=True)), len(right))
+        for tags, right in zip(predictions, labels, strict=True)
+    ]
+    return RowSums(
+        np.array(columns, dtype=float), lambda totals: totals[:, 0] / np.maximum(totals[:, 1], 1)
+    )
+
+
 def _pearson(predictions: Values, labels: Values) -> RowSums:
     x, y = (np.asarray(v, dtype=float) - np.mean(v) for v in (predictions, labels))
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
@@ -234,6 +244,7 @@ _SUMS: dict[str, Callable[[Values, Values], RowSums]] = {
     "pearson": _pearson,
     "mse": _mean(lambda prediction, label: (prediction - label) ** 2),
     "entity_f1": _entity_f1,
+    "tag_accuracy": _tag_accuracy,
     "bleu": _bleu,
     "loss_per_token": _loss_per_token,
     "perplexity": _perplexity,
