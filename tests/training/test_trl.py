@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from models import VOCABULARY, same_bits, tiny_llama
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.run import adapted_layers
+from rankwright.procedures.hypergradient import Mode
 from rankwright.training import with_method
 from trainers import adapter, logits
 
@@ -118,12 +119,10 @@ def test_an_adapter_that_cannot_be_copied_needs_a_reference(
         )
 
 
-# its reference is the fresh adapter, which is the init's doing
-@pytest.mark.parametrize("name", one_of_each("layer", "init", "penalty", "procedure"))
-def test_preference_optimisation(
-    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    method = method_named(name)
+def preferring(
+    method: Method, tokenizer: PreTrainedTokenizerFast, output: Path, **changes: Any
+) -> Any:
+    """A DPO run that prefers to repeat the prompt."""
     rows = Dataset.from_list(
         [
             {"prompt": WORDS[n], "chosen": f" {WORDS[n]}", "rejected": f" {WORDS[n + 1]}"}
@@ -137,15 +136,65 @@ def test_preference_optimisation(
     trainer = with_method(DPOTrainer)(
         model,
         ref_model=None if plain else base(tokenizer),
-        args=DPOConfig(**settings(tmp_path, learning_rate=2e-3)),
+        args=DPOConfig(**settings(output, learning_rate=2e-3, **changes)),
         train_dataset=rows,
         processing_class=tokenizer,
         method=method,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return trainer
+
+
+def losses_of(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+# its reference is the fresh adapter, which is the init's doing
+@pytest.mark.parametrize("name", one_of_each("layer", "init", "penalty", "procedure"))
+def test_preference_optimisation(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    trainer = preferring(method_named(name), tokenizer, tmp_path)
+    losses = losses_of(trainer)
     # the reference is the base model, which a fresh adapter is: log 2
     assert losses[0] == pytest.approx(float(torch.tensor(2.0).log()), abs=1e-6)
     assert losses[-1] < losses[0]
     assert trainer.cost().passes == TABLE[name].passes
+
+
+# TRL calls transformers by names that are deprecated
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+# a forward of the reference lets PEFT train the adapter again in the middle of a loss
+@pytest.mark.parametrize("run", [preferring, fine_tuned])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        *((name, {}) for name in ("lora", "cola", "xgblora", "sora", "flat_lora", "ba_lora")),
+        *(("bidora", {"hypergradient": mode}) for mode in get_args(Mode) if mode != "exact"),
+        ("bidora", {"lora_dropout": 0.3, "fd_share": 0.5}),
+        ("bidora", {"modules_to_save": ["model.layers.1.input_layernorm", "lm_head"]}),
+    ],
+    ids=str,
+)
+def test_activation_checkpoints_change_no_number(
+    run: Any, name: str, fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    method = method_named(name, **fields)
+    plain, again = (
+        run(method, tokenizer, tmp_path / str(on), activation_checkpointing=on)
+        for on in (False, True)
+    )
+    assert again.model.get_base_model().is_activation_checkpointing
+    assert losses_of(again) == pytest.approx(losses_of(plain), rel=1e-4)
+    found, expected = adapter(again.model), adapter(plain.model)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_exact_hypergradient_needs_a_loss_that_is_differentiable_twice(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """TRL's loss in chunks of the vocabulary is not."""
+    with pytest.raises(MethodError, match=r"differentiates the loss twice.*TRL.*\"fd_central\""):
+        fine_tuned(method_named("bidora", hypergradient="exact"), tokenizer, tmp_path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft.tuners.lora.layer import Embedding, LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
 
 from rankwright.core.catalogue import part
 from rankwright.core.errors import MethodError
@@ -55,3 +58,52 @@ def freeze(layer: LoraLayer, adapter_name: str, factors: Iterable[str]) -> None:
         **layer.frozen_peft_weight_names,
         adapter_name: tuple(factors),
     }
+
+
+@contextmanager
+def held_constant(
+    model: PeftModel, adapter_name: str, parameters: Iterable[nn.Parameter]
+) -> Iterator[None]:
+    """Keep and compute nothing for the gradients of some parameters inside.
+
+    PEFT trains an adapter whenever it enables it, as after a forward of a reference model. Here
+    that leaves them frozen, so that a forward that is computed again in the backward keeps the same
+    tensors as it did the first time.
+
+    Args:
+        model: The adapted model.
+        adapter_name: Name of the adapter.
+        parameters: Those to hold, all trained: whole factors, and of modules trained whole.
+    """
+    held = list(parameters)
+    known = {id(parameter) for parameter in held}
+    with ExitStack() as undone:
+        undone.callback(_train, held, True)
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                frozen = module.frozen_peft_weight_names
+                undone.callback(setattr, module, "frozen_peft_weight_names", frozen)
+                names = _holding(module, adapter_name, known)
+                freeze(module, adapter_name, [*frozen.get(adapter_name, ()), *names])
+            elif isinstance(module, ModulesToSaveWrapper):
+                own = [p for p in module.parameters() if id(p) in known]
+                hook = module.register_forward_pre_hook(lambda *_, own=own: _train(own, False))
+                undone.callback(hook.remove)
+        _train(held, False)
+        yield
+
+
+def _train(parameters: Iterable[nn.Parameter], trained: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(trained)
+
+
+def _holding(layer: LoraLayer, adapter_name: str, known: Collection[int]) -> Iterator[str]:
+    """The attributes of a layer whose part for the adapter is made of known parameters."""
+    for name in layer.adapter_layer_names:
+        by_adapter: Any = getattr(layer, name)
+        if adapter_name in by_adapter:
+            part = by_adapter[adapter_name]
+            own = [part] if isinstance(part, nn.Parameter) else [*part.parameters()]
+            if own and all(id(parameter) in known for parameter in own):
+                yield name

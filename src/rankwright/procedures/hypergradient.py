@@ -33,6 +33,7 @@ from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.fused import plain_layers
 from rankwright.core.rows import number_of_rows
 from rankwright.core.run import MicroBatch, Run
+from rankwright.layers.frozen import held_constant
 
 Mode = Literal["fd_forward", "fd_central", "exact", "first_order", "betty"]
 
@@ -267,12 +268,12 @@ class Hypergradient:
     ) -> list[Tensor]:
         """grad_m L_tr at `centre + eps w`; the sum is formed in w's precision, rounded once."""
         _write(self.lower, torch._foreach_add(_widened(centre), w, alpha=eps))
-        with _frozen(self.lower):
+        with held_constant(self.run.model, self.run.adapter_name, self.lower):
             return _widened(self.run.gradients(self.upper, batches))
 
     def _autograd_product(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
         """grad_m <grad_V L_tr(V0, m), w>; only plain operations have a second derivative."""
-        with _restored(self.lower), sdpa_kernel(SDPBackend.MATH), plain_layers():
+        with _restored(self.lower), _twice_differentiable():
             _write(self.lower, step.before)
             grads = self.run.gradients(self.lower, self.run.micro_batches, create_graph=True)
             terms = [
@@ -332,6 +333,22 @@ def drawn_rows(total: int, share: float, draw: torch.Generator) -> Tensor:
     """Indices of a share of the rows, rounded down but at least one, all sets equally likely."""
     wanted = max(1, math.floor(share * total + 1e-9))  # 0.3 of 10 rows is 3, not 2
     return torch.randperm(total, generator=draw)[:wanted]
+
+
+@contextlib.contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Attention and adapted layers in plain operations; what has no second derivative is named."""
+    try:
+        with sdpa_kernel(SDPBackend.MATH), plain_layers():
+            yield
+    except RuntimeError as error:
+        if "differentia" not in str(error) and "derivative for" not in str(error):
+            raise
+        raise MethodError(
+            'hypergradient="exact" differentiates the loss twice, and a function in it can be '
+            f"differentiated once ({error}), as TRL's loss in chunks of the vocabulary; use "
+            '"fd_forward" or "fd_central"'
+        ) from error
 
 
 # The optimizer's Jacobian ------------------------------------------------------------------------
@@ -444,18 +461,6 @@ def _clones(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-
-
-@contextlib.contextmanager
-def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Keep and compute nothing for gradients that nobody asks for."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @torch.no_grad()
