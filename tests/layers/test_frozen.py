@@ -29,7 +29,7 @@ def test_held_through_an_adapter_that_is_switched_off_and_on(method: Method) -> 
         model(input_ids=tokens(1))  # as the forward finds them
         return [p.requires_grad for p in held]
 
-    with pytest.raises(KeyError), held_constant(model, "default", held):
+    with held_constant(model, "default", held):
         assert not any(flags())
         with model.disable_adapter():
             assert not any(flags())
@@ -38,7 +38,6 @@ def test_held_through_an_adapter_that_is_switched_off_and_on(method: Method) -> 
         assert not any(flags())
         kept = {n for n, p in model.named_parameters() if p.requires_grad}
         assert kept == {n for n in trained if "magnitude" in n}
-        raise KeyError
     assert {n for n, p in model.named_parameters() if p.requires_grad} == set(trained)
     with model.disable_adapter():
         pass
