@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwright.cli import main
@@ -19,6 +20,7 @@ from rankwright.cli.plot import draw, series_of
 from rankwright.cli.quiet import quiet
 from rankwright.job import RunFolder
 from rankwright.tasks import PreparedTask
+from rankwright.training import export_merged
 from rankwright.training.manifest import MANIFEST
 from saved_models import adapter_bytes
 
@@ -289,6 +291,25 @@ def test_the_merged_model_has_the_tokenizer_that_it_was_trained_with(
     assert main(["export", str(run), "--as", "merged"]) == 0
     for saved in (run / "adapter", run / "merged-export"):
         assert AutoTokenizer.from_pretrained(saved).pad_token == "</s>"
+
+
+def test_the_bound_of_the_comparison_can_be_set(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message of the refusal names the option, which does what it says."""
+    check = export_merged.logit_difference
+
+    def off(logits: Tensor, expected: Tensor, tolerance: float) -> float:
+        return check(logits + 0.1 * expected.abs().max(), expected, tolerance)
+
+    monkeypatch.setattr(export_merged, "logit_difference", off)
+    command = ["export", str(run), "--as=merged", "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "is set by --tolerance on the command line" in capsys.readouterr().err
+    assert main([*command, "--tolerance", "0.05"]) == 1
+    assert main([*command, "--tolerance", "0.2"]) == 0
+    assert main([*command, "--tolerance", "-1"]) == 1
+    assert "--tolerance -1.0: expected a finite number" in capsys.readouterr().err
 
 
 def test_a_rank_belongs_to_lora(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,6 +141,13 @@ def _export(arguments: list[str]) -> int:
         type=int,
         help="rank of the plain LoRA; without it the result is exact, where there is an exact one",
     )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="SHARE",
+        help="largest difference of a logit that passes the comparison, as a share of the largest "
+        "logit (default: by the dtype of the base)",
+    )
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: RUN/AS-export)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     return export_run(**vars(parser.parse_args(arguments)))

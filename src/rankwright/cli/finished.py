@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,14 @@ def evaluate(
 
 
 def export_run(
-    run: str, *, kind: str, rank: int | None, edited: bool, output: str | None, overwrite: bool
+    run: str,
+    *,
+    kind: str,
+    rank: int | None,
+    tolerance: float | None,
+    edited: bool,
+    output: str | None,
+    overwrite: bool,
 ) -> int:
     """Write a finished run in another form; reloaded and checked before success is reported.
 
@@ -65,22 +73,26 @@ def export_run(
         run: Folder of the run.
         kind: "adapter" (as trained), "lora" (plain LoRA) or "merged" (the full model).
         rank: Rank of the plain LoRA; None for an exact one, where there is one.
+        tolerance: Largest logit difference that passes, relative to the largest logit; None for
+            what the dtype of the base asks for.
         edited: Read on where a file is not what the run wrote.
         output: Folder to write; None for RUN/<kind>-export.
         overwrite: Replace what is in the folder.
     """
     if rank is not None and kind != "lora":
         raise MethodError(f"--rank {rank}: only --as lora has a rank to choose")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise MethodError(f"--tolerance {tolerance}: expected a finite number of at least 0")
     folder = RunFolder.read(run, check=not edited)
     model = load_adapted(folder)
+    options: dict[str, Any] = {"overwrite": overwrite, "tolerance": tolerance}
     target = Path(output) if output else folder.path / f"{kind}-export"
     if kind == "lora":
-        report = export.export_lora(model, target, rank, overwrite=overwrite)
+        report = export.export_lora(model, target, rank, **options)
     elif kind == "merged":
-        report = export.export_merged(
-            model, target, tokenizer=load_tokenizer(str(folder.adapter)), overwrite=overwrite
-        )
+        tokenizer = load_tokenizer(str(folder.adapter))
+        report = export.export_merged(model, target, tokenizer=tokenizer, **options)
     else:
-        report = export.export_adapter(model, target, overwrite=overwrite)
+        report = export.export_adapter(model, target, **options)
     print(report)
     return 0

@@ -78,8 +78,8 @@ def logit_difference(logits: Tensor, expected: Tensor, tolerance: float) -> floa
     if not difference <= allowed:  # a NaN fails too
         raise ExportError(
             f"the written model gives logits that are off by {difference:.2e} on the probe inputs, "
-            f"more than the {allowed:.2e} allowed; nothing was kept. tolerance= sets another bound "
-            "(relative to the largest logit)"
+            f"more than the {allowed:.2e} allowed; nothing was kept. Another bound, as a share of "
+            "the largest logit, is set by --tolerance on the command line, tolerance= in Python"
         )
     return difference
 
