@@ -170,6 +170,7 @@ def test_rows_that_are_trained_on_and_reported_are_told(
     assert said == [
         "1 of the 4 validation rows have the input of a training row",
         f"{len(rows)} of the {len(rows)} test rows have the input of a training row",
+        "not in the model's file, so trained whole and saved with the adapter: classifier",
     ]
 
 
@@ -278,10 +279,12 @@ def test_a_head_of_another_task_is_replaced(
     saved = AutoModelForSequenceClassification.from_pretrained(bert_folder, num_labels=7)
     saved.save_pretrained(tmp_path / "seven")
     prepared = config.make_task().prepare(load_tokenizer(config.model))
-    model = load_base(str(tmp_path / "seven"), prepared, seed=0)
-    assert model.classifier.weight.shape[0] == 2
+    base = load_base(str(tmp_path / "seven"), prepared, seed=0)
+    assert base.model.classifier.weight.shape[0] == 2
     fresh = load_base(config.model, prepared, seed=0)
-    assert torch.equal(model.classifier.weight, fresh.classifier.weight)
+    assert torch.equal(base.model.classifier.weight, fresh.model.classifier.weight)
+    assert base.missing_keys == fresh.missing_keys == ["classifier.weight", "classifier.bias"]
+    assert (base.replaces_head, fresh.replaces_head) == (True, False)
 
 
 def test_weights_that_are_not_of_the_config_are_refused(

@@ -121,7 +121,7 @@ def test_head_only_refuses_a_classifier_without_a_head_that_is_known():
     class OddForSequenceClassification(nn.Sequential):
         pass
 
-    with pytest.raises(MethodError, match=r"head_only finds nothing to train in Odd.*score"):
+    with pytest.raises(MethodError, match=r"head_only finds nothing to train in Odd.*has no head"):
         HeadOnly().apply(OddForSequenceClassification(nn.Linear(2, 2)))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -20,9 +21,10 @@ from torch import nn
 
 from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
-from rankwright.core.errors import MethodError, did_you_mean
+from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field, check_types
 from rankwright.core.fused import fuse
+from rankwright.core.heads import matching, missing_parameters, whole_modules, whole_notice
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
 from rankwright.core.quantised import keep_trainable
@@ -30,6 +32,7 @@ from rankwright.core.ranks import PREFIX
 from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
+logger = logging.getLogger(__name__)
 ADAPTER = "default"
 
 _TASK_TYPES = {
@@ -39,18 +42,6 @@ _TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-HEADS = {
-    TaskType.SEQ_CLS: (
-        "classifier",
-        "score",
-        "classification_head",
-        "sequence_summary",
-        "logits_proj",
-    ),
-    TaskType.TOKEN_CLS: ("classifier", "score"),
-    TaskType.QUESTION_ANS: ("qa_outputs",),
-}
-"""How the names of new heads end, by task: those that PEFT trains whole; BART's, T5's, XLNet's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +97,9 @@ class Method(ABC):
         rank_pattern: Module name or regular expression -> rank, where it differs from `r`.
         alpha_pattern: The same for `lora_alpha`.
         use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
-        modules_to_save: Modules trained in full and saved beside the adapter. The head of a
-            `...ForSequenceClassification`, `...ForTokenClassification` or `...ForQuestionAnswering`
-            model always is, if its name ends as `HEADS` says.
+        modules_to_save: Modules trained in full and saved beside the adapter, by the ends of their
+            names. Heads of classification, question answering and their kin always are, and so is
+            what the model's file does not have (`core/heads.py`).
         plugged: What was plugged in; see `with_parts`.
     """
 
@@ -178,20 +169,29 @@ class Method(ABC):
         for name, alpha in self.alpha_pattern.items():
             check_field(self, f"alpha_pattern[{name!r}]", alpha > 0, "a number above 0", alpha)
 
-    def apply(self, model: nn.Module, *, seed: int = 0) -> PeftModel:
+    def apply(
+        self, model: nn.Module, *, seed: int = 0, missing_keys: Iterable[str] | None = None
+    ) -> PeftModel:
         """Freeze `model` and put this method's adapter on it.
 
         Args:
             model: A transformers model (any module that PEFT can adapt); changed in place.
             seed: Seed of the factors. The global random state is left as it was.
+            missing_keys: Names of the parameters that the model's file does not have, as
+                `from_pretrained(..., output_loading_info=True)` reports them; [] if it has all.
+                None goes by the marks that transformers leaves on what it loads; of a copy of a
+                loaded model, which has none, all that may be new is taken as new: poolers, and
+                what is outside the pretrained body. Modules with such parameters are trained
+                whole and saved with the adapter, as the heads of classification are anyway.
 
         Returns:
             The adapted model. Its logits are the base model's.
 
         Raises:
             MethodError: The model already carries an adapter, a target or pattern matches nothing,
-                a rank is larger than a layer, a 4-bit weight cannot be trained any more, or a part
-                refuses a layer. The model is as it was.
+                a rank is larger than a layer, a 4-bit weight cannot be trained any more, a weight
+                of the pretrained body is in no file, or a part refuses a layer. The model is as
+                it was.
         """
         if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
             raise MethodError(
@@ -199,6 +199,7 @@ class Method(ABC):
                 "model (PeftModel.unload() gives it back)"
             )
         slots = self.made_of()
+        absent = missing_parameters(model, missing_keys)
         keep_trainable(model)
         with _taken_off_again(model), torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
@@ -206,20 +207,43 @@ class Method(ABC):
             # PEFT sets it for a Conv1D by itself, and says so at every layer.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             torch.manual_seed(seed)
-            peft_model = self._inject(model, slots.layer)
+            peft_model = self._inject(model, slots.layer, absent)
             layers = adapted_layers(peft_model)
             _check_attention(layers)
             self._check_patterns(layers)
-            self._check_saved(peft_model)
             self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
         fuse(peft_model)
+        if missing_keys is None and absent:
+            logger.warning(whole_notice(peft_model, absent))
         return peft_model
 
-    def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
-        """The PEFT configuration under which the adapter is built and saved."""
+    def named_whole(self, model: nn.Module) -> list[str]:
+        """Full names of the modules of `model` that the fields name to be trained whole.
+
+        Raises:
+            MethodError: A name matches no module.
+        """
+        return matching(model, self.modules_to_save or ())
+
+    def peft_config(
+        self,
+        model: nn.Module,
+        layer: Layer | None = None,
+        missing_keys: Collection[str] | None = None,
+    ) -> LoraConfig:
+        """The PEFT configuration under which the adapter is built and saved.
+
+        Args:
+            model: The base model.
+            layer: The layer part; the method's own if None.
+            missing_keys: Parameters that no file has; None if it is not known.
+
+        Raises:
+            MethodError: A name matches no module, or a weight of the body is in no file.
+        """
         task_type = next(
             (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__), None
         )
@@ -233,16 +257,17 @@ class Method(ABC):
             alpha_pattern=dict(self.alpha_pattern),
             use_rslora=self.use_rslora,
             # PEFT trains most heads by itself, but puts factors on some of them first
-            modules_to_save=[*(self.modules_to_save or ()), *_heads(model, task_type)] or None,
+            modules_to_save=whole_modules(model, self.named_whole(model), missing_keys) or None,
             **(layer or self.made_of().layer).peft_options(),
         )
 
-    def _inject(self, model: nn.Module, layer: Layer) -> PeftModel:
+    def _inject(self, model: nn.Module, layer: Layer, absent: Collection[str] | None) -> PeftModel:
         linears = sorted(
             {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
         )
         try:
-            return get_peft_model(model, self.peft_config(model, layer), adapter_name=ADAPTER)
+            config = self.peft_config(model, layer, absent)
+            adapted = get_peft_model(model, config, adapter_name=ADAPTER)
         except MethodError:
             raise
         except (TypeError, ValueError) as error:
@@ -251,6 +276,9 @@ class Method(ABC):
                 f"{self.target_modules!r}: {error} Linear modules of this model end in: "
                 f"{', '.join(linears)}."
             ) from error
+        if isinstance(config.target_modules, set):  # a head is none, and "lm_head" PEFT asks about
+            config.target_modules -= {*(config.modules_to_save or ())}
+        return adapted
 
     def _check_patterns(self, layers: dict[str, LoraLayer]) -> None:
         names = [name.removeprefix(PREFIX) for name in layers]  # as PEFT matches them
@@ -261,15 +289,6 @@ class Method(ABC):
                         f"{kind} key {key!r} matches no adapted module; expected the end of one of "
                         f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
                     )
-
-    def _check_saved(self, model: PeftModel) -> None:
-        saved = [n for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]
-        for name in self.modules_to_save or ():
-            if not any(wrapped.endswith(name) for wrapped in saved):
-                ends = {n.rpartition(".")[2] for n, _ in model.get_base_model().named_modules()}
-                raise MethodError(
-                    f"modules_to_save: no module's name ends in {name!r}{did_you_mean(name, ends)}"
-                )
 
     def _check_ranks(self, layers: dict[str, LoraLayer]) -> None:
         for name, layer in layers.items():
@@ -291,16 +310,6 @@ def _check_attention(layers: dict[str, LoraLayer]) -> None:
                 "base weight before every forward and takes it off afterwards: the base drifts by "
                 "the rounding, 2.5 % after 200 steps in bfloat16; leave it out of target_modules"
             )
-
-
-def _heads(model: nn.Module, task_type: TaskType | None) -> list[str]:
-    """Full names of the new heads, none inside another; matched by their ends, as PEFT does."""
-    found: list[str] = []
-    for name, _ in model.named_modules():
-        inside = any(name.startswith(f"{head}.") for head in found)
-        if not inside and task_type in HEADS and name.endswith(HEADS[task_type]):
-            found.append(name)
-    return found
 
 
 def _matrix_shape(layer: LoraLayer) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from peft import LoraConfig
@@ -15,10 +16,9 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from rankwright.core.errors import MethodError
-from rankwright.core.method import HEADS, Method, Slots
+from rankwright.core.heads import name_of
+from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export, Layer
-
-_HEAD_NAMES = sorted({name for names in HEADS.values() for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +63,28 @@ class Whole(Method):
         A new head is trained anyway.
         """
 
-    def peft_config(self, model: nn.Module, layer: Layer | None = None) -> LoraConfig:
+    def named_whole(self, model: nn.Module) -> list[str]:
+        """See `Method.named_whole`."""
+        return self.modules(model)
+
+    def peft_config(
+        self,
+        model: nn.Module,
+        layer: Layer | None = None,
+        missing_keys: Collection[str] | None = None,
+    ) -> LoraConfig:
         """See `Method.peft_config`; word embeddings and head stay tied if both are trained.
 
         Raises:
             MethodError: A module to train is quantised, or there is none.
         """
-        config = super().peft_config(model, layer)
-        heads = config.modules_to_save or []
-        inside = tuple(f"{head}." for head in heads)  # wrapped twice, it could not be loaded
-        body = [name for name in self.modules(model) if not f"{name}.".startswith(inside)]
-        modules = [*heads, *body]
+        config = super().peft_config(model, layer, missing_keys)
+        modules = config.modules_to_save or []
         if not modules:
             raise MethodError(
-                f"{self.name} finds nothing to train in {type(model).__name__}, which has no head "
-                "that it knows; expected a ...ForCausalLM model, or one for sequence or token "
-                "classification or question answering whose head is named "
-                f"{', '.join(_HEAD_NAMES)}; or use a method with factors, such as lora, and name "
-                "the head in its modules_to_save"
+                f"{self.name} finds nothing to train in {type(model).__name__}, which has no head; "
+                "expected a model with one, such as ...ForCausalLM or ...ForSequenceClassification;"
+                " or use a method with factors, such as lora, and name a head in modules_to_save"
             )
         for name in modules:
             for parameter in model.get_submodule(name).parameters():
@@ -90,7 +94,6 @@ class Whole(Method):
                         "and has no gradient; load the model in full precision, or use a method "
                         "with factors, such as lora"
                     )
-        config.modules_to_save = modules
         tied = _tied_words(model)
         config.ensure_weight_tying = bool(tied) and tied <= {*modules}
         return config
@@ -113,17 +116,12 @@ def owners(model: nn.Module) -> list[str]:
 
 def word_head(model: nn.Module) -> str | None:
     """Full name of the layer that turns hidden states into words, where there is one."""
-    return _name_of(model, "get_output_embeddings")
-
-
-def _name_of(model: nn.Module, getter: str) -> str | None:
-    found = getattr(model, getter)() if hasattr(model, getter) else None
-    return next((name for name, module in model.named_modules() if module is found), None)
+    return name_of(model, "get_output_embeddings")
 
 
 def _tied_words(model: nn.Module) -> set[str]:
     """Names of the word embeddings and the head, if they share their weight."""
-    names = _name_of(model, "get_input_embeddings"), word_head(model)
+    names = name_of(model, "get_input_embeddings"), word_head(model)
     if None in names:
         return set()
     weights = {id(model.get_submodule(name).weight) for name in names if name}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import transformers
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +46,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise MethodError(_cannot_load(name, error)) from error
 
 
-def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model with a head for a task.
+
+    Attributes:
+        model: The model.
+        missing_keys: Names of its parameters that its file has not, or not in this shape.
+        replaces_head: Whether the file has a head of another size.
+    """
+
+    model: PreTrainedModel
+    missing_keys: list[str]
+    replaces_head: bool
+
+
+def load_base(name: str, prepared: PreparedTask, seed: int) -> Base:
     """The pretrained model with a head for the task; a head of another size is replaced.
 
     Args:
@@ -56,12 +73,12 @@ def load_base(name: str, prepared: PreparedTask, seed: int) -> PreTrainedModel:
         MethodError: The model cannot be loaded.
         TaskError: The model cannot do the task.
     """
-    model = _with_head(name, Head.of(prepared), seed)
-    prepared.check_model(model)
-    return model
+    base = _with_head(name, Head.of(prepared), seed)
+    prepared.check_model(base.model)
+    return base
 
 
-def _with_head(name: str, head: Head, seed: int) -> PreTrainedModel:
+def _with_head(name: str, head: Head, seed: int) -> Base:
     transformers.set_seed(seed)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is expected here
@@ -77,13 +94,16 @@ def _with_head(name: str, head: Head, seed: int) -> PreTrainedModel:
         raise MethodError(_cannot_load(name, error)) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    for key, stored, wanted in loading["mismatched_keys"]:
+    mismatched = loading["mismatched_keys"]
+    for key, stored, wanted in mismatched:
         if key.startswith(f"{model.base_model_prefix}."):  # not of the head
             raise MethodError(
                 f"the model {name!r} has {key} of shape {tuple(stored)} and a config that asks for "
                 f"{tuple(wanted)}; expected weights and config of one model"
             )
-    return model
+    missing = {*loading["missing_keys"], *(key for key, *_ in mismatched)}
+    names = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    return Base(model, [name for name in names if name in missing], bool(mismatched))
 
 
 def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> PeftModel:
@@ -110,7 +130,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
             "the same labels"
         )
     base = _with_head(folder.config.model, head, folder.config.seed)
-    return read_adapter(base, folder.adapter)
+    return read_adapter(base.model, folder.adapter)
 
 
 def _cannot_load(name: str, error: Exception) -> str:

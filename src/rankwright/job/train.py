@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rankwright.core.errors import MethodError
+from rankwright.core.heads import whole_notice
 from rankwright.core.method import Method
 from rankwright.job.arguments import (
     check_best,
@@ -97,6 +98,7 @@ class Job:
         start: The checkpoint that it goes on from; None for a start at step 0.
         lock: Holds the folder against other processes, until it is released or the job is gone;
             None in the other processes of a distributed run.
+        replaces_head: Whether the base model's file has a head of another size.
     """
 
     folder: RunFolder
@@ -104,6 +106,7 @@ class Job:
     trainer: Trainer
     start: Path | None
     lock: FolderLock | None
+    replaces_head: bool
 
     @property
     def prepared(self) -> PreparedTask:
@@ -139,7 +142,7 @@ class Job:
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
         save_adapter(self.model, temporary)
         self.prepared.tokenizer.save_pretrained(temporary)
-        write_card(temporary, self.model, head)
+        write_card(temporary, self.model, head, replaces_head=self.replaces_head)
         checkpoint.publish(temporary, self.folder.adapter)
 
     def release(self) -> None:
@@ -206,18 +209,23 @@ def set_up(
         if resume:
             check_same_data(folder, data.splits)
         base = load_base(config.model, data.prepared, config.seed)
-        trainer = _trainer(method.apply(base, seed=config.seed), data, folder)
+        model = method.apply(base.model, seed=config.seed, missing_keys=base.missing_keys)
+        trainer = _trainer(model, data, folder)
         if callback is not None:
             trainer.add_callback(callback(trainer))
         if trainer.is_world_process_zero():
             if not resume:
                 folder.write_description()
             write_json(folder.data, data.splits)
-        for text in (*data.notices, *([start_notice(start)] if resume else [])):
+        if resume:
+            notices = [start_notice(start)]
+        else:
+            notices = [whole_notice(model, base.missing_keys)] if base.missing_keys else []
+        for text in (*data.notices, *notices):
             if notify is not None:
                 notify(text)
         on_error.pop_all()
-    return Job(folder, data, trainer, start, lock)
+    return Job(folder, data, trainer, start, lock, base.replaces_head)
 
 
 def train(

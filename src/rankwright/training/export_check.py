@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -19,6 +20,7 @@ from rankwright.core.forward import evaluating
 from rankwright.training.checkpoint import publish
 
 PROBE_TOKENS = 32
+PROBE_CHOICES = 2
 PROBE_SEED = 0
 
 LOGIT_TOLERANCE = {
@@ -89,14 +91,17 @@ def probe_inputs(model: nn.Module, given: Probe | None) -> dict[str, Tensor]:
 
     Args:
         model: The model, with a transformers config if nothing is given.
-        given: A batch; token ids are the same for every call if None.
+        given: A batch; token ids are the same for every call if None, for several choices where
+            the model takes such.
 
     Raises:
         ExportError: Nothing is given and the model has no vocabulary to draw from.
     """
     device = next(model.parameters()).device
     if given is None:
-        given = _random_tokens(getattr(model, "config", None))
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        shape = (1, PROBE_CHOICES) if _has_choices(base) else (1,)
+        given = _random_tokens(getattr(model, "config", None), shape)
     return {name: tensor.to(device) for name, tensor in given.items()}
 
 
@@ -118,7 +123,11 @@ def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
     return cast(Tensor, output[0] if logits is None else logits).double()
 
 
-def _random_tokens(config: Any) -> dict[str, Tensor]:
+def _has_choices(model: nn.Module) -> bool:
+    return any(kind in type(model).__name__ for kind in ("MultipleChoice", "DoubleHeads"))
+
+
+def _random_tokens(config: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
     text = config.get_text_config() if hasattr(config, "get_text_config") else None
     vocabulary = getattr(text, "vocab_size", None)
     if vocabulary is None:
@@ -128,7 +137,7 @@ def _random_tokens(config: Any) -> dict[str, Tensor]:
         )
     length = min(PROBE_TOKENS, getattr(text, "max_position_embeddings", None) or PROBE_TOKENS)
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    tokens = torch.randint(vocabulary, (1, length), generator=generator)
+    tokens = torch.randint(vocabulary, (*shape, length), generator=generator)
     probe = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if getattr(config, "is_encoder_decoder", False):
         probe["decoder_input_ids"] = tokens.clone()

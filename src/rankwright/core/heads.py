@@ -1,0 +1,255 @@
+"""Modules that an adapter has to hold whole, since no other file has their weights.
+
+Whoever loads an adapter has two files, the base model's and the adapter's. A module that is not in
+the base model's file, such as a new head or the pooler that a masked language model does without,
+starts at random numbers that nobody gets again. Factors on it would change an unknown weight. So it
+is trained whole and saved with the adapter (PEFT's `modules_to_save`), or the model is refused.
+
+`from_pretrained` marks every parameter that it fills from a file. The marks are lost with a copy;
+what may be new is then taken as new.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+
+from rankwright.core.errors import MethodError, did_you_mean
+
+FILLED = "_is_hf_initialized"
+"""The attribute of a parameter by which transformers knows that it came from a file."""
+POOLER = "pooler"
+"""What transformers calls the module between a body and its head; many files lack it."""
+NEW_HEADS = (
+    "Classification",
+    "QuestionAnswering",
+    "MultipleChoice",
+    "NextSentencePrediction",
+    "DoubleHeads",
+    "Segmentation",
+    "ObjectDetection",
+    "XVector",
+)
+"""Parts of the names of classes whose heads are of one task, not of pretraining."""
+
+
+def whole_modules(
+    model: nn.Module, named: Iterable[str] = (), missing_keys: Collection[str] | None = None
+) -> list[str]:
+    """Full names of the modules to train whole, none inside another.
+
+    Args:
+        model: The base model.
+        named: Full names that are in any case among them.
+        missing_keys: Parameters that no file has; None if it is not known (`missing_parameters`).
+
+    Raises:
+        MethodError: A parameter of the pretrained body is in no file, and none of the modules.
+    """
+    found = [*named, *new_heads(model)]
+    if missing_keys is None and getattr(model, "name_or_path", None):
+        found += [*_outside_bodies(model), *_poolers(model)]
+    found = outermost(found)
+    absent = [key for key in missing_keys or () if not _is_inside(key, found)]
+    return outermost([*found, *_homes(model, absent)])
+
+
+def new_heads(model: nn.Module) -> list[str]:
+    """Full names of the modules outside the pretrained body, for classes of `NEW_HEADS`."""
+    if not any(task in type(model).__name__ for task in NEW_HEADS):
+        return []
+    return _outside_bodies(model)
+
+
+def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[str] | None:
+    """Names of the parameters that no file has; None if it cannot be known.
+
+    Args:
+        model: The base model.
+        given: The missing and mismatched keys of its loading report; None to go by the marks that
+            transformers left on the parameters.
+
+    Raises:
+        MethodError: A given key names no parameter and no buffer.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if given is not None:
+        keys = list(given)
+        known = {*parameters, *(name for name, _ in model.named_buffers())}
+        for key in keys:
+            if key not in known:
+                raise MethodError(
+                    f"missing_keys: {type(model).__name__} has no parameter {key!r}"
+                    f"{did_you_mean(key, known)}; expected keys of its loading report "
+                    "(from_pretrained(..., output_loading_info=True))"
+                )
+        return sorted(key for key in keys if key in parameters)
+    if not any(hasattr(parameter, FILLED) for parameter in parameters.values()):
+        return None
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    return sorted(
+        name
+        for name, parameter in parameters.items()
+        if not (hasattr(parameter, FILLED) or parameter.is_meta)  # offloaded
+        and not any(re.search(pattern, name) for pattern in ignored)
+        and not _is_resized(model, parameter)
+    )
+
+
+def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
+    """Full names of the modules whose names end so, as PEFT's `modules_to_save` matches them.
+
+    Raises:
+        MethodError: An end matches no module.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    found = []
+    for end in ends:
+        matches = [name for name in names if name.endswith(end)]
+        if not matches:
+            last = {name.rpartition(".")[2] for name in names}
+            raise MethodError(
+                f"modules_to_save: no module's name ends in {end!r}{did_you_mean(end, last)}"
+            )
+        found += matches
+    return found
+
+
+def outermost(names: Iterable[str]) -> list[str]:
+    """Names of modules, each once, without those inside another of them."""
+    unique = list(dict.fromkeys(names))
+    return [name for name in unique if not _is_inside(name, unique)]
+
+
+def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
+    """One line: which modules are trained whole since the base model's file lacks them."""
+    modules = model.get_base_model().named_modules()
+    wrapped = [name for name, module in modules if isinstance(module, ModulesToSaveWrapper)]
+    found = [name for name in wrapped if any(_is_inside(key, [name]) for key in missing_keys)]
+    return (
+        f"not in the model's file, so trained whole and saved with the adapter: {', '.join(found)}"
+    )
+
+
+def name_of(model: nn.Module, getter: str) -> str | None:
+    """Full name of the module that a method such as `get_output_embeddings` gives."""
+    try:
+        wanted = getattr(model, getter)()
+    except (AttributeError, NotImplementedError):  # images and sounds have no words
+        return None
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def _is_inside(name: str, modules: Iterable[str]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _bodies(model: nn.Module) -> list[str]:
+    """Full names of the pretrained models inside a model; [""] if it is one without a head."""
+    if not hasattr(model, "base_model_prefix"):
+        return outermost(_pretrained(model))
+    prefix = str(model.base_model_prefix)
+    named = [prefix] if prefix and hasattr(model, prefix) else []
+    return outermost([*named, *_pretrained(model)]) or [""]
+
+
+def _pretrained(model: nn.Module) -> list[str]:
+    """Full names of the transformers models inside a model."""
+    modules = model.named_modules()
+    return [name for name, module in modules if name and hasattr(module, "base_model_prefix")]
+
+
+def _outside_bodies(model: nn.Module) -> list[str]:
+    """Full names of modules with parameters outside bodies, word embeddings and the word head."""
+    getters = ("get_input_embeddings", "get_output_embeddings")
+    words = [name for getter in getters if (name := name_of(model, getter)) is not None]
+    bodies = _bodies(model)
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        for child_name, child in model.get_submodule(name).named_children():
+            full = f"{name}.{child_name}" if name else child_name
+            if any(_is_inside(body, [full]) for body in bodies):
+                visit(full)
+            elif full in bodies or full in words or any(_is_inside(word, [full]) for word in words):
+                continue
+            elif next(child.parameters(), None) is not None:
+                found.append(full)
+
+    if bodies not in ([], [""]):  # without a body nothing says what a head is
+        visit("")
+    return found
+
+
+def _poolers(model: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == POOLER and next(module.parameters(), None) is not None
+    ]
+
+
+def _homes(model: nn.Module, absent: list[str]) -> list[str]:
+    """The module to train whole for each parameter that no file has.
+
+    Outside a body it is the largest module all of whose parameters are absent, or else the one that
+    the parameter is of; in a body it is the pooler.
+
+    Raises:
+        MethodError: There is none for some of them.
+    """
+    bodies, homes = _bodies(model), dict[str, str]()
+    for key in absent:
+        owner = key.rpartition(".")[0]
+        if not _is_inside(key, bodies) and bodies != [""]:
+            homes[key] = _largest(model, owner, absent) if owner else ""
+        else:
+            homes[key] = _up_to_pooler(owner)
+    lost = [key for key, home in homes.items() if not home]
+    if lost:
+        raise _in_no_file(model, lost)
+    return list(homes.values())
+
+
+def _largest(model: nn.Module, owner: str, absent: Collection[str]) -> str:
+    name = owner
+    while parent := name.rpartition(".")[0]:
+        inside = (key for key, _ in model.get_submodule(parent).named_parameters(prefix=parent))
+        if not all(key in absent for key in inside):
+            break
+        name = parent
+    return name
+
+
+def _up_to_pooler(owner: str) -> str:
+    parts = owner.split(".")
+    return ".".join(parts[: parts.index(POOLER) + 1]) if POOLER in parts else ""
+
+
+def _is_resized(model: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether it is of a word head that `resize_token_embeddings` made; PEFT saves those itself."""
+    name = name_of(model, "get_output_embeddings")
+    if name is None or all(p is not parameter for p in model.get_submodule(name).parameters()):
+        return False
+    config: Any = model.config
+    try:
+        stored = type(config).from_pretrained(model.name_or_path)
+    except (OSError, ValueError):
+        return False
+    return bool(stored.get_text_config().vocab_size != config.get_text_config().vocab_size)
+
+
+def _in_no_file(model: nn.Module, keys: list[str]) -> MethodError:
+    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    place = f" {model.name_or_path!r}" if getattr(model, "name_or_path", "") else ""
+    return MethodError(
+        f"{type(model).__name__}: the file{place} that it was loaded from has no {shown}. They "
+        "start at random numbers, and no adapter would hold them. Load a file that has them; or "
+        "save the model whole (model.save_pretrained(folder)) and load it from there; or name "
+        "modules that have them in modules_to_save"
+    )
