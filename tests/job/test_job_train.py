@@ -20,7 +20,7 @@ from rankwright.core.method import Method
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
 from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
-from rankwright.job.train import set_up
+from rankwright.job.run import set_up
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError
 from rankwright.training import Trainer

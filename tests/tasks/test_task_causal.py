@@ -6,9 +6,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GPTNeoXTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from rankwright.tasks import TaskError, task_from_files
-from rankwright.tasks.causal import CausalEncoder
 from rankwright.tasks.errors import Where
-from rankwright.tasks.tokenizing import IGNORED, prefix
+from rankwright.tasks.prepared.causal import CausalEncoder
+from rankwright.tasks.prepared.tokenizing import IGNORED, prefix
 
 HERE = Where("train.jsonl", 1)
 

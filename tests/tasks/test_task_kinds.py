@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from rankwright.tasks import TaskError, load_task, task_from_files
-from rankwright.tasks.causal import CausalEncoder
 from rankwright.tasks.errors import Where
-from rankwright.tasks.token_classification import align
+from rankwright.tasks.prepared.causal import CausalEncoder
+from rankwright.tasks.prepared.token_classification import align
 
 IGNORED = -100
 
@@ -210,7 +210,7 @@ def test_decoders_can_classify(write, words_without_padding):
 
 def test_a_tokenizer_that_cannot_pad_is_refused(write, words_without_padding):
     words_without_padding.eos_token = None
-    rows = write([{"text": "a", "label": 0}])
+    rows = write([{"text": "a", "label": n} for n in range(2)])
     with pytest.raises(TaskError, match="no padding token, and no end-of-text token"):
         task_from_files(rows, validation=rows, label_column="label").prepare(words_without_padding)
 

@@ -163,7 +163,7 @@ def test_without_validation_data_a_share_is_needed(write):
 
 
 def test_a_missing_split_is_named(write):
-    rows = write([{"text": "x", "label": 0}])
+    rows = write([{"text": "x", "label": n} for n in range(2)])
     splits = task_from_files(rows, validation=rows, label_column="label").load()
     with pytest.raises(TaskError, match="split 'test': the task has none; it has train, validatio"):
         splits["test"]

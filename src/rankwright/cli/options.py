@@ -212,10 +212,14 @@ def with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
     """`--bf16` alone as `--bf16=true`."""
     return [
         f"{argument}=true"
-        if types.get(argument[2:]) is bool and argument != "--resume" and after.startswith("--")
+        if _is_switch(types.get(argument[2:])) and argument != "--resume" and after.startswith("--")
         else argument
         for argument, after in itertools.pairwise([*arguments, "--"])
     ]
+
+
+def _is_switch(hint: Any) -> bool:
+    return hint is bool or bool in typing.get_args(hint)
 
 
 def one_line(message: str, types: dict[str, Any]) -> str:

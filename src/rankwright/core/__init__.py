@@ -1,5 +1,5 @@
-"""Method (the slots), Run (all that a part may touch), the registry; knows torch and PEFT only."""
+"""Method (the slots), Run (all that a part may touch), the registry; knows torch and PEFT only.
 
-from rankwright.core import compat
-
-compat.check(compat.PEFT_NAMES + compat.TORCH_NAMES)
+`errors`, `fields`, `search` and `yamls` import neither: what needs no model is checked before torch
+is imported.
+"""

@@ -64,3 +64,6 @@ def check(names: Iterable[str]) -> None:
                 f"{importlib.metadata.version('rankwright')} needs; install the versions of "
                 "constraints.txt"
             ) from error
+
+
+check(PEFT_NAMES + TORCH_NAMES)

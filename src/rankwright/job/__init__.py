@@ -1,11 +1,21 @@
-"""One training run from a description of it: what the command line and a study both start."""
+"""One training run from a description of it: what the command line and a study both start.
 
-import rankwright.methods  # noqa: F401  registers every method, and the parts they are made of
-from rankwright.core.describe import build_method
+Only `TrainConfig` is imported at once: a description is read and its data checked before torch,
+which the other names need, is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from rankwright.job.config import TrainConfig
-from rankwright.job.folder import RunFolder
-from rankwright.job.load import load_adapted, load_base
-from rankwright.job.train import Job, RunResult, set_up, train
+
+if TYPE_CHECKING:
+    from rankwright.core.describe import build_method
+    from rankwright.job.folder import RunFolder
+    from rankwright.job.load import load_adapted, load_base
+    from rankwright.job.run import Job, RunResult, set_up, train
 
 __all__ = [
     "Job",
@@ -18,3 +28,18 @@ __all__ = [
     "set_up",
     "train",
 ]
+
+_HOMES = {
+    "build_method": "rankwright.core.describe",
+    "RunFolder": "rankwright.job.folder",
+    **dict.fromkeys(("load_adapted", "load_base"), "rankwright.job.load"),
+    **dict.fromkeys(("Job", "RunResult", "set_up", "train"), "rankwright.job.run"),
+}
+
+if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        importlib.import_module("rankwright.methods")  # registers every method
+        return getattr(importlib.import_module(_HOMES[name]), name)

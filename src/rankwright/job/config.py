@@ -31,6 +31,7 @@ _TASK_OPTIONS = (
     "max_length",
     "metrics",
     "primary_metric",
+    "skip_bad_rows",
 )
 
 
@@ -67,6 +68,8 @@ class TrainConfig:
         max_length: Most tokens of a row.
         metrics: Name of the metric, or a list of names.
         primary_metric: The metric that a result is judged by.
+        skip_bad_rows: Leave out rows with empty cells, unknown labels and the like, and say which,
+            instead of refusing all.
         tuning_share: For choosing hyperparameters: report on this share of the training rows, which
             is not trained on, and leave validation and test rows alone.
         train_rows: Train on the first so many rows of a seeded shuffle; None for all.
@@ -118,6 +121,7 @@ class TrainConfig:
     max_length: int | None = None
     metrics: str | list[str] | None = None
     primary_metric: str | None = None
+    skip_bad_rows: bool | None = None
     tuning_share: float | None = None
     train_rows: int | None = None
     output: str | None = None

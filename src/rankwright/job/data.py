@@ -48,7 +48,7 @@ def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     held_out = None
     if config.held_out_data is not None:
         held_out = _with_test(task, config.held_out_data).prepare(tokenizer)
-    rows = {**vars(prepared.rows), "held_out": held_out and held_out.rows.test}
+    rows = prepared.rows.by_name | {"held_out": None if held_out is None else held_out.rows.test}
     splits = {
         name: {"rows": len(split), "sha256": digest(split, task.columns)}
         for name, split in rows.items()

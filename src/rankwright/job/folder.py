@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+import rankwright.methods  # noqa: F401  registers every method
 from rankwright.core.catalogue import SLOTS
 from rankwright.core.describe import build_method, plain, registered_name
 from rankwright.core.errors import MethodError

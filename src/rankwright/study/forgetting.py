@@ -12,9 +12,9 @@ from torch import nn
 
 from rankwright.core.errors import MethodError
 from rankwright.tasks import StdlibDocs
-from rankwright.tasks.causal import PreparedCausal
 from rankwright.tasks.errors import Where
-from rankwright.tasks.forward import forward_rows
+from rankwright.tasks.prepared.causal import PreparedCausal
+from rankwright.tasks.prepared.forward import forward_rows
 
 MOST_TEXTS = 64
 MOST_TOKENS = 256

@@ -16,9 +16,9 @@ from rankwright.study.examples import Examples
 from rankwright.study.forgetting import HeldText
 from rankwright.study.records import CurvePoint, ForgettingRecord
 from rankwright.tasks import METRICS, Outcome
-from rankwright.tasks.causal import PreparedCausal
 from rankwright.tasks.errors import Where
 from rankwright.tasks.metrics import Form
+from rankwright.tasks.prepared.causal import PreparedCausal
 from rankwright.training import Trainer
 
 Report = Callable[[int, int, str, float | None], None]

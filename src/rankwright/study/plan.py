@@ -21,7 +21,7 @@ from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.load import load_tokenizer
-from rankwright.job.train import versions
+from rankwright.job.run import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.folder import StudyFolder
 from rankwright.study.forgetting import HeldText

@@ -16,7 +16,7 @@ import rankwright.methods  # noqa: F401  registers every method
 from rankwright.core.describe import described, registered_name
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import Job, RunFolder, RunResult, set_up
-from rankwright.job.train import versions
+from rankwright.job.run import versions
 from rankwright.study.folder import StudyFolder
 from rankwright.study.names import run_name
 from rankwright.study.observe import (
@@ -44,8 +44,8 @@ from rankwright.study.protocol import (
 )
 from rankwright.study.records import CostRecord, ForgettingRecord, Measurement, RunRecord
 from rankwright.tasks import TaskError
-from rankwright.tasks.forward import forward_rows
 from rankwright.tasks.metrics import score
+from rankwright.tasks.prepared.forward import forward_rows
 from rankwright.training.manifest import file_entries
 
 REPORT_SECONDS = 0.5

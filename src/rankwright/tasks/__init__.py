@@ -8,7 +8,11 @@
 `docs/tasks.md` has the kinds, the options, the YAML form and what the errors mean.
 """
 
-from rankwright.tasks.base import PreparedTask, Task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rankwright.tasks.base import Task
 from rankwright.tasks.causal_lm import CausalLM
 from rankwright.tasks.errors import TaskError
 from rankwright.tasks.metrics import METRICS, Metric, Outcome
@@ -21,6 +25,9 @@ from rankwright.tasks.sources import Files, Hub, SetAside, Source, Splits, WithT
 from rankwright.tasks.spec import KINDS, load_task, task_from_files, task_name
 from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
+
+if TYPE_CHECKING:
+    from rankwright.tasks.prepared.base import PreparedTask
 
 __all__ = [
     "KINDS",
@@ -48,3 +55,13 @@ __all__ = [
     "task_from_files",
     "task_name",
 ]
+
+
+if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name != "PreparedTask":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from rankwright.tasks.prepared.base import PreparedTask  # which imports torch
+
+        return PreparedTask

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,22 +18,36 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from rankwright.tasks.bad_rows import BadRow, BadRows
 from rankwright.tasks.errors import TaskError, Where, shorten
 from rankwright.tasks.rows import Row
 
 LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""Bytes that do not decode, as Python's `surrogateescape` keeps them."""
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Reads every row of a data file.
+    """Reads every row of a data file; see `parsed_rows`.
+
+    Raises:
+        TaskError: If the file cannot be read, or rows of it do not parse.
+    """
+    bad = BadRows()
+    rows = bad.sift(parsed_rows(path))
+    bad.refuse()
+    return rows
+
+
+def parsed_rows(path: str | Path) -> list[Row | BadRow]:
+    """Reads every row of a data file, also those that do not parse.
 
     Args:
         path: A `.jsonl`, `.csv` or `.parquet` file; the first two may also be `.gz`. Text is UTF-8.
             Blank lines are skipped. A CSV file starts with a header.
 
     Raises:
-        TaskError: If the file is missing, unreadable, of an unknown extension or without rows,
-            or if a row does not parse; the message names the line.
+        TaskError: If the file is missing, unreadable, of an unknown extension or without rows.
     """
     path = Path(path)
     reader = READERS.get(extension(path))
@@ -59,41 +74,54 @@ def extension(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yields the decoded lines of a file, line ends included."""
+    """Yields the decoded lines of a file, line ends included; wrong bytes as half characters."""
     opener: Callable[..., Any] = gzip.open if path.suffix.lower() == ".gz" else open
     with opener(path, "rb") as stream:
         for count, line in enumerate(stream, start=1):
-            try:
-                # A byte order mark is what spreadsheet programs put first.
-                yield line.decode("utf-8-sig" if count == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise TaskError(
-                    f"{Where(str(path), count)}: byte {error.start + 1} of the line is not UTF-8: "
-                    f"{shorten(line)}. Save the file as UTF-8."
-                ) from error
+            # A byte order mark is what spreadsheet programs put first.
+            encoding = "utf-8-sig" if count == 1 else "utf-8"
+            yield line.decode(encoding, "surrogateescape")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _undecoded(where: Where, text: str) -> BadRow | None:
+    """The row as a bad one, if a byte of it was not UTF-8."""
+    wrong = NOT_UTF8.search(text)
+    if wrong is None:
+        return None
+    place = len(text[: wrong.start()].encode()) + 1
+    return BadRow(
+        where,
+        f"{where}: byte {place} of the line is not UTF-8: "
+        f"{shorten(text.encode(errors='surrogateescape'))}. Save the file as UTF-8.",
+    )
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
     for count, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = Where(str(path), count)
-        try:
-            fields = json.loads(line, object_pairs_hook=_without_repeats)
-        except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
-            problem = str(error)
-            if isinstance(error, json.JSONDecodeError):
-                problem = f"{error.msg}, column {error.colno}"
-            raise TaskError(
-                f"{where}: the row does not parse as JSON ({problem}): "
-                f"{shorten(line.strip())}. Write one complete JSON object per line."
-            ) from error
-        if not isinstance(fields, dict):
-            raise TaskError(
-                f"{where}: the row is {shorten(fields)}; expected a JSON object with the "
-                'columns as keys, such as {"text": "...", "label": 1}.'
-            )
-        yield Row(where, fields)
+        if line.strip():
+            where = Where(str(path), count)
+            yield _undecoded(where, line) or _json_row(where, line)
+
+
+def _json_row(where: Where, line: str) -> Row | BadRow:
+    try:
+        fields = json.loads(line, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
+        problem = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            problem = f"{error.msg}, column {error.colno}"
+        return BadRow(
+            where,
+            f"{where}: the row does not parse as JSON ({problem}): {shorten(line.strip())}. "
+            "Write one complete JSON object per line.",
+        )
+    if not isinstance(fields, dict):
+        return BadRow(
+            where,
+            f"{where}: the row is {shorten(fields)}; expected a JSON object with the "
+            'columns as keys, such as {"text": "...", "label": 1}.',
+        )
+    return Row(where, fields)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,7 +133,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[Row | BadRow]:
     limit = csv.field_size_limit(LONGEST_CELL)  # of the process; a whole document may be a cell
     try:
         yield from _csv_rows(path)
@@ -113,7 +141,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         csv.field_size_limit(limit)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[Row | BadRow]:
     reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
     while True:
@@ -123,21 +151,27 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise TaskError(
+            yield BadRow(
+                where,
                 f"{where}: the row does not parse as CSV ({error}). "
-                "Quote cells that hold commas, quotes or line breaks."
-            ) from error
-        if not cells:
+                "Quote cells that hold commas, quotes or line breaks.",
+            )
             continue
         if not header:
-            header = _checked_header(where, cells)
-            continue
-        if len(cells) != len(header):
-            raise TaskError(
-                f"{where}: the row has {len(cells)} cells ({shorten(cells)}); expected "
-                f"{len(header)}, as in the header. Quote cells that hold commas."
-            )
-        yield Row(where, dict(zip(header, cells, strict=True)))
+            header = _checked_header(where, cells) if cells else []
+        elif cells:
+            yield _csv_row(where, header, cells)
+
+
+def _csv_row(where: Where, header: list[str], cells: list[str]) -> Row | BadRow:
+    if len(cells) != len(header):
+        return BadRow(
+            where,
+            f"{where}: the row has {len(cells)} cells ({shorten(cells)}); expected "
+            f"{len(header)}, as in the header. Quote cells that hold commas.",
+        )
+    undecoded = _undecoded(where, ",".join(cells))
+    return undecoded or Row(where, dict(zip(header, cells, strict=True)))
 
 
 def _checked_header(where: Where, cells: list[str]) -> list[str]:
@@ -154,7 +188,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         yield Row(Where(str(path), count, "row"), fields)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".jsonl": _read_jsonl,
     ".jsonl.gz": _read_jsonl,
     ".csv": _read_csv,

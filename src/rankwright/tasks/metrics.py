@@ -13,6 +13,9 @@ texts     a text per row                      a list of acceptable texts per row
 nats      summed -log p per row, (rows,)      scored tokens per row, (rows,)
 ========  ==================================  =============================================
 
+The libraries are imported where a metric is computed: together they take seconds, and a task needs
+only the table to be made.
+
 A metric that is mathematically undefined (a correlation with a constant, an F1 of nothing) is
 0.0, without a warning.
 
@@ -30,10 +33,6 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
-import sacrebleu
-import scipy.stats
-import seqeval.metrics
-import sklearn.metrics
 
 from rankwright.tasks.errors import TaskError, suggestion
 
@@ -74,6 +73,8 @@ class Metric:
 
 def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Share of rows that are right; a row of a set is right when every label in it is."""
+    import sklearn.metrics
+
     return float(sklearn.metrics.accuracy_score(references, predictions))
 
 
@@ -93,6 +94,8 @@ def binary_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
 
 
 def _f1(predictions: Sequence[Any], references: Sequence[Any], average: str) -> float:
+    import sklearn.metrics
+
     if np.ndim(references) == 2 and np.shape(references)[1] == 1:
         # Of sets over one class scikit-learn would count its absence as a second class.
         return _f1(np.ravel(predictions).tolist(), np.ravel(references).tolist(), "binary")
@@ -102,6 +105,8 @@ def _f1(predictions: Sequence[Any], references: Sequence[Any], average: str) -> 
 
 def matthews(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Matthews correlation, -1 to 1."""
+    import sklearn.metrics
+
     if len(set(predictions)) < 2 or len(set(references)) < 2:
         return 0.0
     return float(sklearn.metrics.matthews_corrcoef(references, predictions))
@@ -109,33 +114,37 @@ def matthews(predictions: Sequence[Any], references: Sequence[Any]) -> float:
 
 def pearson(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Pearson's linear correlation, -1 to 1."""
-    return _correlation(scipy.stats.pearsonr, predictions, references)
+    return _correlation("pearsonr", predictions, references)
 
 
 def spearman(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Spearman's rank correlation, -1 to 1."""
-    return _correlation(scipy.stats.spearmanr, predictions, references)
+    return _correlation("spearmanr", predictions, references)
 
 
-def _correlation(
-    function: Callable[..., Any], predictions: Sequence[Any], references: Sequence[Any]
-) -> float:
+def _correlation(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+    import scipy.stats
+
     if len(predictions) < 2:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
         warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
-        value = float(function(predictions, references).statistic)
+        value = float(getattr(scipy.stats, name)(predictions, references).statistic)
     return 0.0 if math.isnan(value) else value
 
 
 def mean_squared_error(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Mean squared difference, in squared units of the target."""
+    import sklearn.metrics
+
     return float(sklearn.metrics.mean_squared_error(references, predictions))
 
 
 def entity_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """F1 over entities; one counts only if its span and its type are exact (conlleval's rule)."""
+    import seqeval.metrics
+
     return float(seqeval.metrics.f1_score(references, predictions, zero_division=0))
 
 
@@ -151,6 +160,8 @@ def tag_accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Corpus BLEU over all references of a row, 0 to 100 (sacrebleu's default settings)."""
+    import sacrebleu
+
     most = max((len(texts) for texts in references), default=0)
     # sacrebleu wants one list per reference number; None stands where a row has fewer.
     streams = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
@@ -204,6 +215,8 @@ def closeness(prediction: float, reference: float) -> float:
 
 def row_entity_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     """F1 over the entities of one row; 1.0 where there is none and none was named."""
+    import seqeval.metrics
+
     named = {*seqeval.metrics.sequence_labeling.get_entities(list(prediction))}
     there = {*seqeval.metrics.sequence_labeling.get_entities(list(reference))}
     total = len(named) + len(there)
@@ -217,6 +230,8 @@ def row_tag_accuracy(prediction: Sequence[str], reference: Sequence[str]) -> flo
 
 def row_bleu(prediction: str, reference: Sequence[str]) -> float:
     """BLEU of one row, 0 to 100, over the n-gram orders that it has (sacrebleu's sentence BLEU)."""
+    import sacrebleu
+
     return float(sacrebleu.sentence_bleu(prediction, list(reference)).score)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
-
-import numpy as np
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from rankwright.tasks import rows
 from rankwright.tasks.base import Task
-from rankwright.tasks.causal import CausalEncoder, PreparedCausal
 from rankwright.tasks.errors import cell_error
-from rankwright.tasks.forward import forward_rows
-from rankwright.tasks.metrics import Form, Outcome
+from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
+from rankwright.tasks.sources import Splits
 from rankwright.tasks.template import Template
-from rankwright.tasks.tokenizing import token_limit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rankwright.tasks.prepared.multiple_choice import PreparedMultipleChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +67,20 @@ class MultipleChoice(Task):
         """What a question is put into."""
         return Template(self.prompt_template, self.question_column)
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> PreparedMultipleChoice:
+    def check(self, row: Row) -> None:
+        """Checks the question, its choices and the answer."""
+        self.shown(row)
+        self.answer(row)
+
+    def prepare(
+        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
+    ) -> PreparedMultipleChoice:
         """Tokenises every question with its right choice."""
-        encoder = CausalEncoder(tokenizer, token_limit(tokenizer, self.max_length))
-        splits = self.load()
-
-        def encode(split: Sequence[Row]) -> Dataset:
-            prompts = encoder.pieces([self.shown(row) for row in split])
-            answers = encoder.pieces([self.choices(row)[self.answer(row)] for row in split])
-            return Dataset.from_list(
-                list(map(encoder.row, [row.where for row in split], prompts, answers))
-            )
-
-        datasets = splits.map(encode)
-        return PreparedMultipleChoice(
-            task=self,
-            tokenizer=encoder.tokenizer,
-            rows=splits,
-            collator=encoder.collator,
-            notices=encoder.notices,
-            encoder=encoder,
-            **datasets,
+        from rankwright.tasks.prepared.multiple_choice import (
+            PreparedMultipleChoice,  # which imports torch
         )
+
+        return PreparedMultipleChoice.of(self, tokenizer, splits or self.load())
 
     def shown(self, row: Row) -> str:
         """Returns what the model is shown before a choice."""
@@ -112,52 +101,3 @@ class MultipleChoice(Task):
     def answer(self, row: Row) -> int:
         """Returns the index of the right choice."""
         return rows.index(row, self.label_column, len(self.choices(row)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedMultipleChoice(PreparedCausal):
-    """Rows of a question and its right choice."""
-
-    task: MultipleChoice
-
-    def predict(
-        self,
-        model: torch.nn.Module,
-        *,
-        batch_size: int = 32,
-        split: str = "validation",
-        limit: int | None = None,
-    ) -> dict[Form, Outcome]:
-        """Scores the right choices as completions, then chooses among all."""
-        self.check_model(model)
-        outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
-        some = [self.rows[split][row] for row in self.drawn(split, limit)]
-        chosen = [int(np.argmax(s)) for s in self.log_likelihoods(model, some, batch_size)]
-        outcomes["classes"] = Outcome(chosen, [self.task.answer(row) for row in some])
-        return outcomes
-
-    def log_likelihoods(
-        self, model: torch.nn.Module, questions: Sequence[Row], batch_size: int = 32
-    ) -> list[np.ndarray]:
-        """Returns for every question the log-likelihoods of its choices, `(choices,)`, in nats.
-
-        They are means over the tokens of a choice if the task is length-normalised, else sums; the
-        end of text is not scored.
-        """
-        choices = [self.task.choices(row) for row in questions]
-        prompts = self.encoder.pieces([self.task.shown(row) for row in questions])
-        pairs = [
-            self.encoder.row(row.where, prompt, ids, end=False)
-            for row, prompt, texts in zip(questions, prompts, choices, strict=True)
-            for ids in self.encoder.pieces(texts)
-        ]
-        reduced, _ = forward_rows(
-            model,
-            Dataset.from_list(pairs),
-            self.collator,
-            self.preprocess_logits_for_metrics,
-            batch_size,
-        )
-        nats, tokens = np.array(reduced, dtype=np.float64).T
-        scores = -nats / tokens if self.task.length_normalised else -nats
-        return np.split(scores, np.cumsum([len(texts) for texts in choices])[:-1])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from rankwright.tasks import rows
-from rankwright.tasks.forward import first
-from rankwright.tasks.metrics import Form, Outcome
-from rankwright.tasks.text import PreparedText, TextTask
+from rankwright.tasks.metrics import Form
+from rankwright.tasks.rows import Row
+from rankwright.tasks.sources import Splits
+from rankwright.tasks.text import TextTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rankwright.tasks.prepared.regression import PreparedRegression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,33 +26,19 @@ class Regression(TextTask):
     kind: ClassVar[str] = "regression"
     forms: ClassVar[frozenset[Form]] = frozenset({"numbers"})
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> PreparedRegression:
+    def number(self, row: Row) -> float:
+        """Returns the number of a row."""
+        return rows.number(row, self.label_column)
+
+    def check(self, row: Row) -> None:
+        """Checks the texts and the number."""
+        super().check(row)
+        self.number(row)
+
+    def prepare(
+        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
+    ) -> PreparedRegression:
         """Tokenises the texts and reads the numbers."""
-        target = self.label_column
-        fields = self.tokenised(tokenizer, self.load(), lambda row: rows.number(row, target))
-        return PreparedRegression(**fields)
+        from rankwright.tasks.prepared.regression import PreparedRegression  # which imports torch
 
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedRegression(PreparedText):
-    """Rows whose `labels` are floats."""
-
-    form: ClassVar[Form] = "numbers"
-
-    @property
-    def model_kwargs(self) -> dict[str, Any]:
-        """A head of one output, and the padding token that decoders look for."""
-        pad = self.tokenizer.pad_token_id
-        return {"num_labels": 1, "problem_type": "regression", "pad_token_id": pad}
-
-    def preprocess_logits_for_metrics(
-        self,
-        logits: torch.Tensor | tuple[torch.Tensor, ...],
-        labels: torch.Tensor,  # noqa: ARG002 - the Trainer's signature
-    ) -> torch.Tensor:
-        """Returns the predicted number of every row, `(rows,)`, in float32."""
-        return first(logits).squeeze(-1).float()
-
-    def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
-        """Pairs numbers."""
-        return Outcome(np.array(reduced).tolist(), np.array(labels).tolist())
+        return PreparedRegression.of(self, tokenizer, splits or self.load())

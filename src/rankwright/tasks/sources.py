@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import datasets
-
+from rankwright.tasks.bad_rows import BadRow, BadRows
 from rankwright.tasks.errors import TaskError, Where, listing, shorten
-from rankwright.tasks.files import read_rows
+from rankwright.tasks.files import parsed_rows
 from rankwright.tasks.rows import Row
+
+if TYPE_CHECKING:
+    import datasets
 
 T = TypeVar("T")
 
@@ -27,11 +29,18 @@ class Splits:
         train: The rows to learn from.
         validation: The rows to choose by.
         test: The rows to report on, where the source has them.
+        notices: What the user should know of how they were read.
     """
 
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     test: tuple[Row, ...] | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, tuple[Row, ...] | None]:
+        """The rows of every split; `None` where it has none."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def __getitem__(self, split: str) -> tuple[Row, ...]:
         """Returns the rows of `"train"`, `"validation"` or `"test"`.
@@ -39,9 +48,9 @@ class Splits:
         Raises:
             TaskError: If there is no such split.
         """
-        rows: tuple[Row, ...] | None = vars(self).get(split)
+        rows = self.by_name.get(split)
         if rows is None:
-            known = [name for name, value in vars(self).items() if value is not None]
+            known = [name for name, value in self.by_name.items() if value is not None]
             raise TaskError(f"split {split!r}: the task has none; it has {listing(known)}.")
         return rows
 
@@ -51,9 +60,17 @@ class Splits:
         counts = self.map(lambda rows: sum(_key(row, columns) in known for row in rows))
         return {name: count for name, count in counts.items() if count and name != "train"}
 
+    def sifted(self, sift: Callable[[Sequence[Row]], Sequence[Row]]) -> Splits:
+        """Returns the same with fewer rows in every split."""
+        train, validation = tuple(sift(self.train)), tuple(sift(self.validation))
+        test = None if self.test is None else tuple(sift(self.test))
+        return replace(self, train=train, validation=validation, test=test)
+
     def map(self, function: Callable[[Sequence[Row]], T]) -> dict[str, T | None]:
         """Returns the function of the rows of every split by its name; `None` where it has none."""
-        return {name: None if rows is None else function(rows) for name, rows in vars(self).items()}
+        return {
+            name: None if rows is None else function(rows) for name, rows in self.by_name.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +92,24 @@ class Source(ABC):
             raise TaskError(f"validation_share={share}: expected a share between 0 and 1.")
 
     @abstractmethod
-    def read(self) -> dict[str, list[Row]]:
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
         """Returns the rows of every split that there is; `"train"` is always one."""
 
-    def load(self, key_columns: Sequence[str]) -> Splits:
+    def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
         """Reads the rows, and splits off a validation part where there is none.
 
         Args:
             key_columns: The columns of the input. Rows that are equal in them stay on one side
                 of the split, so that no validation input was trained on.
+            bad: Checks every row, and takes out what does not pass.
 
         Raises:
-            TaskError: If the data cannot be read, or there is no validation split and no share.
+            TaskError: If the data cannot be read, a row is bad, or there is no validation split and
+                no share.
         """
-        rows = self.read()
+        bad = bad or BadRows()
+        rows = {split: bad.sift(part) for split, part in self.read().items()}
+        bad.refuse()
         if "validation" not in rows:
             rows |= self._split(rows["train"], key_columns)
         test = tuple(rows["test"]) if "test" in rows else None
@@ -165,16 +186,17 @@ class SetAside(Source):
 
     source: Source
 
-    def load(self, key_columns: Sequence[str]) -> Splits:
+    def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
         """Divides the training rows of the other source."""
-        rows = self.source.load(key_columns).train
-        return Splits(**{k: tuple(v) for k, v in self._split(rows, key_columns).items()})
+        whole = self.source.load(key_columns, bad)
+        parts = self._split(whole.train, key_columns)
+        return Splits(tuple(parts["train"]), tuple(parts["validation"]), notices=whole.notices)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
         """Both parts: all are training rows of the other source, and its classes are the same."""
         return splits.train + splits.validation
 
-    def read(self) -> dict[str, list[Row]]:
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
         """The training rows of the other source, not yet divided."""
         return {"train": self.source.read()["train"]}
 
@@ -193,31 +215,35 @@ class WithTest(Source):
     source: Source
     path: Path
 
-    def load(self, key_columns: Sequence[str]) -> Splits:
+    def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
         """Reads both."""
-        return replace(self.source.load(key_columns), test=tuple(read_rows(self.path)))
+        bad = bad or BadRows()
+        splits = self.source.load(key_columns, bad)
+        test = tuple(bad.sift(parsed_rows(self.path)))
+        bad.refuse()
+        return replace(splits, test=test)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
         """As in the other source."""
         return self.source.naming(splits)
 
-    def read(self) -> dict[str, list[Row]]:
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
         """The rows of the other source with those of the file as `"test"`."""
-        return {**self.source.read(), "test": read_rows(self.path)}
+        return {**self.source.read(), "test": parsed_rows(self.path)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
-    """Data files, one a split; see `files.read_rows` for the formats."""
+    """Data files, one a split; see `files.parsed_rows` for the formats."""
 
     train: Path
     validation: Path | None = None
     test: Path | None = None
 
-    def read(self) -> dict[str, list[Row]]:
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
         """Reads every named file."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: read_rows(path) for split, path in named.items() if path is not None}
+        return {split: parsed_rows(path) for split, path in named.items() if path is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +260,10 @@ class Hub(Source):
     config: str | None = None
     splits: Mapping[str, str] | None = None
 
-    def read(self) -> dict[str, list[Row]]:
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
         """Downloads the data set, or takes it from the local cache."""
+        import datasets  # which imports torch
+
         name = self.path if self.config is None else f"{self.path} ({self.config})"
         try:
             loaded = datasets.load_dataset(self.path, self.config)

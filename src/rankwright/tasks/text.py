@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from rankwright.tasks import rows
-from rankwright.tasks.base import PreparedTask, Task
-from rankwright.tasks.checks import check_head, check_positions
+from rankwright.tasks.base import Task
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
-from rankwright.tasks.tokenizing import token_limit, with_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,58 +34,7 @@ class TextTask(Task):
         """The answer."""
         return (self.label_column,)
 
-    def tokenised(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        splits: Splits,
-        target: Callable[[Row], object],
-    ) -> dict[str, Any]:
-        """Returns the fields of a prepared task; of a pair, the longer text is cut first.
-
-        Args:
-            tokenizer: The tokenizer of the model.
-            splits: The rows.
-            target: Gives the entry of `labels` for a row.
-        """
-        tokenizer, notices = with_padding(tokenizer)
-        limit = token_limit(tokenizer, self.max_length)
-        cut = 0
-
-        def encode(split: Sequence[Row]) -> Dataset:
-            nonlocal cut
-            texts = [[rows.text(row, column) for row in split] for column in self.input_columns]
-            targets = [target(row) for row in split]
-            encoded = tokenizer(*texts, verbose=False)
-            too_long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
-            if too_long:  # these alone once more
-                cut += len(too_long)
-                longest = [[column[row] for row in too_long] for column in texts]
-                shorter = tokenizer(*longest, truncation="longest_first", max_length=limit)
-                for name, cells in shorter.items():
-                    for row, cell in zip(too_long, cells, strict=True):
-                        encoded[name][row] = cell
-            return Dataset.from_dict({**encoded, "labels": targets})
-
-        datasets = splits.map(encode)
-        if cut:
-            notices += (f"{cut} rows were cut to fit max_length={limit} tokens",)
-        return {
-            "task": self,
-            "tokenizer": tokenizer,
-            "rows": splits,
-            "collator": DataCollatorWithPadding(tokenizer),
-            "notices": notices,
-            **datasets,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedText(PreparedTask):
-    """A text task for a model with a classification head of `(rows, num_labels)` logits."""
-
-    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-
-    def check_model(self, model: torch.nn.Module) -> None:
-        """Checks the size of the head, and that every token has a position."""
-        check_positions(model, self.longest)
-        check_head(model, self.model_kwargs["num_labels"], self.auto_class)
+    def check(self, row: Row) -> None:
+        """Checks the texts."""
+        for column in self.input_columns:
+            rows.text(row, column)

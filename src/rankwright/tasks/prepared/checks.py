@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rankwright.tasks.errors import TaskError
-from rankwright.tasks.forward import inference
+from rankwright.tasks.prepared.forward import inference
 
 PROBE_LENGTH = 8
 # Where transformers keep a learned embedding for every position; rotary ones have no end.

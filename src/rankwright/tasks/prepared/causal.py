@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
-from rankwright.tasks.base import PreparedTask
-from rankwright.tasks.checks import check_causal, check_positions
 from rankwright.tasks.errors import TaskError, Where
-from rankwright.tasks.forward import first
 from rankwright.tasks.metrics import Form, Outcome
-from rankwright.tasks.tokenizing import IGNORED, prefix, with_padding
+from rankwright.tasks.prepared.base import PreparedTask
+from rankwright.tasks.prepared.checks import check_causal, check_positions
+from rankwright.tasks.prepared.forward import first
+from rankwright.tasks.prepared.tokenizing import IGNORED, prefix, with_padding
 
 
 class CausalEncoder:

@@ -1,0 +1,120 @@
+"""Rows that are not what a task needs: all of them are found, and told in one message."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rankwright.tasks.errors import TaskError, Where, listing
+from rankwright.tasks.rows import Row
+
+SHOWN = 10
+"""How many bad rows a message names."""
+_ADVICE = "leave {them} out with --skip-bad-rows (skip_bad_rows in Python and YAML)."
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that does not parse.
+
+    Attributes:
+        where: The file and line it came from.
+        problem: What is wrong with it, `where` included.
+    """
+
+    where: Where
+    problem: str
+
+
+class BadRows:
+    """Takes bad rows out of good ones, and says which they were.
+
+    Attributes:
+        skip: Whether to go on without the bad rows.
+        count: How many there are.
+    """
+
+    def __init__(self, check: Callable[[Row], object] | None = None, *, skip: bool = False) -> None:
+        self.skip = skip
+        self.count = 0
+        self._check = check
+        self._rows: Counter[str] = Counter()  # by file
+        self._problems: list[str] = []
+        self._places: list[str] = []
+        self._shared: dict[str, tuple[str, int]] = {}  # by file, its first problem and how often
+
+    def sift(self, rows: Iterable[Row | BadRow]) -> list[Row]:
+        """Returns the rows that parse and pass the check of every row.
+
+        Raises:
+            TaskError: If bad rows are skipped and no other is left.
+        """
+        every = list(rows)
+        self._rows.update(row.where.path for row in every)
+        return self._sifted(every, self._check)
+
+    def sift_again(self, rows: Iterable[Row], check: Callable[[Row], object]) -> list[Row]:
+        """Returns those of sifted rows that pass another check, too."""
+        return self._sifted(list(rows), check)
+
+    def _sifted(
+        self, rows: list[Row | BadRow] | list[Row], check: Callable[[Row], object] | None
+    ) -> list[Row]:
+        good = []
+        for row in rows:
+            if isinstance(row, BadRow):
+                self._add(row.where, row.problem)
+                continue
+            try:
+                if check is not None:
+                    check(row)
+            except TaskError as error:
+                self._add(row.where, str(error))
+            else:
+                good.append(row)
+        if self.skip and rows and not good:
+            self.skip = False  # nothing would be left
+            self.refuse()
+        return good
+
+    def _add(self, where: Where, problem: str) -> None:
+        self.count += 1
+        if len(self._problems) < SHOWN:
+            self._problems.append(problem)
+            self._places.append(str(where))
+        bare = problem.removeprefix(f"{where}: ")
+        first, times = self._shared.get(where.path, (problem, 0))
+        if first.endswith(bare):
+            self._shared[where.path] = first, times + 1
+
+    def refuse(self) -> None:
+        """Raises one error for all bad rows, unless they are to be skipped.
+
+        Raises:
+            TaskError: If there are bad rows; it shows the first ten, and how many there are.
+        """
+        if self.skip or not self.count:
+            return
+        for path, (problem, times) in self._shared.items():
+            if times == self._rows[path]:
+                more = f" All {times:,} rows have this problem." if times > 1 else ""
+                raise TaskError(problem + more)
+        if self.count == 1:
+            raise TaskError(f"{self._problems[0]} Or {_ADVICE.format(them='it')}")
+        more = f"; the first {SHOWN}" if self.count > SHOWN else ""
+        raise TaskError(
+            f"{self.count:,} of {self._rows.total():,} rows are bad{more}:\n"
+            + "\n".join(f"  {problem}" for problem in self._problems)
+            + f"\nCorrect them, or {_ADVICE.format(them='them')}"
+        )
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """How many rows were left out and which, if any were."""
+        if not self.count:
+            return ()
+        more = self.count - len(self._places)
+        places = listing(self._places, SHOWN) + (f" and {more:,} more" if more else "")
+        what = "1 bad row was" if self.count == 1 else f"{self.count:,} bad rows were"
+        return (f"{what} left out: {places}",)

@@ -1,0 +1,1 @@
+"""Tasks tokenised for one model family; everything of a task that needs torch is here."""
