@@ -10,12 +10,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from rankwright.core.proximal import soft_threshold
-from rankwright.penalties.spectral import spectral_ratio
+from rankwright.penalties.spectral import Norm, spectral_ratio
 
 MODULES, WIDTH, RANK = 56, 4096, 16  # q and v of a model of 7 billion parameters, say
 
@@ -64,8 +65,11 @@ def spectral() -> None:
     def of(function: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         return lambda: function(Z.clone().requires_grad_()).backward()  # type: ignore[no-untyped-call]
 
-    gram = of(lambda z: spectral_ratio(z, 10, "frobenius"))
-    turns(15, {"differentiated SVD, 256 x 8000": of(by_svd), "Gram matrix": gram})
+    def ours(norm: Norm) -> Callable[[], None]:
+        return of(lambda z: spectral_ratio(z, 10, norm))
+
+    variants = {f"spectral_ratio, {norm}": ours(norm) for norm in get_args(Norm)}
+    turns(15, {"differentiated SVD, 256 x 8000": of(by_svd), **variants})
 
 
 if __name__ == "__main__":

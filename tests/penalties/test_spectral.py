@@ -12,6 +12,7 @@ from rankwright.penalties import spectral
 from rankwright.penalties.spectral import Norm, spectral_ratio
 
 NORMS: tuple[Norm, ...] = ("frobenius", "nuclear")
+SHAPES = [(32, 151), (151, 32), (40, 40)]
 every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
@@ -56,6 +57,38 @@ def test_the_subspace_iteration_is_the_slow_one(rows: int, columns: int) -> None
     single = both(Z.float(), 5, "frobenius")[0]
     torch.testing.assert_close(single[0].double(), theirs[0], rtol=1e-5, atol=0)
     torch.testing.assert_close(single[1].double(), theirs[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "rows", "columns", "decay"),
+    [
+        *(("nuclear", *shape, decay) for shape in SHAPES for decay in (0.95, 0.9, 0.7, 0.5)),
+        *(("frobenius", *shape, decay) for shape in SHAPES[:2] for decay in (0.9, 0.5)),
+        ("nuclear", 300, 301, 0.95),
+        ("nuclear", 7, 9000, 0.05),
+        ("nuclear", 9000, 7, 0.05),
+    ],
+)
+def test_small_singular_values_count_in_float32(
+    norm: Norm, rows: int, columns: int, decay: float
+) -> None:
+    """With columns that decay, down to ten orders of magnitude; the reference is in float64."""
+    Z = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    Z *= decay ** torch.arange(columns)
+    (value, gradient), _ = both(Z, 5, norm)
+    _, expected = both(Z.double(), 5, norm)
+    torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=0)
+    off = (gradient.double() - expected[1]).norm() / expected[1].norm()
+    assert float(off) < 1e-4
+
+
+def test_blocks_are_of_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    Z = matrix(5, 67, decay=0.3)
+    whole, _ = both(Z, 2, "nuclear")
+    monkeypatch.setattr(spectral, "BLOCK", 1)  # 20 columns then, four times the rows
+    blocks, theirs = both(Z, 2, "nuclear")
+    torch.testing.assert_close(blocks, whole, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(blocks, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_the_subspace_iteration_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

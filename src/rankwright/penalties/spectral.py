@@ -2,19 +2,24 @@
 
     ratio = sum_(i <= k) sigma_i / N,      N = |Z|_F  or  N = sum_j sigma_j,      Z (rows, columns)
 
-With the smaller Gram matrix Z Z^T = U diag(sigma^2) U^T (or Z^T Z) every gradient in question is
-U diag(c) U^T Z (or Z U diag(c) U^T):
+With Z = U diag(sigma) V^T every gradient in question is U diag(c) U^T Z (or Z V diag(c) V^T):
 
     d sum_(i <= k) sigma_i / dZ = U_k diag(1 / sigma) U_k^T Z,    d |Z|_F / dZ = Z / |Z|_F,
     d sum_j sigma_j / dZ = U diag(1 / sigma) U^T Z
 
-so no singular value decomposition is computed or differentiated. Where only the leading ones are
-asked for and the Gram matrix is large, they come from a subspace iteration on it. At a tie
+so no singular value decomposition of Z is differentiated, or computed: sigma and the shorter of U
+and V come from the triangle R of Z^T = Q R, in float64, block by block of Z. At a tie
 sigma_k = sigma_(k+1) the gradient is one of the subgradients, as any choice is.
+
+Limits: a singular value counts as zero below n 2e-16 sigma_1, n the shorter side of Z. That of the
+Frobenius norm with more than `EXACT_UP_TO` rows and columns takes the leading ones from a subspace
+iteration on Z Z^T in the dtype of Z, which squares: in float32 a leading sigma_i has an error of
+about 1e-7 (sigma_1 / sigma_i)^2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -27,10 +32,14 @@ from rankwright.core.linalg import no_autocast
 Norm = Literal["frobenius", "nuclear"]
 
 EXACT_UP_TO = 256
-"""Rows of a Gram matrix up to which all its eigenvalues are computed: a millisecond or ten."""
+"""Length of the shorter side up to which the Frobenius norm takes the triangle too."""
 
 ITERATIONS = 12
 """Of the subspace iteration; the error falls with (sigma_(q+1) / sigma_k)^(4 iterations)."""
+
+BLOCK = 1 << 20
+"""Numbers of Z that are float64 at a time, 8 MiB, if a block has four times as many columns as Z
+has rows."""
 
 
 def spectral_ratio(Z: Tensor, k: int, norm: Norm) -> Tensor:
@@ -51,50 +60,58 @@ class _SpectralRatio(Function):
     @staticmethod
     def forward(ctx: Any, Z: Tensor, k: int, norm: Norm) -> Tensor:
         wide = Z.shape[0] <= Z.shape[1]
+        M = Z if wide else Z.T
+        squared = norm == "frobenius" and len(M) > max(EXACT_UP_TO, 2 * k + 10)
         with no_autocast(Z):
-            gram = Z @ Z.T if wide else Z.T @ Z
-        squares, U = (_all if norm == "nuclear" else _leading)(gram, k)
-        tiny = len(gram) * torch.finfo(gram.dtype).eps * squares[0]
-        there = squares > tiny  # the others are rounding of zero, and have no direction
-        sigma = torch.where(there, squares, 0.0).sqrt()
-        inverse = torch.where(there, 1 / sigma, 0.0)
+            sigma, U = _leading(M, k) if squared else _all(M)
+        there = sigma > len(M) * torch.finfo(sigma.dtype).eps * sigma[0]
+        inverse = torch.where(there, 1 / sigma, 0.0)  # a zero has no direction
         top = sigma[:k].sum()
-        N = gram.trace().sqrt() if norm == "frobenius" else sigma.sum()
+        N = torch.linalg.vector_norm(M, dtype=U.dtype) if norm == "frobenius" else sigma.sum()
         N = torch.where(N > 0, N, 1.0)
-        leading = torch.arange(len(sigma), device=Z.device) < k
-        ctx.save_for_backward(Z, U, inverse, leading, top, N)
-        ctx.wide, ctx.norm = wide, norm
-        return top / N
+        ctx.save_for_backward(Z, U, inverse, top, N)
+        ctx.k, ctx.wide, ctx.norm = k, wide, norm
+        return (top / N).to(Z.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        Z, U, inverse, leading, top, N = ctx.saved_tensors
-        c = leading * inverse / N
+        Z, U, inverse, top, N = ctx.saved_tensors
+        c = inverse[: ctx.k] / N
         if ctx.norm == "nuclear":
-            c = c - top / N**2 * inverse
+            c = -top / N**2 * inverse
+            c[: ctx.k] += inverse[: ctx.k] / N
+        U = U[:, : len(c)]
+        M = Z if ctx.wide else Z.T
+        d = torch.empty_like(M)
         with no_autocast(Z):
-            d = (U * c) @ (U.T @ Z) if ctx.wide else ((Z @ U) * c) @ U.T
+            for part, block in zip(_blocks(d), _blocks(M), strict=True):
+                part.copy_(torch.linalg.multi_dot((U * c, U.T, block.to(U.dtype))))
         if ctx.norm == "frobenius":
-            d -= top / N**3 * Z
-        return grad * d, None, None
+            d -= (top / N**3).to(Z.dtype) * M
+        return grad * (d if ctx.wide else d.T), None, None
 
 
-def _all(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """All eigenvalues (n,), the largest first, and eigenvectors (n, n)."""
-    del k
-    values, vectors = torch.linalg.eigh(gram)
-    return values.flip(0), vectors.flip(1)
+def _blocks(M: Tensor) -> Iterator[Tensor]:
+    """Columns of M (n, columns), a block at a time."""
+    yield from torch.split(M, max(4 * len(M), BLOCK // len(M)), dim=1)
 
 
-def _leading(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest eigenvalues or more, the largest first, and their vectors (n, q)."""
-    n, q = len(gram), 2 * k + 10
-    if n <= max(EXACT_UP_TO, q):
-        return _all(gram, k)
-    start = torch.randn(n, q, generator=torch.Generator().manual_seed(0))
+def _all(M: Tensor) -> tuple[Tensor, Tensor]:
+    """All singular values (n,) of M (n, columns), n <= columns, and their vectors U (n, n)."""
+    R = M.new_empty(0, len(M), dtype=torch.float64)
+    for block in _blocks(M):
+        R = torch.linalg.qr(torch.cat((R, block.T.double())), mode="r").R
+    U, sigma, _ = torch.linalg.svd(R.T)
+    return sigma, U
+
+
+def _leading(M: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest singular values of M or more, the largest first, and their vectors (n, q)."""
+    gram = M @ M.T
+    start = torch.randn(len(M), 2 * k + 10, generator=torch.Generator().manual_seed(0))
     Q = start.to(gram)
     for _ in range(ITERATIONS):
         Q = torch.linalg.qr(gram @ (gram @ Q)).Q
-    values, vectors = torch.linalg.eigh(Q.T @ gram @ Q)
-    return values.flip(0), Q @ vectors.flip(1)
+    squares, vectors = torch.linalg.eigh(Q.T @ gram @ Q)
+    return squares.flip(0).clamp(min=0).sqrt(), Q @ vectors.flip(1)
