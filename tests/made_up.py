@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rankwright.study.records import (
     TrialRecord,
     TuningRecord,
 )
+from rankwright.tasks.constant import Constant
 
 QUALITY = {
     "head-only": 0.58,
@@ -201,6 +203,8 @@ def _run(folder: StudyFolder, task: TaskRecord, label: str, seed: int, rows: int
         )
         if task.task == "e2e"
         else None,
+        constant=_constant(task, examples),
+        alike=examples.alike,
         hyperparameters={"r": 8, "lora_alpha": 16},
         options={"learning_rate": 5e-4, "seed": seed},
         data_sha256=task.data_sha256,
@@ -211,6 +215,14 @@ def _run(folder: StudyFolder, task: TaskRecord, label: str, seed: int, rows: int
     )  # fmt: skip
     examples.save(folder.examples_file(record.name))
     record.save(folder.record(record.name))
+
+
+def _constant(task: TaskRecord, examples: Examples) -> Constant | None:
+    """Always the class 1."""
+    if task.task == "e2e":
+        return None
+    ones = replace(examples, predictions=(1,) * len(examples.labels))
+    return Constant("1", {task.metric: ones.compute()})
 
 
 def _at(task: TaskRecord, final: float, share: float) -> float:

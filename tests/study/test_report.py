@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 import made_up
 import raw_files
 from rankwright.core.errors import MethodError
-from rankwright.study.figures import StudyFigures, figures
+from rankwright.study.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.folder import StudyFolder
 from rankwright.study.records import RunRecord, StudyRecord, TaskRecord
 from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
@@ -387,6 +387,48 @@ def test_a_card_is_asked_for_by_task_method_and_seed(
     assert "AutoModelForCausalLM" in text
     path = write_card(found, study, tmp_path / "new" / "card.md", task="e2e")
     assert path.read_text("utf-8") == model_card(found, task="e2e")[1]
+
+
+def test_what_always_the_same_answer_gets_is_a_row(found: StudyFigures, page: Page) -> None:
+    """Also in Markdown and on the card; e2e generates text, and has none."""
+    rte, cola, e2e = page.rows("results")
+    task = found.tasks[0]
+    assert task.constant is not None
+    value = task.constant.metrics["accuracy"]
+    assert rte["always “1”"][0] == (f"{100 * value:.1f}", str(value))
+    assert cola["always “1”"][0] == ("0.0", "0.0")
+    assert not any(name.startswith("always") for name in e2e)
+    row = f"| *always “1”* | {100 * value:.1f} |"
+    assert row in markdown(found)
+    assert row in model_card(found, task="rte")[1]
+
+
+def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyFigures) -> None:
+    def without(method: MethodFigures) -> MethodFigures:
+        runs = (dataclasses.replace(run, constant=None, alike=None) for run in method.runs)
+        return dataclasses.replace(method, runs=tuple(runs), stuck=())
+
+    tasks = (
+        dataclasses.replace(task, methods=tuple(map(without, task.methods))) for task in found.tasks
+    )
+    old = dataclasses.replace(found, tasks=tuple(tasks))
+    for text in (html(old), markdown(old), model_card(old, task="rte")[1]):
+        assert "always “" not in text
+    assert "always “" in html(found)
+
+
+def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
+    found: StudyFigures,
+) -> None:
+    task = found.tasks[0]
+    first, *others = task.methods
+    stuck = dataclasses.replace(first, stuck=(0, 3))
+    changed = dataclasses.replace(task, methods=(stuck, *others))
+    sentence = f"{first.label} gives every row the same answer on 2 of 5 seeds: it has learned"
+    figures_ = dataclasses.replace(found, tasks=(changed,))
+    for text in (html(figures_), markdown(figures_), model_card(figures_)[1]):
+        assert sentence in text
+    assert words.stuck(task) == []
 
 
 def test_a_report_takes_the_place_of_the_last_one(small: StudyFolder) -> None:

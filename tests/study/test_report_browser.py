@@ -40,7 +40,7 @@ def test_it_renders_without_errors_and_asks_the_network_for_nothing(page: Browse
 def test_its_numbers_are_those_of_the_raw_files(page: Browser, study: StudyFolder) -> None:
     shown = page.run(
         "return [...document.querySelectorAll('section.task')].flatMap(s =>"
-        "  [...s.querySelectorAll('.results tbody tr')].map(r => [s.dataset.task,"
+        "  [...s.querySelectorAll('.results tr[data-method]')].map(r => [s.dataset.task,"
         "    r.dataset.method, r.cells[1].innerText, Number(r.cells[1].dataset.value),"
         "    r.cells[3].innerText]))"
     )

@@ -8,16 +8,28 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rankwright.study.figures import StudyFigures
+from rankwright.study.figures import POINTS, UNITS, StudyFigures
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
 from rankwright.study.report.curves import curve_panels, learning_curves
 from rankwright.study.report.environment import environment
 from rankwright.study.report.labels import box_of, place_labels
-from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Label, Panel
+from rankwright.study.report.panel import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Label,
+    Panel,
+    Reach,
+    bounds_of,
+)
 from rankwright.study.report.strips import forest, value_strips
 from rankwright.study.report.trade_offs import COSTS, pareto_front, trade_offs
 from rankwright.study.report.tuning import tuning_panels
+from rankwright.study.statistics import Difference
+from rankwright.tasks.metrics import METRICS
 
 
 @pytest.mark.parametrize(
@@ -144,7 +156,7 @@ def test_all_is_inside_its_plot(found: StudyFigures) -> None:
 
 
 def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyFigures) -> None:
-    task = found.tasks[0]
+    task = replace(found.tasks[0], methods=found.tasks[0].methods[:5])  # all near 0.7
     first, *others = task.methods
     wide = replace(first, mean=replace(first.mean, error=20 * first.mean.error))
     wider = replace(task, methods=(wide, *others))
@@ -162,6 +174,65 @@ def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyFigures) -
     assert drawn == [2] + [0] * len(others)
     heads = [stroke.path.count("l4") for stroke in trade_offs(wider)[0].strokes]
     assert sorted(heads) == [0] * (len(task.methods)) + [2]
+
+
+LIMITS = {"accuracy": (0, 100), "matthews": (-100, 100), "loss_per_token": (0, math.inf)}
+
+
+def test_neither_an_axis_nor_an_interval_goes_beyond_what_a_metric_can_be(
+    found: StudyFigures,
+) -> None:
+    """Two seeds far apart: half of an interval is many times the range of the metric."""
+    for task in found.tasks:
+        low, high = LIMITS[task.task.metric]
+        wide = [replace(m, mean=replace(m.mean, error=9.0, freedom=1)) for m in task.methods]
+        wider = replace(task, methods=tuple(wide))
+        for panel in [*trade_offs(wider), *tuning_panels(wider)]:
+            shown = [float(text.replace("−", "-")) for _, text in panel.y_ticks]
+            assert all(low <= figure <= high for figure in shown)
+        for panel in trade_offs(wider):
+            heads = [stroke.path.count("l4") for stroke in panel.strokes if stroke.look == "error"]
+            assert heads == [0] * len(wide)
+        for strip in value_strips(wider).values():
+            assert strip.ends is not None
+            assert not strip.ends.below
+            assert not strip.ends.above
+            assert strip.ends.low == 0
+            assert math.isinf(high) or strip.ends.high == 100
+
+
+def test_a_difference_is_no_larger_than_the_range_of_the_metric(found: StudyFigures) -> None:
+    task = found.tasks[0]
+    wide = [
+        replace(m, verdict=replace(m.verdict, difference=Difference.of([-0.9, 0.9])))
+        for m in task.methods
+        if m.verdict is not None
+    ]
+    strips, ticks = forest(replace(task, methods=tuple(wide)))
+    assert [text for _, text in ticks] == ["−100", "−50", "0", "+50", "+100"]
+    for strip in strips.values():
+        assert strip.ends == Reach(0, 100, below=False, above=False)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bounds_are_those_of_the_metric(metric: str) -> None:
+    """In the figures that are shown: shares and correlations times 100, BLEU as it is."""
+    low, high = bounds_of(metric, UNITS.get(metric, POINTS).scale)
+    correlation = metric in ("matthews", "pearson", "spearman")
+    assert low == (1 if metric == "perplexity" else -100 if correlation else 0)
+    assert high == (math.inf if metric in ("mse", "loss_per_token", "perplexity") else 100)
+
+
+def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyFigures) -> None:
+    titles = []
+    for panel in trade_offs(found.tasks[0]):
+        titles.append(panel.x_title)
+        if "log scale" not in panel.x_title:
+            assert panel.x_ticks[0] == (LEFT, "0")
+    assert titles == [
+        "training time, s", "peak memory, MiB", "trainable parameters, log scale",
+        "stored parameters, log scale",
+    ]  # fmt: skip
 
 
 def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:

@@ -71,6 +71,11 @@ def test_the_figures_are_those_of_the_raw_files(config_of: Study) -> None:
     folder, _ = carried_out(config_of(methods="lora"))
     (record,) = folder.records()
     examples = folder.examples(record)
+    assert record.constant is not None
+    assert record.constant.answer in {"low", "mid", "high"}
+    shares = [examples.labels.count(label) / len(examples.labels) for label in examples.labels]
+    assert record.constant.metrics["accuracy"] in shares
+    assert record.alike == (len(set(examples.predictions)) == 1)
     assert len(examples.ids) == folder.study.tasks[0].rows["validation"] == len(set(examples.ids))
     assert all(place.startswith("train.jsonl:") for place in examples.ids)
     assert examples.compute() == record.value

@@ -33,7 +33,7 @@ from rankwright.study.config import DECIDED, StudyConfig
 from rankwright.study.figures import figures
 from rankwright.study.folder import StudyFolder
 from rankwright.study.processes import Processes, StoppedError
-from rankwright.study.report import write_html, write_markdown
+from rankwright.study.report import words, write_html, write_markdown
 from rankwright.study.storage import without_password
 from rankwright.training.signals import handled
 
@@ -122,6 +122,8 @@ def _report(folder: StudyFolder) -> None:
         for method in task.methods:
             if method.verdict is not None:
                 print(f"{task.task.task}: {method.verdict.words(task.unit)}")
+        for sentence in words.stuck(task):
+            print(f"{task.task.task}: {sentence}")
     print(f"report: {write_html(found, folder)}")
     print(f"summary: {write_markdown(found, folder)}")
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwright.job.files import replacing
+from rankwright.tasks.constant import alike
 from rankwright.tasks.metrics import METRICS
 
 
@@ -47,6 +48,11 @@ class Examples:
         return METRICS[self.metric].compute(
             [self.predictions[row] for row in chosen], [self.labels[row] for row in chosen]
         )
+
+    @property
+    def alike(self) -> bool:
+        """Whether every row got one and the same answer though they are to get several."""
+        return alike(self.predictions, self.labels)
 
     def save(self, path: Path) -> None:
         """Write the parquet file whole or not at all."""

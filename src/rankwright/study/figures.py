@@ -33,6 +33,7 @@ from rankwright.study.statistics import (
     signed_rank,
     verdicts,
 )
+from rankwright.tasks.constant import Constant
 
 # How metrics are shown; all others are shares and correlations, shown times 100.
 POINTS = Unit(scale=100, digits=1)
@@ -56,6 +57,7 @@ class MethodFigures:
         verdict: What it is beside what it is compared with; None where that is nothing, and where
             the two have no seed in common.
         tuning: Its search, where there was one.
+        stuck: Seeds whose run gives every reported row the same answer.
     """
 
     method: MethodRecord
@@ -64,6 +66,7 @@ class MethodFigures:
     mean: Estimate
     verdict: Verdict | None
     tuning: TuningRecord | None
+    stuck: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -124,6 +127,12 @@ class TaskFigures:
     task: TaskRecord
     unit: Unit
     methods: tuple[MethodFigures, ...]
+
+    @property
+    def constant(self) -> Constant | None:
+        """What always giving the same answer gets, where a run has noted it."""
+        runs = (run for method in self.methods for run in method.runs)
+        return next((run.constant for run in runs if run.constant is not None), None)
 
 
 @dataclass(frozen=True)
@@ -232,11 +241,18 @@ class _Task:
             mean=estimate([run.value for run in runs.values()]),
             verdict=self._verdicts.get(method.label),
             tuning=self.tunings.get((self.task.task, method.label)),
+            stuck=tuple(seed for seed, run in runs.items() if self._alike(run)),
         )
 
     def _runs(self, label: str) -> dict[int, RunRecord]:
         """The method's finished runs by seed."""
         return {run.seed: run for run in self.records if run.label == label}
+
+    def _alike(self, run: RunRecord) -> bool:
+        """Whether a run gives every row the same answer, as far as that is known."""
+        if run.alike is not None:
+            return run.alike
+        return run.name in self._outcomes and self._outcomes[run.name].alike
 
     @cached_property
     def _verdicts(self) -> dict[str, Verdict]:

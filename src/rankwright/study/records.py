@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rankwright.core.errors import MethodError
 from rankwright.study.json_record import Record
 from rankwright.study.names import run_name
+from rankwright.tasks.constant import Constant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +282,10 @@ class RunRecord(Record):
         curve_metric: Metric of the curve: the primary one, or where that needs generated text the
             first that one forward pass gives.
         forgetting: For generative tasks.
+        constant: What the commonest answer of the training rows, or the mean of their numbers, gets
+            on the reported rows; None where a task has no such answer, or it was not noted yet.
+        alike: Whether every reported row got one and the same answer; None where that was not noted
+            yet.
         hyperparameters: Every field of the method, after tuning.
         options: Every field of `TrainConfig` that differs from its default.
         data_sha256: Digest of the rows by split.
@@ -305,6 +310,8 @@ class RunRecord(Record):
     curve: tuple[CurvePoint, ...]
     curve_metric: str
     forgetting: ForgettingRecord | None = None
+    constant: Constant | None = None
+    alike: bool | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from rankwright.study.protocol import (
 )
 from rankwright.study.records import CostRecord, ForgettingRecord, Measurement, RunRecord
 from rankwright.tasks import TaskError
+from rankwright.tasks.constant import constant
 from rankwright.tasks.metrics import score
 from rankwright.tasks.prepared.forward import forward_rows
 from rankwright.training.manifest import file_entries
@@ -138,8 +139,11 @@ class Worker:
             )
         if self.request.keep_adapter:
             job.save_adapter()
-        examples(job, outcomes, self.request.reported_split).save(study.examples_file(name))
-        record = self._record(job, before, after, held.record(known) if held and known else None)
+        rows = examples(job, outcomes, self.request.reported_split)
+        rows.save(study.examples_file(name))
+        forgotten = held.record(known) if held and known else None
+        record = self._record(job, before, after, forgotten)
+        record = replace(record, constant=constant(job.prepared, outcomes), alike=rows.alike)
         record.save(study.record(name))
         study.failure(name).unlink(missing_ok=True)
         written = (study.record(name), study.examples_file(name))

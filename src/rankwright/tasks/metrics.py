@@ -62,6 +62,8 @@ class Metric:
         each: The score of one row from its prediction and its reference, larger is better.
         forms: The forms of predictions it understands.
         greater_is_better: Whether to look for its maximum.
+        low: The smallest value that it can have.
+        high: The largest.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Metric:
     each: Callable[[Any, Any], float]
     forms: frozenset[Form]
     greater_is_better: bool = True
+    low: float = 0.0
+    high: float = 1.0
 
 
 def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
@@ -257,18 +261,33 @@ METRICS: dict[str, Metric] = {
         Metric("macro_f1", macro_f1, right, CLASSES | {"sets"}),
         Metric("micro_f1", micro_f1, right, CLASSES | {"sets"}),
         Metric("binary_f1", binary_f1, right, CLASSES),
-        Metric("matthews", matthews, right, CLASSES),
-        Metric("pearson", pearson, closeness, NUMBERS),
-        Metric("spearman", spearman, closeness, NUMBERS),
-        Metric("mse", mean_squared_error, closeness, NUMBERS, greater_is_better=False),
+        Metric("matthews", matthews, right, CLASSES, low=-1.0),
+        Metric("pearson", pearson, closeness, NUMBERS, low=-1.0),
+        Metric("spearman", spearman, closeness, NUMBERS, low=-1.0),
+        Metric(
+            "mse", mean_squared_error, closeness, NUMBERS, greater_is_better=False, high=math.inf
+        ),
         Metric("entity_f1", entity_f1, row_entity_f1, frozenset({"tags"})),
         Metric("tag_accuracy", tag_accuracy, row_tag_accuracy, frozenset({"tags"})),
-        Metric("bleu", bleu, row_bleu, TEXTS),
+        Metric("bleu", bleu, row_bleu, TEXTS, high=100.0),
         Metric("exact_number", exact_number, right_number, TEXTS),
         Metric(
-            "loss_per_token", loss_per_token, mean_log_likelihood, NATS, greater_is_better=False
+            "loss_per_token",
+            loss_per_token,
+            mean_log_likelihood,
+            NATS,
+            greater_is_better=False,
+            high=math.inf,
         ),
-        Metric("perplexity", perplexity, mean_log_likelihood, NATS, greater_is_better=False),
+        Metric(
+            "perplexity",
+            perplexity,
+            mean_log_likelihood,
+            NATS,
+            greater_is_better=False,
+            low=1.0,
+            high=math.inf,
+        ),
     )
 }
 

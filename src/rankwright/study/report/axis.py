@@ -9,6 +9,9 @@ from dataclasses import dataclass
 _LOG_FROM = 8.0  # largest over smallest figure, from where an axis is logarithmic
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
 
+Bounds = tuple[float, float]
+UNBOUNDED = (-math.inf, math.inf)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -20,6 +23,7 @@ class Axis:
         start: A place, in pixels or percent.
         end: Another; the smaller one on an axis that points up.
         log: Whether equal distances are equal ratios.
+        bounds: What the figures can be at least and at most; the axis does not go beyond.
     """
 
     low: float
@@ -27,6 +31,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    bounds: Bounds = UNBOUNDED
 
     @classmethod
     def over(
@@ -37,6 +42,7 @@ class Axis:
         *,
         log: bool | None = False,
         room: float = 0.06,
+        bounds: Bounds = UNBOUNDED,
     ) -> Axis:
         """An axis on which all finite values have a place.
 
@@ -46,7 +52,8 @@ class Axis:
             end: Place of the high end.
             log: Whether it is logarithmic; None for: if the values are positive and span a factor
                 of 8.
-            room: Share of the axis to leave free at either end.
+            room: Share of the axis to leave free at either end, as far as `bounds` go.
+            bounds: What the figures can be at least and at most.
         """
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)
@@ -55,7 +62,8 @@ class Axis:
         forward, back = (math.log, math.exp) if log else (float, float)
         a, b = forward(low), forward(high)
         margin = (b - a) * room or abs(a) * room or 1.0
-        return cls(back(a - margin), back(b + margin), start, end, log)
+        low, high = max(back(a - margin), bounds[0]), min(back(b + margin), bounds[1])
+        return cls(low, high, start, end, log, bounds)
 
     def at(self, value: float) -> float:
         """Place of a figure; what lies outside is put on the edge."""

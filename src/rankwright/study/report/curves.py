@@ -9,8 +9,18 @@ from dataclasses import dataclass
 from rankwright.study.figures import POINTS, UNITS, MethodFigures, TaskFigures
 from rankwright.study.records import CurvePoint
 from rankwright.study.report import words
-from rankwright.study.report.axis import Axis
-from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, Panel, Stroke, line, metric_axis
+from rankwright.study.report.axis import Axis, Bounds
+from rankwright.study.report.panel import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Panel,
+    Stroke,
+    bounds_of,
+    line,
+    metric_axis,
+)
 from rankwright.study.statistics import Estimate, estimate
 from rankwright.tasks.metrics import METRICS
 
@@ -46,9 +56,9 @@ def curve_panels(
     if not curves:
         return []
     x = Axis.over([p for c in curves for p, _ in c.points], LEFT, RIGHT, room=0.02)
-    y = metric_axis([e for c in curves for _, e in c.points], BOTTOM, TOP)
-    by_label = {curve.label: curve for curve in curves}
     name, _ = _shown(task)
+    y = metric_axis([e for c in curves for _, e in c.points], BOTTOM, TOP, bounds=_bounds(name))
+    by_label = {curve.label: curve for curve in curves}
     return [
         Panel(
             title=curve.label,
@@ -79,6 +89,11 @@ def curve_caption(task: TaskFigures) -> str:
     """What the curves are of."""
     name, _ = _shown(task)
     return "Loss on training rows." if name == LOSS else "On validation rows while training."
+
+
+def _bounds(name: str) -> Bounds:
+    """Of the figures that are shown; a loss is not below 0."""
+    return (0.0, math.inf) if name == LOSS else bounds_of(name, UNITS.get(name, POINTS).scale)
 
 
 def _y_title(name: str) -> str:

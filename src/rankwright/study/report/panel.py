@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rankwright.study.report.axis import Axis
+from rankwright.study.report.axis import UNBOUNDED, Axis, Bounds
 from rankwright.study.statistics import Estimate, Unit
+from rankwright.tasks.metrics import METRICS
 
 # Pixels; templates/plots.html.j2 has the same numbers.
 WIDTH = 360
@@ -86,25 +87,35 @@ class Reach:
     above: bool
 
 
+def bounds_of(metric: str, scale: float) -> Bounds:
+    """The least and the greatest value of a metric in the figures that are shown."""
+    return METRICS[metric].low * scale, METRICS[metric].high * scale
+
+
 def ends(axis: Axis, interval: Estimate | None) -> Reach | None:
-    """Where an interval lies on an axis; None where there is none."""
+    """Where an interval lies on an axis, within its bounds; None where there is none."""
     if interval is None or math.isinf(interval.half_width):
         return None
-    low, high = interval.low, interval.high
+    low, high = max(interval.low, axis.bounds[0]), min(interval.high, axis.bounds[1])
     return Reach(axis.at(low), axis.at(high), below=low < axis.low, above=high > axis.high)
 
 
 def metric_axis(
-    estimates: Sequence[Estimate], start: float, end: float, values: Iterable[float] = ()
+    estimates: Sequence[Estimate],
+    start: float,
+    end: float,
+    values: Iterable[float] = (),
+    bounds: Bounds = UNBOUNDED,
 ) -> Axis:
-    """An axis for means with intervals and single values.
+    """An axis for means with intervals and single values, within the bounds of the metric.
 
     An interval far wider than the others is cut.
     """
     means = [e.mean for e in estimates]
     widths = sorted(e.half_width for e in estimates if math.isfinite(e.half_width)) or [0.0]
     reach = min(widths[-1], 2 * middle(widths) + (max(means) - min(means)))
-    return Axis.over([min(means) - reach, max(means) + reach, *means, *values], start, end)
+    figures = [min(means) - reach, max(means) + reach, *means, *values]
+    return Axis.over(figures, start, end, bounds=bounds)
 
 
 def middle(ordered: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rankwright.study.figures import TaskFigures
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
-from rankwright.study.report.panel import Reach, ends, metric_axis, middle
+from rankwright.study.report.panel import Reach, bounds_of, ends, metric_axis, middle
 from rankwright.study.statistics import Difference
 from rankwright.study.statistics.verdict import Finding
 
@@ -40,7 +40,8 @@ class Strip:
 def value_strips(task: TaskFigures) -> dict[str, Strip]:
     """The metric of every seed, its mean and interval, by method on one scale."""
     values = [run.value for method in task.methods for run in method.runs]
-    axis = metric_axis([method.mean for method in task.methods], 0, 100, values)
+    means, bounds = [method.mean for method in task.methods], bounds_of(task.task.metric, 1.0)
+    axis = metric_axis(means, 0, 100, values, bounds)
     return {
         method.label: Strip(
             axis.at(method.mean.mean),
@@ -58,7 +59,9 @@ def value_strips(task: TaskFigures) -> dict[str, Strip]:
 def forest(task: TaskFigures) -> tuple[dict[str, Strip], list[tuple[float, str]]]:
     """Differences to the baseline by method, and the ticks of their common scale."""
     found = {m.label: m.verdict for m in task.methods if m.verdict is not None}
-    axis = _forest_axis([v.difference for v in found.values()], least=1 / task.unit.scale)
+    low, high = bounds_of(task.task.metric, 1.0)
+    differences = [verdict.difference for verdict in found.values()]
+    axis = _forest_axis(differences, least=1 / task.unit.scale, most=high - low)
     strips = {
         label: Strip(
             axis.at(verdict.difference.over_seeds.mean),
@@ -81,15 +84,16 @@ def look(finding: Finding) -> str:
     return finding.replace(" on these rows", " part")
 
 
-def _forest_axis(differences: Sequence[Difference], least: float) -> Axis:
+def _forest_axis(differences: Sequence[Difference], least: float, most: float) -> Axis:
     """As far to the left of 0 as to the right; an interval far wider than the others is cut.
 
-    Where nothing differs, it reaches as far as `least`.
+    Where nothing differs, it reaches as far as `least`; never beyond `most`, the largest difference
+    that there can be.
     """
     intervals = [i for d in differences for i in (d.over_seeds, d.over_rows) if i is not None]
     intervals = [interval for interval in intervals if math.isfinite(interval.half_width)]
-    most = 3 * middle(sorted(i.half_width for i in intervals)) if intervals else 0.0
-    reaches = [abs(i.mean) + min(i.half_width, most) for i in intervals]
+    wide = 3 * middle(sorted(i.half_width for i in intervals)) if intervals else 0.0
+    reaches = [abs(i.mean) + min(i.half_width, wide) for i in intervals]
     reach = max(reaches + [abs(value) for d in differences for value in d.of_seeds], default=0.0)
     reach = reach or least
-    return Axis.over([-reach, reach], 0, 100, room=0.08)
+    return Axis.over([-reach, reach], 0, 100, room=0.08, bounds=(-most, most))

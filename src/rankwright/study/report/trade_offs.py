@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from rankwright.study.report.panel import (
     Panel,
     Reach,
     Stroke,
+    bounds_of,
     ends,
     metric_axis,
     shown,
@@ -81,8 +83,10 @@ def pareto_front(
 def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
     unit, methods = task.unit, task.methods
     front = pareto_front(methods, cost.of, task.task.greater_is_better)
-    x = Axis.over(map(cost.of, methods), LEFT, RIGHT, log=None, room=0.1)
-    y = metric_axis([shown(method.mean, unit) for method in methods], BOTTOM, TOP)
+    x = _cost_axis([cost.of(method) for method in methods])
+    bounds = bounds_of(task.task.metric, unit.scale)
+    means = [shown(method.mean, unit) for method in methods]
+    y = metric_axis(means, BOTTOM, TOP, bounds=bounds)
     dots, strokes = [], [_edge(front, x, y, cost, unit)]
     for method in methods:
         place = x.at(cost.of(method)), y.at(method.mean.mean * unit.scale)
@@ -107,6 +111,14 @@ def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
         dots=dots,
         labels=place_labels([(dot.x, dot.y) for dot in dots], [m.label for m in methods]),
     )
+
+
+def _cost_axis(costs: Sequence[float]) -> Axis:
+    """From 0 on; logarithmic where costs differ by a factor of 8 or more."""
+    axis = Axis.over(costs, LEFT, RIGHT, log=None, room=0.1)
+    if axis.log:
+        return axis
+    return Axis.over([0.0, *costs], LEFT, RIGHT, room=0.1, bounds=(0.0, math.inf))
 
 
 def _error(x: float, reach: Reach) -> Stroke:

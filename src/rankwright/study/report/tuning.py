@@ -11,7 +11,7 @@ from rankwright.study.figures import TaskFigures
 from rankwright.study.records import TrialRecord, TuningRecord
 from rankwright.study.report import words
 from rankwright.study.report.axis import Axis
-from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, Dot, Panel, Stroke
+from rankwright.study.report.panel import BOTTOM, LEFT, RIGHT, TOP, Dot, Panel, Stroke, bounds_of
 from rankwright.study.statistics import Unit
 
 
@@ -22,7 +22,8 @@ def tuning_panels(task: TaskFigures) -> list[Panel]:
     values = [v for record in records for v in _trial_values(record).values()]
     if not values:
         return []
-    y = Axis.over([v * task.unit.scale for v in values], BOTTOM, TOP)
+    bounds = bounds_of(task.task.metric, task.unit.scale)
+    y = Axis.over([v * task.unit.scale for v in values], BOTTOM, TOP, bounds=bounds)
     panels = []
     for record in records:
         panels.append(_trials(record, task.unit, y))

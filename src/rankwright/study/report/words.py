@@ -233,6 +233,26 @@ def unfinished(task: TaskFigures, study: StudyRecord) -> str:
     )
 
 
+def constant(task: TaskFigures) -> str:
+    """What the answer that depends on no row is called: `always “1”`; empty without one."""
+    if task.constant is None:
+        return ""
+    answer = task.constant.answer
+    return f"always {answer}" if task.task.kind == "regression" else f"always “{answer}”"
+
+
+def stuck(task: TaskFigures) -> list[str]:
+    """A sentence for every method with runs that give every row the same answer."""
+    return [_stuck(method, task) for method in task.methods if method.stuck]
+
+
+def _stuck(method: MethodFigures, task: TaskFigures) -> str:
+    same = "nearly the same number" if task.task.kind == "regression" else "the same answer"
+    seeds = len(method.runs)
+    where = "" if seeds == 1 else f" on {len(method.stuck)} of {seeds} seeds"
+    return f"{method.label} gives every row {same}{where}: it has learned nothing from the input."
+
+
 def _with_difference(method: MethodFigures, unit: Unit) -> str:
     assert method.verdict is not None
     difference = plus_minus(method.verdict.difference.over_seeds, unit, signed=True)

@@ -1,0 +1,114 @@
+"""Answers that do not depend on the input: what a model has to beat, and whether it has.
+
+The commonest class, set of classes, tag or position of a choice among the training rows, or the
+mean of their numbers, given to every row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from rankwright.tasks.metrics import Form, Outcome, score
+from rankwright.tasks.multiple_choice import MultipleChoice
+
+if TYPE_CHECKING:
+    from rankwright.tasks.prepared.base import PreparedTask
+
+ALIKE = 0.05
+"""Of the standard deviation of the targets: numbers that vary less are taken for the same."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What always giving one answer gets.
+
+    Attributes:
+        answer: The answer in words, such as "not_entailment" or "the mean, 2.71".
+        metrics: The metrics of a split under it.
+    """
+
+    answer: str
+    metrics: dict[str, float]
+
+
+def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Constant | None:
+    """What the answer that the training rows suggest gets on the rows of an outcome.
+
+    Args:
+        prepared: The task.
+        outcomes: What a model said about the rows; their references alone are looked at.
+
+    Returns:
+        Nothing for generated text and for likelihoods, which have no such answer.
+    """
+    for form, outcome in outcomes.items():
+        if (suggested := _suggested(prepared, form)) is not None:
+            answer, given = suggested
+            everywhere = [[given] * len(r) if form == "tags" else given for r in outcome.references]
+            found = Outcome(everywhere, outcome.references)
+            return Constant(answer, score(prepared.reported_metrics, {form: found}))
+    return None
+
+
+def alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
+    """Whether every row gets one answer though the rows differ; numbers, nearly one.
+
+    Of one row, and of rows that are all to get the same answer, nothing is said.
+    """
+    if _numbers(references):
+        spread = float(np.std(references))
+        return spread > 0 and float(np.std(predictions)) < ALIKE * spread
+    given, right = ({_hashable(each) for each in _flat(some)} for some in (predictions, references))
+    return len(given) == 1 and len(right) > 1
+
+
+def _flat(answers: Sequence[Any]) -> Iterable[Any]:
+    """The tags of all rows; other answers as they are."""
+    if any(isinstance(a, list) and any(isinstance(tag, str) for tag in a) for a in answers):
+        return itertools.chain.from_iterable(answers)
+    return answers
+
+
+def _hashable(answer: Any) -> Hashable:
+    return tuple(answer) if isinstance(answer, list) else cast("Hashable", answer)
+
+
+def _numbers(references: Sequence[Any]) -> bool:
+    return all(isinstance(reference, float) for reference in references)
+
+
+def _suggested(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
+    """The answer that the training rows suggest, in words and in the form of a metric."""
+    if form == "classes" and isinstance(prepared.task, MultipleChoice):
+        place = _commonest(map(prepared.task.answer, prepared.rows.train))
+        return f"choice {place + 1}", place
+    if form != prepared.form or form not in ("classes", "sets", "tags", "numbers"):
+        return None
+    targets = [np.asarray(target) for target in prepared.train["labels"]]
+    answers = prepared.outcome(targets, targets).references
+    if form == "numbers":
+        mean = float(np.mean(answers))
+        return f"the mean, {mean:.4g}", mean
+    if form == "tags":
+        tag = _commonest(itertools.chain.from_iterable(answers))
+        return tag, tag
+    names = prepared.labels.names  # type: ignore[attr-defined]  # both of these kinds have them
+    if form == "classes":
+        index = _commonest(answers)
+        return names[index], index
+    found = _commonest(map(tuple, answers))
+    named = [name for name, there in zip(names, found, strict=True) if there]
+    return " and ".join(named) or "no label", list(found)
+
+
+def _commonest(answers: Iterable[Any]) -> Any:
+    """The answer that is given most often; of several the smallest."""
+    counts = Counter(answers)
+    most = max(counts.values())
+    return min(answer for answer, count in counts.items() if count == most)
