@@ -2,7 +2,8 @@
 
 Every export is written to a temporary folder beside its target, loaded again by plain PEFT or
 transformers, compared with the model in hand tensor by tensor and on probe inputs, and only then
-renamed to its name. The model in hand keeps every bit; its base weights are shared, not copied.
+renamed to its name. An adapter has to fit the base model as its file has it, too. The model in hand
+keeps every bit; its base weights are shared, not copied.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rankwright.core.linalg import compute_dtype, truncated_product, truncated_s
 from rankwright.core.matrix import dora_magnitude, low_rank_factors
 from rankwright.core.ranks import PREFIX
 from rankwright.training.adapter_file import save_adapter
+from rankwright.training.export_anew import check_anew
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     Errors,
@@ -126,7 +128,8 @@ def export_adapter(
 
     Raises:
         ExportError: The model cannot be exported so, something is in the way at `path`, a tensor
-            is NaN or infinite, or what plain PEFT loads is not the model in hand.
+            is NaN or infinite, what plain PEFT loads is not the model in hand, or the base model
+            has weights that neither its file nor the adapter holds.
     """
     source = Source.of(model, probe)
     source.check_base()
@@ -182,8 +185,8 @@ def export_lora(
             folder / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
-        allowed = source.tolerance(tolerance) if exact else math.inf
-        difference = _check_adapter(source, folder, written.tensors, allowed)
+        allowed = source.tolerance(tolerance)
+        difference = _check_adapter(source, folder, written.tensors, allowed, exact=exact)
     return _report(source, "lora", Path(path), written.rank, written.errors, difference)
 
 
@@ -299,7 +302,12 @@ def _plain_config(config: LoraConfig, **changes: Any) -> LoraConfig:
 
 
 def _check_adapter(
-    source: Source, folder: Path, tensors: Mapping[str, Tensor], tolerance: float
+    source: Source,
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    tolerance: float,
+    *,
+    exact: bool = True,
 ) -> float:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -308,7 +316,10 @@ def _check_adapter(
         except Exception as error:
             raise ExportError(f"plain PEFT cannot load what was written: {error}") from error
     check_same(tensors, get_peft_model_state_dict(loaded), "adapter")
-    return logit_difference(logits_of(loaded, source.probe), source.logits, tolerance)
+    logits = logits_of(loaded, source.probe)
+    difference = logit_difference(logits, source.logits, tolerance if exact else math.inf)
+    check_anew(source, folder, logits, tolerance)
+    return difference
 
 
 @contextlib.contextmanager
