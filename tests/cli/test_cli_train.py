@@ -36,6 +36,7 @@ def test_a_run_folder_and_the_table(train: Train, capsys: pytest.CaptureFixture[
         "head.json",
         "result.json",
         "history.json",
+        "rankwright_manifest.json",
         "data.json",
         "adapter",
         "checkpoints",
