@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.files import json_text, write_json
 from rankwright.job.load import load_tokenizer
+from rankwright.job.paths import expanded
 from rankwright.training import export
 
 
@@ -53,7 +53,7 @@ def evaluate(
             notify(f"{name} is {metric} on these rows, which JSON cannot say: it is null")
     print(json_text(metrics))
     if output is not None:
-        write_json(Path(output), metrics)
+        write_json(expanded(output), metrics)
     return 0
 
 
@@ -86,7 +86,7 @@ def export_run(
     folder = RunFolder.read(run, check=not edited)
     model = load_adapted(folder)
     options: dict[str, Any] = {"overwrite": overwrite, "tolerance": tolerance}
-    target = Path(output) if output else folder.path / f"{kind}-export"
+    target = expanded(output) if output else folder.path / f"{kind}-export"
     if kind == "lora":
         report = export.export_lora(model, target, rank, **options)
     elif kind == "merged":

@@ -9,7 +9,6 @@ import re
 import typing
 from argparse import ArgumentError, HelpFormatter
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -24,7 +23,8 @@ from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.core.yamls import NumberLoader
 from rankwright.job import TrainConfig
-from rankwright.job.folder import DESCRIPTION
+from rankwright.job.folder import DESCRIPTION, with_paths_found
+from rankwright.job.paths import expanded
 
 DEFAULT_METHOD = "bidora"
 _SWITCHES = {
@@ -74,6 +74,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     arguments = [normalise(argument) for argument in arguments]
     path = peek(arguments, "--config")
     config, _ = read_config(path)
+    file = expanded(path or "")
+    if file.name == DESCRIPTION:
+        config = with_paths_found(config, file.parent)
     plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
     arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)
@@ -91,7 +94,6 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     resume = bool(values.pop("resume"))
-    file = Path(path or "")
     if resume and file.name == DESCRIPTION and peek(arguments, "--output") is None:
         values["output"] = str(file.parent)  # the folder may have been moved
     return values, resume
@@ -173,7 +175,7 @@ def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
     if path is None:
         return {}, None
     try:
-        text = Path(path).read_text("utf-8")
+        text = expanded(path).read_text("utf-8")
         values = yaml.load(text, Loader=NumberLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder
+from rankwright.job.paths import expanded
 
 Series = Mapping[str, tuple[list[int], list[float]]]
 """Quantity -> its steps and values."""
@@ -30,7 +30,7 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
     """
     folder = RunFolder.read(run, check=not edited)
     series = series_of(folder.logged())
-    target = Path(output) if output else folder.path / "plot.png"
+    target = expanded(output) if output else folder.path / "plot.png"
     figure = draw(_chosen(series, only), title=folder.path.name)
     try:
         figure.savefig(target)

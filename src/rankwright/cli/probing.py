@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from rankwright.job.combinations import document, probe_all
 from rankwright.job.files import write_text
+from rankwright.job.paths import expanded
 
 
 def probe_parts(output: str | None) -> None:
@@ -25,7 +25,7 @@ def probe_parts(output: str | None) -> None:
     if output is None:
         print(page, end="")
     else:
-        write_text(Path(output), page)
+        write_text(expanded(output), page)
 
 
 @contextlib.contextmanager

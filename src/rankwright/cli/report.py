@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from rankwright.core.errors import MethodError
+from rankwright.job.paths import expanded
 from rankwright.study.figures import figures
 from rankwright.study.folder import StudyFolder
 from rankwright.study.peft_layout import write_peft_layout
@@ -43,11 +43,11 @@ def report(
     chosen = {"--task": task, "--method": method, "--seed": seed}
     if format != "model-card" and (given := [k for k, v in chosen.items() if v is not None]):
         raise MethodError(f"{given[0]} {chosen[given[0]]}: only --format model-card has it")
-    study = StudyFolder(Path(folder))
+    study = StudyFolder(expanded(folder))
     if not edited:
         study.check()
     found = figures(study, baseline)
-    target = None if output is None else Path(output)
+    target = None if output is None else expanded(output)
     if format == "model-card":
         path = write_card(found, study, target, task=task, method=method, seed=seed)
         print(f"model card: {path}")

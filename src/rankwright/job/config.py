@@ -9,6 +9,7 @@ from typing import Any
 
 from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field
+from rankwright.job.paths import with_absolute_paths
 from rankwright.tasks import SetAside, Task, load_task, task_from_files
 
 _TASK_OPTIONS = (
@@ -145,11 +146,13 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what needs no data.
+        """Make paths absolute, and check what needs no data.
 
         Raises:
             MethodError: A value is out of its range, or there is not exactly one source of data.
         """
+        for name, value in with_absolute_paths(vars(self)).items():
+            object.__setattr__(self, name, value)
         for name in ("batch_size", "accumulation", "eval_batch_size", "keep_checkpoints"):
             check_field(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("train_rows", "eval_rows", "steps", "save_steps"):

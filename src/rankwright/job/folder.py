@@ -21,6 +21,7 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import json_text, write_json, write_text
+from rankwright.job.paths import expanded, relocated
 from rankwright.training import checkpoint
 from rankwright.training.manifest import (
     MANIFEST,
@@ -102,8 +103,9 @@ class RunFolder:
         return self.path / MANIFEST
 
     def write_description(self) -> None:
-        """Write `run.yaml`."""
+        """Write `run.yaml`, and to the manifest where it lies: its paths are found from there."""
         self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.manifest, manifest_text({}, folder=str(self.path.absolute())))
         values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
         write_text(self.description, yaml.safe_dump(values, sort_keys=False))
 
@@ -143,17 +145,20 @@ class RunFolder:
         text = json_text(result) + "\n"
         files = file_entries(self.path, filter(Path.is_file, self._read_later()))
         files[self.result.name] = text_entry(text)
-        write_text(self.manifest, manifest_text(files, **facts))
+        write_text(self.manifest, manifest_text(files, folder=self._described_in(), **facts))
         write_text(self.result, text)
 
     def reopen(self) -> None:
         """Take back that the run is finished."""
-        self.manifest.unlink(missing_ok=True)
+        write_text(self.manifest, manifest_text({}, folder=self._described_in()))
         self.result.unlink(missing_ok=True)
 
     def check(self) -> None:
         """See `check_run`."""
         check_run(self.path)
+
+    def _described_in(self) -> str:
+        return str(described_in(self.path) or self.path.absolute())
 
     def _read_later(self) -> list[Path]:
         """Files that a finished run is read by; the card of the adapter is anybody's to edit."""
@@ -187,7 +192,7 @@ class RunFolder:
         Raises:
             MethodError: The folder holds no run, or a file of it is not what the run wrote.
         """
-        folder = Path(path)
+        folder = expanded(path)
         try:
             text = (folder / DESCRIPTION).read_text("utf-8")
         except OSError as error:
@@ -196,7 +201,7 @@ class RunFolder:
                 "`rankwright train` wrote"
             ) from error
         try:
-            values: dict[str, Any] = yaml.safe_load(text)
+            values = with_paths_found(yaml.safe_load(text), folder)
             method = build_method(values.pop("method"), _taken(values))
             run = cls(folder, TrainConfig(**values), method)
         except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
@@ -218,12 +223,33 @@ def check_run(folder: Path) -> None:
     """
     if not (folder / MANIFEST).exists():
         return
-    if not (folder / RESULT).exists():  # killed just before it was written
-        raise MethodError(
-            f"{folder} lacks {RESULT}: the run is not finished. Go on with: {_resume(folder)}"
-        )
     with telling_edits():
-        check_files(folder, load_manifest(folder)["files"])
+        files = load_manifest(folder)["files"]
+        if files and not (folder / RESULT).exists():  # killed just before it was written
+            raise MethodError(
+                f"{folder} lacks {RESULT}: the run is not finished. Go on with: {_resume(folder)}"
+            )
+        check_files(folder, files)
+
+
+def described_in(folder: Path) -> Path | None:
+    """The folder in which `run.yaml` was written; None where that was not noted."""
+    try:
+        noted = load_manifest(folder).get("folder")
+    except (ManifestError, OSError):
+        return None
+    return Path(noted) if isinstance(noted, str) else None
+
+
+def with_paths_found(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The options of a run; files that have moved together with its folder are found there.
+
+    Args:
+        values: What its `run.yaml` says.
+        folder: Where it is now.
+    """
+    old = described_in(folder)
+    return values if old is None else relocated(values, old, folder)
 
 
 @contextlib.contextmanager

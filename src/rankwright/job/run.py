@@ -38,6 +38,7 @@ from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
 from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
+from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
@@ -291,7 +292,7 @@ def versions() -> dict[str, str]:
 
 def _output(config: TrainConfig, method: Method, task: str) -> Path:
     name = f"{method.label}-{task.replace('/', '-')}-{config.seed}"
-    return Path(config.output) if config.output else Path("runs") / name
+    return expanded(config.output) if config.output else Path("runs") / name
 
 
 def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:

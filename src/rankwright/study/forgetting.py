@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from rankwright.core.errors import MethodError
+from rankwright.job.paths import expanded
 from rankwright.tasks import StdlibDocs
 from rankwright.tasks.errors import Where
 from rankwright.tasks.prepared.causal import PreparedCausal
@@ -43,7 +44,7 @@ class HeldText:
             docs = [str(row["text"]) for row in StdlibDocs().read()["train"]]
             return cls("docstrings of the standard library", _spread(docs))
         try:
-            text = Path(path).read_text("utf-8")
+            text = expanded(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MethodError(f"held_text = {path!r}: cannot be read ({error})") from error
         paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]

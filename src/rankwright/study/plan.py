@@ -21,6 +21,7 @@ from rankwright.core.search import OneOf, SearchSpace
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.load import load_tokenizer
+from rankwright.job.paths import expanded
 from rankwright.job.run import versions
 from rankwright.study.config import RATES, MethodSpec, StudyConfig, TaskSpec
 from rankwright.study.folder import StudyFolder
@@ -209,7 +210,7 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
     """
     tasks, methods = config.parsed_tasks, config.parsed_methods
     name = "-".join(task.label for task in tasks).replace("/", "-")
-    folder = StudyFolder(Path(config.output or f"studies/{name}"))
+    folder = StudyFolder(expanded(config.output or f"studies/{name}"))
     held, tokenizer = config.held_text, load_tokenizer(config.model)
     record = StudyRecord(
         name=folder.path.resolve().name,

@@ -1,0 +1,76 @@
+"""Paths in the description of a run: absolute, and found again when a run moves with its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MINILM = "minilm"
+FILES = ("data", "validation_data", "test_data", "held_out_data")
+"""Options that are paths in any case; `model` and `task` may be names."""
+_OF_A_PATH = ("~", "/", "./", "../")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with `~` replaced, where there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def absolute(path: str) -> str:
+    """A path from the root, links kept; one with an environment variable as it is."""
+    if "${" in path:
+        return path
+    full = expanded(path).absolute()
+    return str(full.resolve() if ".." in full.parts else full)
+
+
+def absolute_model(name: str) -> str:
+    """The folder from the root, if a model is named by one; else the name (`owner/name`, say)."""
+    is_path = name.startswith(_OF_A_PATH) or name.count("/") > 1 or Path(name).is_dir()
+    return absolute(name) if is_path and name != MINILM else name
+
+
+def absolute_task(name: str) -> str:
+    """The file from the root, if a task is named by one; else the name."""
+    is_path = Path(name).suffix and expanded(name).is_file()
+    return absolute(name) if is_path else name
+
+
+def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are paths, changed to start at the root; the others are left out."""
+    changes: dict[str, Callable[[str], str]] = {"model": absolute_model, "task": absolute_task}
+    changes |= dict.fromkeys(FILES, absolute)
+    return {
+        name: _each(values[name], change) for name, change in changes.items() if values.get(name)
+    }
+
+
+def relocated(values: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """Options with the paths that are gone replaced by those in the same place beside a folder.
+
+    Args:
+        values: Options by name.
+        old: The folder where the paths were written, from the root.
+        new: The folder where it is now.
+    """
+
+    def found(path: str) -> str:
+        if not Path(path).is_absolute() or Path(path).exists():
+            return path
+        moved = (new / os.path.relpath(path, old)).resolve()
+        return str(moved) if moved.exists() else path
+
+    names = [name for name in ("model", "task", *FILES) if values.get(name)]
+    return {**values, **{name: _each(values[name], found) for name in names}}
+
+
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    """A text changed, or every text of a list."""
+    if isinstance(value, str):
+        return change(value)
+    return [_each(item, change) for item in value] if isinstance(value, list) else value
