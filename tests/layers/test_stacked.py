@@ -202,8 +202,8 @@ def test_patterns_name_one_module_each():
     write_ranks(model, "default", found)
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha) == (8, 12)
-    assert config.rank_pattern == {"^0": 6}
-    assert config.alpha_pattern == {"^0": 9}
+    assert config.rank_pattern == {"^0$": 6}
+    assert config.alpha_pattern == {"^0$": 9}
 
 
 def test_equal_ranks_need_no_pattern():

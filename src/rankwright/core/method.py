@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
@@ -28,7 +27,7 @@ from rankwright.core.heads import matching, missing_parameters, whole_modules, w
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.parts import Parts, members
 from rankwright.core.quantised import keep_trainable
-from rankwright.core.ranks import PREFIX
+from rankwright.core.ranks import check_patterns, compiled, resolve_patterns, target_name
 from rankwright.core.run import FORWARD, adapted_layers
 from rankwright.core.search import LOW_RANK, SearchSpace
 
@@ -168,6 +167,9 @@ class Method(ABC):
             check_field(self, f"rank_pattern[{name!r}]", rank >= 1, expected, rank)
         for name, alpha in self.alpha_pattern.items():
             check_field(self, f"alpha_pattern[{name!r}]", alpha > 0, "a number above 0", alpha)
+        for kind in ("rank_pattern", "alpha_pattern"):
+            for key in getattr(self, kind):
+                compiled(kind, key)
 
     def apply(
         self, model: nn.Module, *, seed: int = 0, missing_keys: Iterable[str] | None = None
@@ -202,7 +204,7 @@ class Method(ABC):
         absent = missing_parameters(model, missing_keys)
         keep_trainable(model)
         with _taken_off_again(model), torch.random.fork_rng(), warnings.catch_warnings():
-            # PEFT warns of a pattern that matches nothing; _check_patterns makes it an error.
+            # PEFT warns of a pattern that matches nothing; check_patterns makes it an error.
             warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
             # PEFT sets it for a Conv1D by itself, and says so at every layer.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
@@ -210,7 +212,7 @@ class Method(ABC):
             peft_model = self._inject(model, slots.layer, absent)
             layers = adapted_layers(peft_model)
             _check_attention(layers)
-            self._check_patterns(layers)
+            self._resolve_patterns(peft_model, layers)
             self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
@@ -280,15 +282,12 @@ class Method(ABC):
             config.target_modules -= {*(config.modules_to_save or ())}
         return adapted
 
-    def _check_patterns(self, layers: dict[str, LoraLayer]) -> None:
-        names = [name.removeprefix(PREFIX) for name in layers]  # as PEFT matches them
-        for kind in ("rank_pattern", "alpha_pattern"):
-            for key in getattr(self, kind):
-                if not any(re.match(rf"(.*\.)?({key})$", name) for name in names):
-                    raise MethodError(
-                        f"{kind} key {key!r} matches no adapted module; expected the end of one of "
-                        f"{', '.join(sorted({n.rpartition('.')[2] for n in layers}))}"
-                    )
+    def _resolve_patterns(self, model: PeftModel, layers: dict[str, LoraLayer]) -> None:
+        """Check the user's patterns, and note what came of them, module by module."""
+        targets = [target_name(name, layer) for name, layer in layers.items()]
+        check_patterns("rank_pattern", [*self.rank_pattern], targets)
+        check_patterns("alpha_pattern", [*self.alpha_pattern], targets)
+        resolve_patterns(model.peft_config[ADAPTER], ADAPTER, layers)
 
     def _check_ranks(self, layers: dict[str, LoraLayer]) -> None:
         for name, layer in layers.items():

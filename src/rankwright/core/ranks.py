@@ -1,13 +1,21 @@
-"""Ranks that differ from layer to layer, in PEFT's bookkeeping."""
+"""Ranks and scalings that differ from layer to layer, in PEFT's bookkeeping.
+
+PEFT takes the first key of a pattern that matches a module, in the order of the mapping, and writes
+`adapter_config.json` with its keys sorted. So every module whose value differs from the common one
+gets an entry that matches it alone, and no order has a say in what is loaded.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peft.tuners.lora.layer import LoraLayer
+from peft import LoraConfig
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+
+from rankwright.core.errors import MethodError, did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -16,13 +24,107 @@ PREFIX = "base_model.model."
 """What PEFT puts before a module's name."""
 
 
+def target_name(name: str, layer: LoraLayer) -> str:
+    """The name of what a layer adapts in the base model: a module, or a parameter of one.
+
+    Args:
+        name: Name of the layer, with `PREFIX` or without.
+        layer: The layer.
+    """
+    name = name.removeprefix(PREFIX)
+    if isinstance(layer, ParamWrapper):  # several parameters of a module are wrapped in turn
+        return f"{name.replace('.base_layer', '')}.{layer.parameter_name}"
+    return name
+
+
+def entry_for(target: str) -> str:
+    """A key of `rank_pattern` or `alpha_pattern` that matches this target and no other."""
+    return f"^{re.escape(target)}$"
+
+
+def compiled(kind: str, key: str) -> re.Pattern[str]:
+    """A key as PEFT matches it with the names of modules.
+
+    Raises:
+        MethodError: It is no regular expression.
+    """
+    try:
+        return re.compile(rf"(.*\.)?({key})$")
+    except re.error as error:
+        raise MethodError(
+            f"{kind} key {key!r} is no regular expression ({error}); expected the end of a "
+            "module's name, or an expression that matches one"
+        ) from error
+
+
+def check_patterns(kind: str, keys: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse a key that never takes effect.
+
+    Args:
+        kind: Name of the pattern, for messages.
+        keys: In the order in which they are tried.
+        targets: What is adapted, as `target_name` gives it.
+
+    Raises:
+        MethodError: A key matches nothing, or nothing that an earlier one does not match.
+    """
+    ends = {target.rpartition(".")[2] for target in targets}
+    taken: dict[str, str] = {}  # target -> the key that decides on it
+    for key in keys:
+        pattern = compiled(kind, key)
+        matched = [target for target in targets if pattern.match(target)]
+        if not matched:
+            raise MethodError(
+                f"{kind} key {key!r} matches no adapted module; expected the end of one of "
+                f"{', '.join(sorted(ends))}{did_you_mean(key, ends)}"
+            )
+        if all(target in taken for target in matched):
+            before = dict.fromkeys(repr(taken[target]) for target in matched)
+            raise MethodError(
+                f"{kind} key {key!r} never takes effect: the first match counts, and "
+                f"{' and '.join(before)} before it take all that it matches; put it first, or "
+                "leave it out"
+            )
+        taken = dict.fromkeys(matched, key) | taken
+
+
+def write_patterns(
+    config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> None:
+    """Write an entry for every target whose rank or alpha is not that of the configuration.
+
+    Args:
+        config: Changed in place; `r` and `lora_alpha` hold for all other targets.
+        ranks: Rank by target.
+        alphas: Numerator of the scaling by target.
+    """
+    config.rank_pattern = {entry_for(t): r for t, r in ranks.items() if r != config.r}
+    config.alpha_pattern = {entry_for(t): a for t, a in alphas.items() if a != config.lora_alpha}
+
+
+def resolve_patterns(config: LoraConfig, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
+    """Give every layer that differs an entry of its own, in place of what the user wrote.
+
+    Args:
+        config: The adapter's; changed in place.
+        adapter: Name of the adapter.
+        layers: Its layers by name, as PEFT made them of the user's patterns.
+    """
+    targets = {target_name(name, layer): layer for name, layer in layers.items()}
+    write_patterns(
+        config,
+        {target: int(layer.r[adapter]) for target, layer in targets.items()},
+        {target: layer.lora_alpha[adapter] for target, layer in targets.items()},
+    )
+
+
 def write_ranks(
     model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer], ranks: Mapping[str, int]
 ) -> None:
     """Bring PEFT's bookkeeping up to date, so that `save_pretrained` writes a plain LoRA.
 
     `r` is the largest rank, and `lora_alpha` = s r, so that a reader that knows no patterns still
-    finds s; layers that differ get an entry under their full, anchored and escaped name.
+    finds s; layers that differ get an entry each.
 
     Args:
         model: The adapted model.
@@ -38,13 +140,7 @@ def write_ranks(
         layer.lora_alpha[adapter] = float(layer.scaling[adapter]) * size
     largest = max(layers.values(), key=lambda layer: int(layer.r[adapter]))
     config.r, config.lora_alpha = largest.r[adapter], largest.lora_alpha[adapter]
-    config.rank_pattern, config.alpha_pattern = {}, {}
-    for name, layer in layers.items():
-        pattern = f"^{re.escape(name.removeprefix(PREFIX))}"
-        if layer.r[adapter] != config.r:
-            config.rank_pattern[pattern] = layer.r[adapter]
-        if layer.lora_alpha[adapter] != config.lora_alpha:
-            config.alpha_pattern[pattern] = layer.lora_alpha[adapter]
+    resolve_patterns(config, adapter, layers)
 
 
 def drop_layers(model: PeftModel, adapter: str, names: Iterable[str]) -> None:

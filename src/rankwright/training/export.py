@@ -12,7 +12,6 @@ import contextlib
 import copy
 import math
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rankwright.core.effective import factor_tensors, weight_change
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
 from rankwright.core.matrix import dora_magnitude, low_rank_factors
-from rankwright.core.ranks import PREFIX
+from rankwright.core.ranks import PREFIX, write_patterns
 from rankwright.training.adapter_file import save_adapter
 from rankwright.training.export_anew import check_anew
 from rankwright.training.export_check import (
@@ -264,16 +263,9 @@ def _truncated(source: Source, rank: int) -> _Written:
         for key, tensor in factor_tensors(layer, A, B).items():
             tensors[f"{PREFIX}{name}.{key}"] = tensor
     largest = max(ranks.values())
-    smaller = {f"^{re.escape(name)}": r for name, r in ranks.items() if r < largest}
-    config = _plain_config(
-        source.config,
-        r=largest,
-        lora_alpha=largest,
-        rank_pattern=smaller,
-        alpha_pattern=dict(smaller),
-        use_dora=False,
-        use_rslora=False,
-    )
+    changes = {"r": largest, "lora_alpha": largest, "use_dora": False, "use_rslora": False}
+    config = _plain_config(source.config, **changes)
+    write_patterns(config, ranks, ranks)
     return _Written(config, tensors, largest, errors)
 
 
