@@ -15,9 +15,9 @@ from rich.console import Console
 import made_up
 from rankwright.cli import compare as command
 from rankwright.cli import main
+from rankwright.cli.arguments import UsageError
 from rankwright.cli.compare import parse_compare
 from rankwright.cli.live import StudyTable, plan_table
-from rankwright.cli.options import UsageError
 from rankwright.study.config import StudyConfig
 from rankwright.study.folder import StudyFolder
 from rankwright.study.plan import Plan, plan

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from torch import Tensor
 
-from rankwright.cli.options import UsageError, normalise, parse_train
+from rankwright.cli.arguments import UsageError, normalise
+from rankwright.cli.options import parse_train
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Penalty, Procedure
 from rankwright.core.run import Run

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 import rankwright.methods  # noqa: F401  registers every method
 from rankwright.cli.compare import run_study
 from rankwright.cli.demo import demo
+from rankwright.cli.ending import SIGNALLED, say
 from rankwright.cli.finished import evaluate, export_run
 from rankwright.cli.interrupt import interrupt_saves, say_at_once
-from rankwright.cli.options import UsageError, parse_train
+from rankwright.cli.options import parse_train
 from rankwright.cli.plot import plot
 from rankwright.cli.probing import probe_parts
 from rankwright.cli.quiet import quiet
@@ -30,46 +31,31 @@ from rankwright.cli.tables import (
     print_parts,
     result_table,
 )
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.registry import get
 from rankwright.job import TrainConfig, build_method, train
-from rankwright.tasks import TaskError
+from rankwright.job.rows import RunRows
 from rankwright.training.export_check import ExportError
 from rankwright.training.progress import progress_bar
 
-SIGNALLED = 128
-"""Exit status, with a signal's number added, of what the signal ended; as shells report it."""
 
+def run(command: str, arguments: list[str], rows: RunRows | None = None) -> int:
+    """Run one command; see `ending` for what becomes of errors.
 
-def run(command: str, arguments: list[str]) -> int:
-    """Run one command; an error that a user can act on is one message, not a traceback."""
+    Args:
+        command: Its name.
+        arguments: What comes behind it.
+        rows: The rows of a run, if they are read already.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # for --method my_module:MyMethod
     try:
         with quiet():
-            return _COMMANDS[command](list(map(_hyphens, arguments)))
-    except UsageError as error:
-        say(f"rankwright {command}: {error}\nrankwright {command} --help lists the options.")
-        return 2
-    except (MethodError, TaskError, TrainingError, ExportError) as error:
+            normal = list(map(_hyphens, arguments))
+            return _train(normal, rows) if command == "train" else _COMMANDS[command](normal)
+    except (ExportError, SafetensorError) as error:
         say(f"rankwright {command}: {error}")
         return 1
-    except BrokenPipeError:  # of `rankwright methods | head`; main ends it
-        raise
-    except (OSError, SafetensorError) as error:  # a disk that is full, say
-        say(f"rankwright {command}: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say(f"rankwright {command}: interrupted")
-        return SIGNALLED + signal.SIGINT
-    except SystemExit as leaving:  # argparse, after --help or a wrong option
-        return int(leaving.code or 0)
-
-
-def say(text: str) -> None:
-    """A line for the user, beside what is printed for programs."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _hyphens(argument: str) -> str:
@@ -78,14 +64,14 @@ def _hyphens(argument: str) -> str:
     return argument.replace("_", "-", flag.count("_")) if flag.startswith("--") else argument
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], rows: RunRows | None) -> int:
     values, resume = parse_train(arguments)
     method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
     notify, at_once = (say, say_at_once) if main_process else (None, None)
     with progress_bar(Console(stderr=True)) as bar, interrupt_saves(at_once) as interrupts:
         folder, result = train(
-            TrainConfig(**values), method, resume=resume, callback=bar, notify=notify
+            TrainConfig(**values), method, resume=resume, callback=bar, notify=notify, rows=rows
         )
     if result.interrupted:
         if main_process:
@@ -273,7 +259,6 @@ def _demo(arguments: list[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
     "compare": _compare,
     "eval": _eval,
     "export": _export,

@@ -15,8 +15,7 @@ from typing import Any
 import docstring_parser
 from rich.console import Console
 
-from rankwright.cli.live import StudyTable, plan_table
-from rankwright.cli.options import (
+from rankwright.cli.arguments import (
     Parser,
     UsageError,
     as_arguments,
@@ -27,6 +26,7 @@ from rankwright.cli.options import (
     read_config,
     with_values,
 )
+from rankwright.cli.live import StudyTable, plan_table
 from rankwright.job import TrainConfig
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import DECIDED, StudyConfig

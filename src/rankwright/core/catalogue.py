@@ -8,14 +8,11 @@ from typing import Any, TypeVar
 
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Init, Layer, OptimizerPart, Part, Penalty, Procedure
+from rankwright.core.slots import SLOT_NAMES
 
-SLOTS: dict[str, type[Part]] = {
-    "layer": Layer,
-    "init": Init,
-    "optimizer": OptimizerPart,
-    "penalty": Penalty,
-    "procedure": Procedure,
-}
+SLOTS: dict[str, type[Part]] = dict(
+    zip(SLOT_NAMES, (Layer, Init, OptimizerPart, Penalty, Procedure), strict=True)
+)
 """The slots that take plugged parts, in the order in which a method is put together."""
 
 SINGLE = ("layer", "init", "optimizer")

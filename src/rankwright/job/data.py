@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rankwright.job.config import TrainConfig
-from rankwright.tasks import PreparedTask, Task, WithTest
+from rankwright.job.rows import RunRows
+from rankwright.tasks import PreparedTask
 from rankwright.tasks.rows import digest
 
 
@@ -33,25 +33,30 @@ class RunData:
     notices: tuple[str, ...]
 
 
-def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
+def read_data(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, rows: RunRows | None = None
+) -> RunData:
     """Read, check and tokenise every row that a run needs.
 
     Args:
         config: The run.
         tokenizer: The tokenizer of its model.
+        rows: What is read already, of this task; None to read it here.
 
     Raises:
         TaskError: The data is not what the task declares.
     """
-    task = config.make_task()
-    prepared = task.prepare(tokenizer)
-    held_out = None
-    if config.held_out_data is not None:
-        held_out = _with_test(task, config.held_out_data).prepare(tokenizer)
-    rows = prepared.rows.by_name | {"held_out": None if held_out is None else held_out.rows.test}
+    if rows is None or rows.task != config.make_task():
+        rows = RunRows.read(config)
+    task = rows.task
+    prepared = task.prepare(tokenizer, rows.splits)
+    held_out = None if rows.held_out is None else task.prepare(tokenizer, rows.held_out)
+    every = rows.splits.by_name | {
+        "held_out": None if rows.held_out is None else rows.held_out.test
+    }
     splits = {
         name: {"rows": len(split), "sha256": digest(split, task.columns)}
-        for name, split in rows.items()
+        for name, split in every.items()
         if split is not None
     }
     limited = [
@@ -59,10 +64,6 @@ def read_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         for split in ("validation", "test")
         if prepared.rows.test is not None or split == "validation"
     ]
-    notices = (*prepared.warnings, *filter(None, limited))
+    held_notices = () if rows.held_out is None else rows.held_out.notices
+    notices = (*prepared.warnings, *held_notices, *filter(None, limited))
     return RunData(prepared, held_out and held_out.test, splits, notices)
-
-
-def _with_test(task: Task, path: str) -> Task:
-    """The task with the rows of a file, labelled as its training rows are, as its test split."""
-    return replace(task, source=WithTest(source=task.source, path=Path(path).expanduser()))

@@ -21,7 +21,7 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import json_text, write_json, write_text
-from rankwright.job.paths import expanded, relocated
+from rankwright.job.paths import DESCRIPTION, expanded, relocated
 from rankwright.training import checkpoint
 from rankwright.training.manifest import (
     MANIFEST,
@@ -34,7 +34,6 @@ from rankwright.training.manifest import (
 )
 
 T = TypeVar("T")
-DESCRIPTION = "run.yaml"
 RESULT = "result.json"
 
 

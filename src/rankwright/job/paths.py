@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 MINILM = "minilm"
+DESCRIPTION = "run.yaml"
+"""What `rankwright train` writes into the folder of a run."""
 FILES = ("data", "validation_data", "test_data", "held_out_data")
 """Options that are paths in any case; `model` and `task` may be names."""
 _OF_A_PATH = ("~", "/", "./", "../")

@@ -40,6 +40,7 @@ from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
 from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
+from rankwright.job.rows import RunRows
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
@@ -177,6 +178,7 @@ def set_up(
     resume: bool = False,
     callback: CallbackFactory | None = None,
     notify: Notify | None = None,
+    rows: RunRows | None = None,
 ) -> Job:
     """Everything that comes before training.
 
@@ -186,6 +188,7 @@ def set_up(
         resume: Go on from the newest complete checkpoint of the run's folder.
         callback: Makes a Trainer callback, such as a progress bar.
         notify: Called with what the user should know: rows that were cut, where a run goes on.
+        rows: The run's rows where they are read already.
 
     Raises:
         MethodError: The description cannot be carried out, another process is training into the
@@ -206,7 +209,7 @@ def set_up(
             start = resumed_from(folder)
         else:
             check_new(folder)
-        data = read_data(config, load_tokenizer(config.model))
+        data = read_data(config, load_tokenizer(config.model), rows)
         if resume:
             check_same_data(folder, data.splits)
         base = load_base(config.model, data.prepared, config.seed)
@@ -236,6 +239,7 @@ def train(
     resume: bool = False,
     callback: CallbackFactory | None = None,
     notify: Notify | None = None,
+    rows: RunRows | None = None,
 ) -> tuple[RunFolder, RunResult]:
     """Run the job; the arguments are those of `set_up`.
 
@@ -248,7 +252,7 @@ def train(
         TrainingError: Training failed; the message names the newest checkpoint.
     """
     started = time.perf_counter()
-    job = set_up(config, method, resume=resume, callback=callback, notify=notify)
+    job = set_up(config, method, resume=resume, callback=callback, notify=notify, rows=rows)
     try:
         return job.folder, _carried_out(job, _Clock(started, job))
     finally:

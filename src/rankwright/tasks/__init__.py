@@ -21,7 +21,7 @@ from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sequence_classification import SequenceClassification
-from rankwright.tasks.sources import Files, Hub, SetAside, Source, Splits, WithTest
+from rankwright.tasks.sources import Files, Hub, Known, SetAside, Source, Splits, WithTest
 from rankwright.tasks.spec import KINDS, load_task, task_from_files, task_name
 from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
@@ -35,6 +35,7 @@ __all__ = [
     "CausalLM",
     "Files",
     "Hub",
+    "Known",
     "Metric",
     "MultiLabel",
     "MultipleChoice",

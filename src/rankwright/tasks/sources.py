@@ -202,6 +202,35 @@ class SetAside(Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Known(Source):
+    """Rows that another source has given before, and that are not read again.
+
+    Attributes:
+        source: The other source.
+        splits: What its `load` gave.
+    """
+
+    source: Source
+    splits: Splits
+
+    def load(
+        self,
+        key_columns: Sequence[str],  # noqa: ARG002 - the rows are divided already
+        bad: BadRows | None = None,  # noqa: ARG002 - and checked
+    ) -> Splits:
+        """The rows, without what was said of them."""
+        return replace(self.splits, notices=())
+
+    def naming(self, splits: Splits) -> tuple[Row, ...]:
+        """As in the other source."""
+        return self.source.naming(splits)
+
+    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+        """The rows of every split."""
+        return {name: rows for name, rows in self.splits.by_name.items() if rows is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class WithTest(Source):
     """Another source with the rows of a file as its test split.
 

@@ -1,0 +1,138 @@
+"""The two forms that options come in, a YAML file and a command line, before anybody parses them.
+
+Nothing here imports torch or transformers, so that data can be checked first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import typing
+from argparse import HelpFormatter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from rankwright.core.errors import MethodError, did_you_mean
+from rankwright.core.slots import SLOT_NAMES
+from rankwright.core.yamls import NumberLoader
+from rankwright.job.paths import expanded
+
+NAMED = ("method", *SLOT_NAMES)
+"""Options that name what other options belong to."""
+
+
+class UsageError(ValueError):
+    """The command line, or the file behind --config, does not parse."""
+
+
+class Parser(ArgumentParser):
+    """Shows `--method.name` and `--batch_size` as what a user types."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help, its flags as they are in the guides."""
+        text = super().format_help(formatter)
+        for name in NAMED:
+            text = text.replace(f"--{name}.name NAME", f"--{name} NAME     ")
+        return re.sub(r"--[a-z]+(_[a-z]+)+(?![\w.])", lambda flag: flag[0].replace("_", "-"), text)
+
+
+def normalise(argument: str) -> str:
+    """`--text-column` as `--text_column`, and `--method` as `--method.name`, so for every slot."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    flag = "--" + flag[2:].replace("-", "_")
+    return (f"{flag}.name" if flag[2:] in NAMED else flag) + equals + value
+
+
+def peek(arguments: Sequence[str], flag: str) -> str | None:
+    """Value of `flag` before the options are parsed; the last one counts."""
+    found = None
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            found = value if equals else next(iter(arguments[position + 1 :]), None)
+    return found
+
+
+def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
+    """The file's options by name, those of the method with `method.` before them; and its text."""
+    if path is None:
+        return {}, None
+    try:
+        text = expanded(path).read_text("utf-8")
+        values = yaml.load(text, Loader=NumberLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MethodError(f"cannot read --config {path}: {reason}") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise MethodError(f"--config {path} is not YAML: {problem}") from error
+    if not isinstance(values, dict):
+        raise MethodError(f"--config {path}: expected options as 'name: value' lines")
+    method = values.pop("method", None) or {}
+    if not isinstance(method, str | dict):
+        raise MethodError(
+            f"--config {path}: method is {method!r}; expected a name, or a mapping of its fields"
+        )
+    fields = {"name": method} if isinstance(method, str) else method
+    named = values | {f"method.{name}": value for name, value in fields.items()}
+    return {str(name).replace("-", "_"): value for name, value in named.items()}, text
+
+
+def check_names(names: Iterable[str], types: Collection[str], place: str) -> None:
+    """Refuse an option that does not exist, with its neighbours."""
+    for name in names:
+        if name not in types and not name.startswith("trainer."):
+            raise UsageError(f"{place}there is no option {name}{did_you_mean(name, types)}")
+
+
+def as_arguments(config: dict[str, Any]) -> list[str]:
+    """A file's options as a command line."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in config.items()
+    ]
+
+
+def with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """`--bf16` alone as `--bf16=true`."""
+    return [
+        f"{argument}=true"
+        if _is_switch(types.get(argument[2:])) and argument != "--resume" and after.startswith("--")
+        else argument
+        for argument, after in itertools.pairwise([*arguments, "--"])
+    ]
+
+
+def _is_switch(hint: Any) -> bool:
+    return hint is bool or bool in typing.get_args(hint)
+
+
+def one_line(message: str, types: dict[str, Any]) -> str:
+    """What the parser says over several lines and about its own types."""
+    if required := re.match(r"the following arguments are required: (.+)", message):
+        return f"give --{required[1].replace(', ', ' and --')}"
+    if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        check_names([unknown[1]], types, "")
+    key = re.match(r'Parser key "([^"]+)"', message)
+    given = re.findall(r"(?:Got|Given) value: (.+)", message)
+    if key is None or not given:
+        return message
+    return f"{key[1]} = {given[-1]}: expected {_readable(types.get(key[1]))}"
+
+
+def _readable(hint: Any) -> str:
+    """A type as a user would write it: `float or None`, `'norm' or 'squared'`."""
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, choices))
+    if choices and typing.get_origin(hint) not in (list, tuple, dict):
+        return " or ".join(map(_readable, choices))
+    if hint is type(None):
+        return "null"
+    return getattr(hint, "__name__", str(hint)) if not choices else str(hint)

@@ -1,0 +1,95 @@
+"""What comes first in `train` and `compare`: a look at all data, before torch is imported.
+
+Importing torch and transformers costs many times what reading a file does, and most first attempts
+fail for their data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from argparse import ArgumentError
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rankwright.cli.arguments import (
+    NAMED,
+    Parser,
+    UsageError,
+    as_arguments,
+    check_names,
+    normalise,
+    one_line,
+    peek,
+    read_config,
+    with_values,
+)
+from rankwright.job.config import TrainConfig
+from rankwright.job.paths import DESCRIPTION, expanded
+from rankwright.job.rows import RunRows
+
+
+def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
+    """Read and check the rows of a run, from the options of its data.
+
+    Args:
+        command: `train` has rows to check.
+        arguments: The command line after it.
+
+    Returns:
+        The rows; None where there is nothing to check yet, as for `--help`.
+
+    Raises:
+        UsageError: An option of the run is unknown, missing or of a wrong type.
+        MethodError: A value is out of its range, or the file of options cannot be read.
+        TaskError: The data is not what the options declare.
+    """
+    if command != "train" or {"-h", "--help"} & {*arguments}:
+        return None
+    arguments = [normalise(argument) for argument in arguments]
+    path = peek(arguments, "--config")
+    if expanded(path or "").name == DESCRIPTION:  # of a run that had its data checked when it began
+        return None
+    config, _ = read_config(path)
+    return RunRows.read(TrainConfig(**_parsed(config, arguments, path)))
+
+
+def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) -> dict[str, Any]:
+    """The fields of `TrainConfig`; the options of methods and parts are left for later."""
+    hints = typing.get_type_hints(TrainConfig)
+    types = {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
+    known = {*types, "config", "resume", *NAMED, *(f"{name}.name" for name in NAMED)}
+    check_names(filter(_is_of_the_run, config), known, f"{path}: ")
+    check_names(filter(_is_of_the_run, _flags(arguments)), known, "")
+    given = as_arguments({name: value for name, value in config.items() if name in types})
+    given += with_values(list(_of_these(arguments, types)), types)
+    parser = Parser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(TrainConfig, None)
+    try:
+        return dict(parser.parse_args(given).as_dict())
+    except ArgumentError as error:
+        raise UsageError(one_line(str(error), types)) from error
+
+
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """Names of the options on the command line."""
+    return [_name(argument) for argument in arguments if argument.startswith("--")]
+
+
+def _name(argument: str) -> str:
+    return argument[2:].partition("=")[0].removesuffix("+")
+
+
+def _is_of_the_run(name: str) -> bool:
+    """Whether it is no field of a method, a part or the Trainer."""
+    return "." not in name
+
+
+def _of_these(arguments: Sequence[str], names: Iterable[str]) -> Iterable[str]:
+    """The options of these names, each with its values."""
+    wanted = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            wanted = _name(argument) in names
+        if wanted:
+            yield argument

@@ -1,0 +1,42 @@
+"""The rows of a run, read and checked; nothing here needs a tokenizer or torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rankwright.job.config import TrainConfig
+from rankwright.tasks import Known, Splits, Task, WithTest
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """What a run reads.
+
+    Attributes:
+        task: The task of the run.
+        splits: Its rows.
+        held_out: The same with the user's own second split as test rows; None without one.
+    """
+
+    task: Task
+    splits: Splits
+    held_out: Splits | None = None
+
+    @classmethod
+    def read(cls, config: TrainConfig) -> RunRows:
+        """Read and check every row that a run needs.
+
+        Raises:
+            TaskError: The data is not what the task declares.
+        """
+        task = config.make_task()
+        splits = task.load()
+        if config.held_out_data is None:
+            return cls(task, splits)
+        # Labelled as the training rows are, so the task has to know both.
+        source = WithTest(
+            source=Known(source=task.source, splits=splits),
+            path=Path(config.held_out_data).expanduser(),
+        )
+        return cls(task, splits, replace(task, source=source).load())

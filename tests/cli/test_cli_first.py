@@ -1,0 +1,122 @@
+"""Data is checked before torch is imported, and not read twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankwright.cli.arguments import UsageError
+from rankwright.cli.first import rows_first
+from rankwright.core.errors import MethodError
+from rankwright.job import TrainConfig
+from rankwright.tasks import Files, TaskError
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "sklearn", "scipy")
+ENDS = f"""
+import json, sys
+from rankwright.cli import main
+status = main(sys.argv[1:])
+print(json.dumps([status, [name for name in {HEAVY} if name in sys.modules]]))
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    rows = [f"review {number},{('good', 'bad')[number % 2]}" for number in range(20)]
+    path.write_text("\n".join(["review,grade", *rows, ",good", ",bad"]) + "\n")
+    return path
+
+
+def options(data: Path) -> list[str]:
+    columns = ["--text-column", "review", "--label-column", "grade"]
+    return ["--model", "m", "--data", str(data), "--validation-share", "0.5", *columns]
+
+
+def test_bad_data_is_refused_without_torch(data: Path) -> None:
+    of_others = ["--method", "dora", "--method.r", "2", "--bf16", "--trainer.seed", "--init=olora"]
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS, "train", *options(data), *of_others],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(ended.stdout) == [1, []]
+    assert ended.stderr.startswith("rankwright train: 2 of 22 rows are bad:\n")
+    assert f"{data}:23: column 'review' holds ''" in ended.stderr
+
+
+def test_rows_are_those_of_the_description(data: Path) -> None:
+    rows = rows_first("train", [*options(data), "--skip-bad-rows", "--steps", "3"])
+    assert rows is not None
+    assert len(rows.splits.train) + len(rows.splits.validation) == 20
+    config = TrainConfig(
+        model="m", data=str(data), text_column="review", label_column="grade",
+        validation_share=0.5, skip_bad_rows=True,
+    )  # fmt: skip
+    assert rows.task == config.make_task()
+
+
+def test_a_file_of_options_and_the_command_line_that_wins(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yml"
+    config.write_text(
+        "model: m\ndata: other.csv\nvalidation_share: 0.5\ntext_column: review\nlabel_names:\n"
+        "- good\n- bad\nlabel_column: grade\nmethod: {name: dora, r: 2}\nprocedure: flat\n"
+        "trainer: {seed: 1}\nskip_bad_rows: true\n"
+    )
+    rows = rows_first("train", ["--config", str(config), f"--data={data}"])
+    assert rows is not None
+    assert isinstance(rows.task.source, Files)
+    assert rows.task.source.train == data
+
+
+def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held.csv"
+    held_out.write_text("review,grade\nfine,great\n")
+    given = [*options(data), "--skip-bad-rows", "--held-out-data", str(held_out)]
+    with pytest.raises(TaskError, match=r"held.csv:2: column 'grade' holds 'great'"):
+        rows_first("train", given)
+    held_out.write_text("review,grade\nfine,good\n")
+    rows = rows_first("train", given)
+    assert rows is not None
+    assert rows.held_out is not None
+    assert rows.held_out.test is not None
+    assert rows.held_out.test[0]["review"] == "fine"
+    assert rows.held_out.notices == ()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--method", "dora", "-h"]])
+def test_help_needs_no_data(arguments: list[str]) -> None:
+    assert rows_first("train", arguments) is None
+    assert rows_first("eval", ["runs/x"]) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (["--lable-column", "x"], UsageError, "no option lable_column; did you mean label_column"),
+        (["--epochs", "x"], UsageError, "epochs = x: expected float"),
+        (["--epochs", "0"], MethodError, "epochs = 0.0: expected a finite number above 0"),
+        (["--config", "none.yaml"], MethodError, "cannot read --config none.yaml"),
+    ],
+)
+def test_what_is_wrong_with_the_options_is_said_first(
+    data: Path, more: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        rows_first("train", [*options(data), *more])
+
+
+def test_rows_are_not_read_again(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    of_files = Files.read
+    monkeypatch.setattr(Files, "read", lambda self: read.append(self) or of_files(self))
+    assert train("--method", "lora", "--steps", "1") == 0
+    assert len(read) == 1
