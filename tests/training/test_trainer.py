@@ -115,6 +115,14 @@ def test_two_micro_batches_are_one_batch(name: str, kind: str, tmp_path: Path) -
         assert one["grad_norm"] == pytest.approx(two["grad_norm"])
 
 
+def test_every_search_step_logs_what_its_passes_were_for(tmp_path: Path) -> None:
+    """The last one too, which three passes were spent on."""
+    trainer = trained(method_named("bidora"), "bert", tmp_path)
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["passes"] for entry in logs] == [3, 6, 9, 12, 13, 14, 15, 16]
+    assert ["upper_loss" in entry for entry in logs] == [True] * 4 + [False] * 4
+
+
 class Norms(TrainerCallback):
     """Norm of all gradients as the optimizer sees them."""
 

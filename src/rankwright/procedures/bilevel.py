@@ -311,6 +311,11 @@ class BilevelState(ProcedureState):
 
     def after_backward(self) -> None:
         """Note what the upper step needs, and keep the optimizer from moving the upper level."""
+        if (
+            self.run.phase_at(self.run.step)[0] != 0
+        ):  # the log has had those of the last search step
+            for name in METRICS:
+                self.run.metrics.pop(name, None)
         if self._upper_step_is_due():
             self._lower_step = self._hypergradient.record()
         _forget_gradients(self._upper)
@@ -349,8 +354,6 @@ class BilevelState(ProcedureState):
                 for name, parameter in self._lower.items():
                     parameter.copy_(self._snapshot[name])
         self.run.reset_optimizer([*self._lower.values(), *self._upper.values()])
-        for name in METRICS:
-            self.run.metrics.pop(name, None)
 
     # State ---------------------------------------------------------------------------------------
 

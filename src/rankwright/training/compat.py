@@ -17,3 +17,6 @@ TRAINER_NAMES = (
     "transformers.trainer:Trainer._save_checkpoint",
     "transformers.trainer_utils:rotate_checkpoints",
 )
+
+TRL_METRICS = ("_metrics", "_stored_metrics", "_total_train_tokens")
+"""Where TRL's trainers keep what `compute_loss` measured; tests/training/test_trl.py checks."""

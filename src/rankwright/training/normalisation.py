@@ -9,17 +9,17 @@ makes it the mean over its own targets in either case, and then weighed by their
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rankwright.core.targets import count_targets, weigh
+from rankwright.training.trl import generates
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -52,21 +52,26 @@ class Normalisation:
     """The parts that micro-batches have in the steps of a trainer.
 
     A trainer that normalises its loss itself, and one that makes the batches it trains on out of
-    those of its data (by generating, say), is left as it is.
+    those of its data, is left as it is.
 
     Args:
         trainer: The trainer, constructed but not yet training.
 
     Attributes:
-        by_targets: Whether micro-batches count by their targets.
+        by_targets: Whether the micro-batches of the step in hand count by their targets.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        own_batches = type(trainer)._prepare_inputs is not transformers.Trainer._prepare_inputs
-        self.by_targets = trainer.loss_is_scaled_for_ga is not True and not own_batches
-        if self.by_targets:
-            trainer.loss_is_scaled_for_ga = True  # by `Part.of_loss`
+        self._declared = trainer.loss_is_scaled_for_ga
+        self._left = self._declared is True or generates(trainer)
+        self.by_targets = False
+
+    def see(self, batches: list[Any]) -> None:
+        """Decide how the micro-batches of a step count; one may be a list of rows to prepare."""
+        self.by_targets = not self._left and all(isinstance(b, Mapping) for b in batches)
+        # `Part.of_loss` has scaled it
+        self._trainer.loss_is_scaled_for_ga = True if self.by_targets else self._declared
 
     def targets(self, inputs: dict[str, Any]) -> Tensor:
         """Scored targets of a micro-batch."""

@@ -13,26 +13,82 @@ from transformers import TrainingArguments
 from rankwright.core.errors import MethodError
 from rankwright.core.layer_state import layer_state
 from rankwright.core.method import Method
-from rankwright.core.part import Procedure
+from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import Run, adapted_layers
+from rankwright.training.trl import SERVED, copies_adapter, generates, names
 
 
-def check_reference(init: Callable[..., None], args: Sequence[Any], kwargs: Any) -> None:
-    """Refuse to let a preference trainer copy an adapter that PEFT did not make."""
+def check_class(trainer_class: type) -> None:
+    """Refuse trainers that no method runs under."""
+    for name in names(trainer_class) & SERVED.keys():
+        raise MethodError(f"{name} takes no method: {SERVED[name]}")
+
+
+def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
+    """Refuse to divide, or set aside, rows that the trainer does not train on as they are."""
+    name, divides = type(trainer).__name__.removesuffix("WithMethod"), procedure.restricts_rows
+    if (divides or procedure.asks_held_out) and generates(trainer):
+        wish = "learns from held-out rows" if procedure.asks_held_out else "divides the rows"
+        raise MethodError(
+            f"{method.label} {wish}, and {name} generates the completions that it trains on, in "
+            "an order of prompts of its own: its rows have no loss. Use a method that takes all "
+            f"rows, {'DoRA' if procedure.asks_held_out else 'LoRA'} say, or SFTTrainer or "
+            "DPOTrainer on rows with completions"
+        )
+    strategy = trainer.args.train_sampling_strategy
+    if divides and strategy != "random":
+        raise MethodError(
+            f"train_sampling_strategy={strategy!r}: the phases of {method.label} draw their own "
+            f"rows, at random; leave it at 'random' for {name}{_with_random(trainer)}"
+        )
+
+
+def _with_random(trainer: Any) -> str:
+    kto = ", with a loss_type that estimates no KL term: 'apo_zero_unpaired'"
+    return kto if "KTOTrainer" in names(type(trainer)) else ""
+
+
+def check_reference(
+    trainer_class: type, init: Callable[..., None], args: Sequence[Any], kwargs: Any
+) -> None:
+    """Refuse to let a preference trainer copy an adapter that PEFT did not make.
+
+    Args:
+        trainer_class: The trainer's class.
+        init: Its constructor, bound.
+        args: What the constructor is given by position.
+        kwargs: What it is given by name.
+    """
     signature = inspect.signature(init)
     given = signature.bind_partial(*args, **kwargs).arguments
     model = given.get("model")
-    copied = "ref_model" in signature.parameters and given.get("ref_model") is None
-    if not copied or not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel):
+        return
+    why, remedy = copies_adapter(trainer_class, given.get("args"))
+    if "ref_model" in signature.parameters and given.get("ref_model") is None:
+        why = "ref_model is None"
+        remedy = "pass the base model as ref_model: the model without its adapter, loaded once more"
+    if not why:
         return
     for name, layer in adapted_layers(model).items():
         kind = type(layer.lora_A[model.active_adapter])
         if kind is not nn.Linear:
             raise MethodError(
-                "ref_model is None, so the trainer would copy the adapter as its reference, and "
-                f"{name} has a {kind.__name__} it cannot copy; pass the base model as ref_model: "
-                "the model without its adapter, loaded once more"
+                f"{why}, so the trainer would copy the adapter as its reference, and {name} has a "
+                f"{kind.__name__} it cannot copy; {remedy}"
             )
+
+
+def check_recorded(trainer: Any, method: Method, recorded: bool) -> None:
+    """Refuse a trainer whose loss a penalty or a procedure would have to see, and does not."""
+    penalty = method.made_of().penalty
+    reads = penalty is not None and penalty.reads_outputs()
+    if not recorded and (reads or trainer.run.procedure.replays):
+        raise MethodError(
+            f"{type(trainer).__name__.removesuffix('WithMethod')} does not compute its loss in "
+            f"compute_loss, where {method.label} would see its batches; use another trainer, or a "
+            "method without a penalty on outputs and without a second level"
+        )
 
 
 def check_layer_state(args: TrainingArguments, run: Run) -> None:

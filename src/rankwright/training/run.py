@@ -16,6 +16,7 @@ from rankwright.core.run import MicroBatch, Run, random_state
 from rankwright.core.targets import nothing_scored
 from rankwright.training.data import endless_rows
 from rankwright.training.normalisation import is_scaled
+from rankwright.training.trl import unmetered
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -56,7 +57,8 @@ class TrainerRun(Run):
         """See `Run.loss`; the scaling is `Trainer.training_step`'s."""
         trainer = self._trainer
         num_items, accumulation_steps = batch.scale
-        with trainer.compute_loss_context_manager(), self.penalising(not batch.held_out):
+        penalising = self.penalising(not batch.held_out)
+        with trainer.compute_loss_context_manager(), penalising, unmetered(trainer):
             loss: Tensor = trainer.compute_loss(
                 self.model, dict(batch.inputs), num_items_in_batch=num_items
             )

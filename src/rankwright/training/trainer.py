@@ -34,7 +34,14 @@ from rankwright.training.events import events_of
 from rankwright.training.manifest import load_manifest
 from rankwright.training.memory import PeakMemory
 from rankwright.training.normalisation import Normalisation
-from rankwright.training.refusals import check_engine, check_layer_state, check_reference
+from rankwright.training.refusals import (
+    check_class,
+    check_engine,
+    check_layer_state,
+    check_recorded,
+    check_reference,
+    check_rows,
+)
 from rankwright.training.run import TrainerRun
 from rankwright.training.signals import Termination
 
@@ -76,7 +83,8 @@ class MethodMixin(_Base):
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_reference(super().__init__, args, kwargs)
+        check_class(type(self))
+        check_reference(type(self), super().__init__, args, kwargs)
         super().__init__(*args, **kwargs)
         check_engine(self.args, method)
         if self.model_init is not None:
@@ -87,6 +95,7 @@ class MethodMixin(_Base):
         self.method = method
         self.run = TrainerRun(self, method, held_out_dataset)
         check_layer_state(self.args, self.run)
+        check_rows(self, method, self.run.procedure)
         self.interrupted = False
         self._head_learning_rate = head_learning_rate
         self._cost = CostMeter(PeakMemory(self.args.device))
@@ -201,17 +210,13 @@ class MethodMixin(_Base):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not self.run.procedure.restricts_rows:
             return super()._get_train_sampler(dataset)
-        if self.args.train_sampling_strategy != "random":
-            raise MethodError(
-                f"train_sampling_strategy={self.args.train_sampling_strategy!r}: the phases of "
-                f"{self.method.label} draw their own rows, at random; leave it at 'random'"
-            )
         per_step = self.get_total_train_batch_size(self.args)
         return PhaseSampler(self.run, len(dataset), per_step, self.args.data_seed)
 
     # A step ------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        self._normalisation.see(batch_samples)
         if not self._normalisation.by_targets:
             return super()._get_num_items_in_batch(batch_samples, device)
         return self._normalisation.of_step(batch_samples, device)
@@ -226,6 +231,7 @@ class MethodMixin(_Base):
         self._unrecorded = True
         with self.run.penalising():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        check_recorded(self, self.method, not self._unrecorded)
         if not torch.isfinite(loss):
             raise TrainingError(self._not_finite("the loss", float(loss)))
         if self.accelerator.sync_gradients:
