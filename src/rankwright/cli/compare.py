@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-import docstring_parser
 from rich.console import Console
 
 from rankwright.cli.arguments import (
@@ -27,6 +26,7 @@ from rankwright.cli.arguments import (
     with_values,
 )
 from rankwright.cli.live import StudyTable, plan_table
+from rankwright.core.part_fields import meanings
 from rankwright.job import TrainConfig
 from rankwright.study.compare import compare, dry_run
 from rankwright.study.config import DECIDED, StudyConfig
@@ -160,17 +160,11 @@ def _parser() -> Parser:
         help="measure a few steps, show the plan, keep nothing",
     )
     parser.add_class_arguments(StudyConfig, None, skip=NO_OPTIONS | {"methods", "task"})
-    parser.add_argument("--methods", type=Any, help=_meaning("methods"))
-    parser.add_argument("--task", type=Any, help=_meaning("task"))
+    parser.add_argument("--methods", type=Any, help=meanings(StudyConfig)["methods"])
+    parser.add_argument("--task", type=Any, help=meanings(StudyConfig)["task"])
     group = parser.add_argument_group("Options of every run")
     group.add_class_arguments(TrainConfig, None, skip=OWN | {*DECIDED}, as_group=False)
     return parser
-
-
-def _meaning(name: str) -> str:
-    described = docstring_parser.parse(StudyConfig.__doc__ or "").params
-    text = next(item.description for item in described if item.arg_name == name)
-    return " ".join((text or "").split())
 
 
 def _types() -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from typing import Any
 
-import docstring_parser
 import rich.box
 from rich.console import Console, Group
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.text import Text
 from rankwright.core.catalogue import SLOTS, parts, summary
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
+from rankwright.core.part_fields import meanings
 from rankwright.core.registry import available
 from rankwright.job import RunResult
 
@@ -129,13 +129,10 @@ def print_parts(name: str) -> None:
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
     """What the docstrings say of each field; a subclass has the last word."""
-    meanings: dict[str, str] = {}
+    found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
-        described = docstring_parser.parse(owner.__doc__ or "").params
-        meanings |= {
-            item.arg_name: " ".join((item.description or "").split()) for item in described
-        }
-    return meanings
+        found |= meanings(owner)
+    return found
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -8,6 +8,24 @@ class MethodError(ValueError):
     """A field, a combination or a model that a method cannot work with; raised before training."""
 
 
+class FieldError(MethodError):
+    """A field of a method or part that is out of its range.
+
+    Args:
+        owner: Class of the method or part.
+        name: The field.
+        value: What was given.
+        expected: What would have been right.
+    """
+
+    def __init__(self, owner: str, name: str, value: object, expected: str) -> None:
+        super().__init__(owner, name, value, expected)
+        self.owner, self.name, self.value, self.expected = owner, name, value, expected
+
+    def __str__(self) -> str:
+        return f"{self.owner}.{self.name} = {self.value!r}: expected {self.expected}"
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on or did not do what the method needs."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, Literal, Union
 
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import FieldError
 
 _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text"}
 
@@ -18,17 +18,17 @@ _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a t
 def check_field(
     owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
 ) -> None:
-    """Raise a `MethodError` that names the field, its value and what was expected."""
+    """Raise a `FieldError` that names the field, its value and what was expected."""
     if not holds:
         given = getattr(owner, name) if value is dataclasses.MISSING else value
-        raise MethodError(f"{type(owner).__name__}.{name} = {given!r}: expected {expected}")
+        raise FieldError(type(owner).__name__, name, given, expected)
 
 
 def check_types(owner: Any) -> None:
     """Check every field of a dataclass against its annotation.
 
     Raises:
-        MethodError: A field is of another type.
+        FieldError: A field is of another type.
     """
     hints = _hints(owner.__class__)
     for name in (field.name for field in dataclasses.fields(owner) if field.name in hints):

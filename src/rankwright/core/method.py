@@ -25,6 +25,7 @@ from rankwright.core.fields import check_field, check_types
 from rankwright.core.fused import fuse
 from rankwright.core.heads import matching, missing_parameters, whole_modules, whole_notice
 from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
+from rankwright.core.part_fields import Origin, taken_fields
 from rankwright.core.parts import Parts, members
 from rankwright.core.quantised import keep_trainable
 from rankwright.core.ranks import check_patterns, compiled, resolve_patterns, target_name
@@ -108,6 +109,8 @@ class Method(ABC):
     cost: ClassVar[str]
     space: ClassVar[SearchSpace] = LOW_RANK
     """What `rankwright compare --tune` searches: learning rates, and two or three fields."""
+    origins: ClassVar[dict[str, Origin]] = {}
+    """The parts' fields among its own, by name; see `part_fields.from_part`."""
 
     r: int = 8
     lora_alpha: float = 16.0
@@ -118,6 +121,10 @@ class Method(ABC):
     use_rslora: bool = False
     modules_to_save: list[str] | None = None
     plugged: Parts = field(default_factory=Parts)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.origins = {**cls.origins, **taken_fields(cls)}
 
     @abstractmethod
     def slots(self) -> Slots:
@@ -170,6 +177,7 @@ class Method(ABC):
         for kind in ("rank_pattern", "alpha_pattern"):
             for key in getattr(self, kind):
                 compiled(kind, key)
+        self.slots()  # the parts check the fields that are theirs
 
     def apply(
         self, model: nn.Module, *, seed: int = 0, missing_keys: Iterable[str] | None = None

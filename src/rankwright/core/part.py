@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from rankwright.core.errors import FieldError, MethodError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,16 +39,28 @@ class Part:
     """What fills a slot."""
 
     @classmethod
-    def from_fields(cls, method: Method, **others: Any) -> Self:
-        """A part that takes its fields from those of the same name in `method`.
+    def from_fields(cls, method: Method, *, without: Iterable[str] = (), **others: Any) -> Self:
+        """A part with the fields that a method takes from it (`part_fields.from_part`).
 
         Args:
-            method: The method; a field that it does not have keeps its default.
-            others: Fields that are not the method's.
+            method: The method.
+            without: Fields that the method leaves out; they keep their defaults, and so do those
+                that only Python can set (`repr=False`).
+            others: Values of fields that are not the method's.
+
+        Raises:
+            FieldError: A value is refused; under the name that the field has in the method.
+            MethodError: A field is none of the three, or there is no such field.
         """
-        names = {field.name for field in dataclasses.fields(cls)} - set(others)  # type: ignore[arg-type]
-        given = {name: getattr(method, name) for name in names if hasattr(method, name)}
-        return cls(**given, **others)
+        taken = {o.name: name for name, o in method.origins.items() if o.part is cls}
+        _check_all_said(method, cls, [*taken, *without, *others])
+        try:
+            return cls(**{name: getattr(method, own) for name, own in taken.items()}, **others)
+        except FieldError as error:
+            if error.name not in taken:
+                raise
+            owner, own = type(method).__name__, taken[error.name]
+            raise FieldError(owner, own, error.value, error.expected) from error
 
     def layer(self) -> Layer | None:
         """The layer it works on, brought along where a method has the plain one; None: any."""
@@ -62,6 +76,24 @@ class Part:
             MethodError: There is such a part.
         """
         del slots
+
+
+def _check_all_said(method: Method, cls: type[Part], said: list[str]) -> None:
+    """Refuse a part of which a method forgets a field, or says one twice or wrongly."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    wrong = {
+        "is said nothing of": [f.name for f in fields if f.repr and f.name not in said],
+        "is said twice": [name for name in names if said.count(name) > 1],
+        "does not exist": [name for name in said if name not in names],
+    }
+    for what, found in wrong.items():
+        if found:
+            raise MethodError(
+                f"{type(method).__name__} and its part {cls.__name__}: {', '.join(found)} {what}; "
+                "a field of the part is one of the method's (from_part), or has a value in "
+                "from_fields, or is named in without="
+            )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from rankwright.core import standing
 from rankwright.core.catalogue import part
+from rankwright.core.fields import check_field
 from rankwright.core.fused import fuse
 from rankwright.core.linalg import RowNorm, attach_row_norm, no_autocast, nonzero, row_norm
 from rankwright.core.matrix import (
@@ -53,10 +54,20 @@ class Dora(Layer):
     """DoRA: a trained length for every weight row beside a low-rank direction.
 
     Attributes:
-        norm_grad: `"detached"` (DoRA) or `"full"` (BiDoRA): does the row norm carry a gradient?
+        norm_grad: Whether the row norm n carries a gradient: "detached" (DoRA's paper and PEFT) or
+            "full" (BiDoRA).
     """
 
     norm_grad: NormGrad = "detached"
+
+    def __post_init__(self) -> None:
+        """Check the field.
+
+        Raises:
+            MethodError: It is neither.
+        """
+        kinds = get_args(NormGrad)
+        check_field(self, "norm_grad", self.norm_grad in kinds, " or ".join(kinds))
 
     @property
     def exact_gradient(self) -> bool:

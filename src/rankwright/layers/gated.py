@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rankwright.core.catalogue import part
 from rankwright.core.effective import check_linear
 from rankwright.core.errors import MethodError
+from rankwright.core.fields import check_field
 from rankwright.core.linalg import compute_dtype
 from rankwright.core.part import Layer
 from rankwright.core.ranks import drop_layers, write_ranks
@@ -73,10 +74,20 @@ class GatedLoRA(Layer):
     """LoRA with a gate on every rank.
 
     Attributes:
-        gate_init: "ones": no rank has an advantage; "normal": N(0, 1), as SoRA's code has it.
+        gate_init: First gates: "ones" (ours): no rank has an advantage; "normal": N(0, 1), as
+            SoRA's code has it.
     """
 
     gate_init: GateInit = "ones"
+
+    def __post_init__(self) -> None:
+        """Check the field.
+
+        Raises:
+            MethodError: There is no such start.
+        """
+        inits = get_args(GateInit)
+        check_field(self, "gate_init", self.gate_init in inits, " or ".join(inits))
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
         """Put a `GatedFactor` in the place of every A.

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LARGE_STEPS, LogRange, SearchSpace
 from rankwright.inits import Pissa
@@ -38,22 +39,7 @@ class BALoRA(Method):
 
     Attributes:
         lora_alpha: Numerator of s; 8, hence s = 1 at the default rank (published: lora_alpha = r).
-        niter: Power iterations of PiSSA's randomised SVD; 16 (published), None for the exact one.
-        svd_seed: Seed of the randomised SVD.
-        consistency: l1; None for 0.025 on tokens, 0.15 on classes (paper). Above 0 every batch
-            takes a forward pass more.
-        diversity: l2; None for 0.005 on tokens, 0.03 on classes (paper).
-        spectral: l3; None for 0.005 on tokens, 0.03 on classes (paper).
-        temperature: T; 2 (published).
-        top_k: K; 20 (published), 0 for the whole vocabulary.
-        svd_k: k; None for 10 on tokens, 5 on classes (paper).
-        norm: Denominator of SVDR; None for "frobenius" on tokens, "nuclear" on classes (paper).
-        consistency_schedule: "cosine" (published: l1 falls to a tenth) or "constant".
-        warmup: Share of the steps in which l2 and l3 rise; 0 (published: 0.2, but without effect).
-        warmup_shape: "linear" or "quadratic".
-        causal_shift: The logits that predict a label that counts (ours), or those at its position
-            (False, published).
-        centred: Subtract each row's mean before SVDR, which else falls when all logits grow (ours).
+        niter: Published: 16.
     """
 
     name: ClassVar[str] = "ba_lora"
@@ -68,29 +54,25 @@ class BALoRA(Method):
     space: ClassVar[SearchSpace] = {**LARGE_STEPS, "consistency": LogRange(0.01, 1.0)}
 
     lora_alpha: float = 8.0
-    niter: int | None = 16
-    svd_seed: int = 0
-    consistency: float | None = None
-    diversity: float | None = None
-    spectral: float | None = None
-    temperature: float = 2.0
-    top_k: int = 20
-    svd_k: int | None = None
-    norm: Norm | None = None
-    consistency_schedule: ConsistencySchedule = "cosine"
-    warmup: float = 0.0
-    warmup_shape: Warmup = "linear"
-    causal_shift: bool = True
-    centred: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the parts check their fields
+    niter: int | None = from_part(Pissa, default=16)
+    svd_seed: int = from_part(Pissa, "seed")
+    consistency: float | None = from_part(Outputs)
+    diversity: float | None = from_part(Outputs)
+    spectral: float | None = from_part(Outputs)
+    temperature: float = from_part(Outputs)
+    top_k: int = from_part(Outputs)
+    svd_k: int | None = from_part(Outputs)
+    norm: Norm | None = from_part(Outputs)
+    consistency_schedule: ConsistencySchedule = from_part(Outputs)
+    warmup: float = from_part(Outputs)
+    warmup_shape: Warmup = from_part(Outputs)
+    causal_shift: bool = from_part(Outputs)
+    centred: bool = from_part(Outputs)
 
     def slots(self) -> Slots:
         """PiSSA's start, and the terms of the loss."""
         return Slots(
-            init=Pissa(self.niter, self.svd_seed),
+            init=Pissa.from_fields(self),
             penalty=Outputs.from_fields(self),
             export=Export("LoRA adapter of rank 2 r"),
         )

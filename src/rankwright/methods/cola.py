@@ -20,11 +20,13 @@ from typing import ClassVar, Literal
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
+from rankwright.procedures.rounds import LrPolicy
 
 
 @register
@@ -36,21 +38,11 @@ class COLA(Method):
 
     Attributes:
         r: Rank of a link; the largest of `ranks` where these are given.
-        rounds: Links in the chain, M, of equal length. None: as many as `ranks`, else 3 (paper:
-            1 to 3, from memory), or fewer with at least 20 steps each (ours).
-        steps_per_round: Optimizer steps of a link instead.
-        epochs_per_round: Passes over the training rows of a link instead.
-        ranks: r_i of every link, for a rank that steps down (paper: an ablation). s stays
-            lora_alpha / r.
-        reset_optimizer: Forget moments and step counts of the finished link; True (paper).
-        reset_head: Forget those of the head and of `modules_to_save` too; False (ours).
-        lr_policy: "restart": the schedule anew in every link (paper, from memory); "global": one
-            over all links; "rewarm": global, with a warm-up in every link but the first.
-        rewarm_steps: Length of the warm-up of "rewarm" in optimizer steps.
-        frozen: Train one factor only and draw the other, as RAC-LoRA does: "A" or "B" frozen.
-        frozen_draw: How it is drawn: "gaussian", "orthonormal" or "unbiased".
-        mode: What happens to a long history: "history", "fold" or "recompress" (ours).
-        rank_cap: Finished ranks of a module beyond which `mode` acts; 64 (ours).
+        rounds: A round is a link, their number the paper's M; here it is 3 where neither is given
+            (paper: 1 to 3, from memory).
+        ranks: The paper's r_i, for a rank that steps down (an ablation).
+        reset_optimizer: True (paper).
+        lr_policy: The paper has "restart" (from memory).
     """
 
     name: ClassVar[str] = "cola"
@@ -62,27 +54,27 @@ class COLA(Method):
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "rounds": OneOf((2, 3, 5))}
 
-    rounds: int | None = None
-    steps_per_round: int | None = None
-    epochs_per_round: float | None = None
-    ranks: list[int] | None = None
-    reset_optimizer: bool = True
-    reset_head: bool = False
-    lr_policy: Literal["global", "restart", "rewarm"] = "restart"
-    rewarm_steps: int = 0
-    frozen: Side | None = None
-    frozen_draw: FrozenDraw = "gaussian"
-    mode: Literal["history", "fold", "recompress"] = "history"
-    rank_cap: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the chain checks its fields
+    rounds: int | None = from_part(Chain)
+    steps_per_round: int | None = from_part(Chain)
+    epochs_per_round: float | None = from_part(Chain)
+    ranks: list[int] | None = from_part(Chain)
+    reset_optimizer: bool = from_part(Chain)
+    reset_head: bool = from_part(Chain)
+    lr_policy: LrPolicy = from_part(Chain, default="restart")
+    rewarm_steps: int = from_part(Chain)
+    frozen: Side | None = from_part(Chain)
+    frozen_draw: FrozenDraw = from_part(Chain)
+    mode: Literal["history", "fold", "recompress"] = from_part(Chain)
+    rank_cap: int = from_part(Chain)
 
     def slots(self) -> Slots:
         """Stacked factors, and the chain around the steps."""
         return Slots(
             layer=StackedLoRA(),
-            procedure=Chain.from_fields(self, default_rounds=3),
+            procedure=Chain.from_fields(
+                self,
+                default_rounds=3,
+                without=("layers_per_round", "selection", "shrinkage", "projected", "least_rank"),
+            ),
             export=Export("LoRA adapter of rank <= the sum over the links"),
         )

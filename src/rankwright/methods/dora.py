@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.fields import check_field
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
@@ -26,29 +26,15 @@ from rankwright.layers.dora import NormGrad
 @register
 @dataclass(frozen=True, kw_only=True)
 class DoRA(Method):
-    """Magnitude and direction of every weight row, trained apart.
-
-    Attributes:
-        norm_grad: Whether the row norm n carries a gradient: "detached" (the paper and PEFT) or
-            "full".
-    """
+    """Magnitude and direction of every weight row, trained apart."""
 
     name: ClassVar[str] = "dora"
     summary: ClassVar[str] = "trains the length of every weight row beside a low-rank direction"
     reference: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353"
     cost: ClassVar[str] = "1 pass a step; r (in + out) + out parameters a layer"
 
-    norm_grad: NormGrad = "detached"
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            MethodError: A field is out of its range.
-        """
-        super().__post_init__()
-        check_field(self, "norm_grad", self.norm_grad in ("detached", "full"), "detached or full")
+    norm_grad: NormGrad = from_part(Dora)
 
     def slots(self) -> Slots:
         """The layer; the rest is LoRA's."""
-        return Slots(layer=Dora(self.norm_grad), export=Export("DoRA adapter of rank r"))
+        return Slots(layer=Dora.from_fields(self), export=Export("DoRA adapter of rank r"))

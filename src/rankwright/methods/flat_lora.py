@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, LogRange, SearchSpace
 from rankwright.procedures.perturbation import Perturbation
@@ -25,17 +26,7 @@ from rankwright.procedures.perturbation import Perturbation
 @register
 @dataclass(frozen=True, kw_only=True)
 class FlatLoRA(Method):
-    """LoRA under weight noise.
-
-    "Published" is the code at nblt/Flat-LoRA@16d48ae. Steps are optimizer steps.
-
-    Attributes:
-        rho: Strength of the noise at the end of training, relative to each weight row; 0.05
-            (published example; its default is 0, which is LoRA).
-        per_micro_batch: A sample of noise for each micro-batch (ours), or one for the whole
-            optimizer step (published).
-        same_on_all_processes: The same sample on all processes (ours), or one on each (published).
-    """
+    """LoRA under weight noise."""
 
     name: ClassVar[str] = "flat_lora"
     summary: ClassVar[str] = "LoRA trained under noise on the full weights, for a flat minimum"
@@ -46,20 +37,10 @@ class FlatLoRA(Method):
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "rho": LogRange(0.01, 0.3)}
 
-    rho: float = 0.05
-    per_micro_batch: bool = False
-    same_on_all_processes: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the procedure checks its fields
+    rho: float = from_part(Perturbation)
+    per_micro_batch: bool = from_part(Perturbation)
+    same_on_all_processes: bool = from_part(Perturbation)
 
     def slots(self) -> Slots:
         """The noise around the steps; the rest is LoRA's."""
-        return Slots(
-            procedure=Perturbation(
-                rho=self.rho,
-                per_micro_batch=self.per_micro_batch,
-                same_on_all_processes=self.same_on_all_processes,
-            )
-        )
+        return Slots(procedure=Perturbation.from_fields(self))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers import FrozenA
@@ -29,7 +30,6 @@ class LoRAFA(Method):
 
     Attributes:
         projected: Step along gB (PEFT's implementation), or along hB: AdamW on B as it is.
-        delta: Ridge on A A^T; 1e-8 (PEFT).
     """
 
     name: ClassVar[str] = "lora_fa"
@@ -39,12 +39,9 @@ class LoRAFA(Method):
     space: ClassVar[SearchSpace] = {**LOW_RANK, "projected": OneOf((True, False))}
 
     projected: bool = True
-    delta: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        LoraFa(self.delta)  # checks the field
+    delta: float = from_part(LoraFa)
 
     def slots(self) -> Slots:
         """A frozen, and the gradient of B; the rest is LoRA's."""
-        return Slots(layer=FrozenA(), optimizer=LoraFa(self.delta) if self.projected else None)
+        optimizer = LoraFa.from_fields(self)
+        return Slots(layer=FrozenA(), optimizer=optimizer if self.projected else None)

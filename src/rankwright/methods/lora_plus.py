@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, LogRange, SearchSpace
 from rankwright.optimizers import LoraPlus
@@ -26,10 +27,6 @@ class LoRAPlus(Method):
     """LoRA with two learning rates.
 
     The learning rate of the run is A's. Take about half of LoRA's.
-
-    Attributes:
-        lr_ratio: Learning rate of B over that of A; 16 (as the authors suggest), more where the
-            task is far from the pretraining, 1 for LoRA.
     """
 
     name: ClassVar[str] = "lora_plus"
@@ -38,12 +35,8 @@ class LoRAPlus(Method):
     cost: ClassVar[str] = "1 pass a step; r (in + out) parameters a layer"
     space: ClassVar[SearchSpace] = {**LOW_RANK, "lr_ratio": LogRange(2.0, 32.0)}
 
-    lr_ratio: float = 16.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the part checks its field
+    lr_ratio: float = from_part(LoraPlus)
 
     def slots(self) -> Slots:
         """The two rates; the rest is LoRA's."""
-        return Slots(optimizer=LoraPlus(self.lr_ratio))
+        return Slots(optimizer=LoraPlus.from_fields(self))

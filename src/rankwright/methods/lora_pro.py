@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.optimizers import LoraPro
@@ -31,26 +32,7 @@ from rankwright.optimizers.moments import Format
 @register
 @dataclass(frozen=True, kw_only=True)
 class LoRAPro(Method):
-    """LoRA with adjusted gradients.
-
-    "Published" is the code at mrflogs/LoRA-Pro@fe26027, which has "full" only.
-
-    Attributes:
-        mode: "efficient" (ours): moments in the shapes of A and B, learning rates of LoRA. "full"
-            (published): moments of out x in numbers, learning rates of full fine-tuning.
-        x_mode: "sylvester" (published); "symmetric", "zero": other choices of X.
-        delta: Ridge on both Gram matrices where they are inverted; 1e-8 (published). While B is
-            small it is what limits the step of A.
-        relative_delta: Whether it is relative to the mean of their diagonals (ours).
-        betas: Decay rates of the moments.
-        eps: Epsilon of AdamW.
-        max_norm: Limit on the norm of E over all modules; None: none. The trainer's own clipping is
-            switched off.
-        moments: Format of the moments of "full": "float32", "bfloat16" or "8bit" (ours).
-        moments_on_host: Keep them in the host's memory (ours).
-        as_published: Reproduce what "full" of the published code does by mistake: bias correction
-            from step 2, and a second moment of rounded squares.
-    """
+    """LoRA with adjusted gradients."""
 
     name: ClassVar[str] = "lora_pro"
     summary: ClassVar[str] = "LoRA whose factors move so that the weight moves as in full training"
@@ -61,20 +43,16 @@ class LoRAPro(Method):
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "x_mode": OneOf(("sylvester", "symmetric"))}
 
-    mode: Mode = "efficient"
-    x_mode: XMode = "sylvester"
-    delta: float = 1e-8
-    relative_delta: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    max_norm: float | None = None
-    moments: Format = "float32"
-    moments_on_host: bool = False
-    as_published: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the part checks its fields
+    mode: Mode = from_part(LoraPro)
+    x_mode: XMode = from_part(LoraPro)
+    delta: float = from_part(LoraPro)
+    relative_delta: bool = from_part(LoraPro)
+    betas: tuple[float, float] = from_part(LoraPro)
+    eps: float = from_part(LoraPro)
+    max_norm: float | None = from_part(LoraPro)
+    moments: Format = from_part(LoraPro)
+    moments_on_host: bool = from_part(LoraPro)
+    as_published: bool = from_part(LoraPro)
 
     def slots(self) -> Slots:
         """The optimizer; the rest is LoRA's."""

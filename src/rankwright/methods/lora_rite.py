@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LARGE_STEPS, SearchSpace
 from rankwright.optimizers import LoraRite
@@ -29,26 +30,7 @@ from rankwright.optimizers import LoraRite
 @register
 @dataclass(frozen=True, kw_only=True)
 class LoRARITE(Method):
-    """LoRA under an optimizer that is invariant to transformations of the factors.
-
-    "Published" is the code at gkevinyen5418/LoRA-RITE@c9bb451.
-
-    Attributes:
-        betas: Decay of the first and second moment; (0.9, 0.999) (published).
-        eps: Added to the root of every eigenvalue of V; 1e-6 (published).
-        clip: Limit on the norm of all g together; 1 (published), 0: none. The trainer's own
-            clipping is switched off.
-        skip: Limit on the root mean square of a g, beyond which it is left out of the step; 1
-            (published), 0: none.
-        cap: Limit on the root mean square of M in a step; 0: none (published).
-        escape: Compensate for what V loses when its space turns, rho; off (published code; on in
-            the paper).
-        balance: Scale A and B to equal norms after every step; off (published).
-        rcond: Singular values of a factor below this share of the largest count as zero; None: the
-            limit of rounding.
-        second_order: Limit on the part of a step that is quadratic in the learning rate, over the
-            linear part; 3 (ours), 0: none (published).
-    """
+    """LoRA under an optimizer that is invariant to transformations of the factors."""
 
     name: ClassVar[str] = "lora_rite"
     summary: ClassVar[str] = "LoRA whose steps do not depend on how the update is factored"
@@ -59,19 +41,15 @@ class LoRARITE(Method):
 
     space: ClassVar[SearchSpace] = LARGE_STEPS
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
-    clip: float = 1.0
-    skip: float = 1.0
-    cap: float = 0.0
-    escape: bool = False
-    balance: bool = False
-    rcond: float | None = None
-    second_order: float = 3.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the part checks its fields
+    betas: tuple[float, float] = from_part(LoraRite)
+    eps: float = from_part(LoraRite)
+    clip: float = from_part(LoraRite)
+    skip: float = from_part(LoraRite)
+    cap: float = from_part(LoraRite)
+    escape: bool = from_part(LoraRite)
+    balance: bool = from_part(LoraRite)
+    rcond: float | None = from_part(LoraRite)
+    second_order: float = from_part(LoraRite)
 
     def slots(self) -> Slots:
         """The optimizer; the rest is LoRA's."""

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LARGE_STEPS, SearchSpace
 from rankwright.inits import Pissa
@@ -30,8 +31,6 @@ class PiSSA(Method):
 
     Attributes:
         lora_alpha: Numerator of s; 8, hence s = 1 at the default rank (published: lora_alpha = r).
-        niter: Power iterations of a randomised SVD, several times quicker; None for the exact one.
-        svd_seed: Seed of the randomised SVD.
     """
 
     name: ClassVar[str] = "pissa"
@@ -44,15 +43,9 @@ class PiSSA(Method):
     space: ClassVar[SearchSpace] = LARGE_STEPS
 
     lora_alpha: float = 8.0
-    niter: int | None = None
-    svd_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the init checks its fields
+    niter: int | None = from_part(Pissa)
+    svd_seed: int = from_part(Pissa, "seed")
 
     def slots(self) -> Slots:
         """The start; the rest is LoRA's."""
-        return Slots(
-            init=Pissa(self.niter, self.svd_seed), export=Export("LoRA adapter of rank 2 r")
-        )
+        return Slots(init=Pissa.from_fields(self), export=Export("LoRA adapter of rank 2 r"))

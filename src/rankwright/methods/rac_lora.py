@@ -24,11 +24,13 @@ from typing import ClassVar, Literal
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
+from rankwright.procedures.rounds import LrPolicy
 
 
 @register
@@ -41,23 +43,14 @@ class RACLoRA(Method):
 
     Attributes:
         lora_alpha: Numerator of s; 8, hence s = 1 with the scaled draw (ours).
-        frozen: The factor that is drawn: "A" (ours) or "B"; the paper reports both. The other one
-            is trained: r * out numbers with "A", r * in with "B".
-        frozen_draw: "gaussian" (paper), here with variance 1 / in (1 / out); "orthonormal";
-            "unbiased": E[A^T A] = I (E[B B^T] = I).
-        projected: Precondition the free factor's gradient so that one SGD step a link is the
-            analysed step of size gamma = lr; False (the paper trains with AdamW).
-        rounds: Links in the chain, T, of equal length. None: as many as `ranks`, else 10 (paper,
-            on GLUE), or fewer with at least 20 steps each (ours).
-        steps_per_round: Optimizer steps of a link instead.
-        epochs_per_round: Passes over the training rows of a link instead.
-        ranks: Rank of every link; None for r always.
-        reset_optimizer: Forget moments and step counts of the finished link; True (paper).
-        reset_head: Forget those of the head and of `modules_to_save` too; False (ours).
-        lr_policy: "global": one schedule over all links (ours); "restart"; "rewarm".
-        rewarm_steps: Length of the warm-up of "rewarm" in optimizer steps.
-        mode: What happens to a long history: "history", "fold" or "recompress" (ours).
-        rank_cap: Finished ranks of a module beyond which `mode` acts; 64 (ours).
+        frozen: Here one always is: "A" (ours) or "B"; the paper reports both. With "A" r * out
+            numbers of a module are trained, with "B" r * in.
+        frozen_draw: The paper has "gaussian".
+        projected: Then one SGD step a link is the analysed step of size gamma = lr; False (the
+            paper trains with AdamW).
+        rounds: A round is a link, their number the paper's T; here it is 10 where neither is given
+            (paper, on GLUE).
+        reset_optimizer: True (paper).
     """
 
     name: ClassVar[str] = "rac_lora"
@@ -74,28 +67,28 @@ class RACLoRA(Method):
     }
 
     lora_alpha: float = 8.0
-    frozen: Side = "A"
-    frozen_draw: FrozenDraw = "gaussian"
-    projected: bool = False
-    rounds: int | None = None
-    steps_per_round: int | None = None
-    epochs_per_round: float | None = None
-    ranks: list[int] | None = None
-    reset_optimizer: bool = True
-    reset_head: bool = False
-    lr_policy: Literal["global", "restart", "rewarm"] = "global"
-    rewarm_steps: int = 0
-    mode: Literal["history", "fold", "recompress"] = "history"
-    rank_cap: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the chain checks its fields
+    frozen: Side = from_part(Chain, default="A")
+    frozen_draw: FrozenDraw = from_part(Chain)
+    projected: bool = from_part(Chain)
+    rounds: int | None = from_part(Chain)
+    steps_per_round: int | None = from_part(Chain)
+    epochs_per_round: float | None = from_part(Chain)
+    ranks: list[int] | None = from_part(Chain)
+    reset_optimizer: bool = from_part(Chain)
+    reset_head: bool = from_part(Chain)
+    lr_policy: LrPolicy = from_part(Chain)
+    rewarm_steps: int = from_part(Chain)
+    mode: Literal["history", "fold", "recompress"] = from_part(Chain)
+    rank_cap: int = from_part(Chain)
 
     def slots(self) -> Slots:
         """Stacked factors, and the chain around the steps."""
         return Slots(
             layer=StackedLoRA(),
-            procedure=Chain.from_fields(self, default_rounds=10),
+            procedure=Chain.from_fields(
+                self,
+                default_rounds=10,
+                without=("layers_per_round", "selection", "shrinkage", "least_rank"),
+            ),
             export=Export("LoRA adapter of rank <= r T"),
         )

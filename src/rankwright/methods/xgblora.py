@@ -22,11 +22,13 @@ from typing import ClassVar, Literal
 
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Export
+from rankwright.core.part_fields import from_part
 from rankwright.core.registry import register
 from rankwright.core.search import RATES, LogRange, OneOf, SearchSpace
 from rankwright.layers.stacked import Side, StackedLoRA
 from rankwright.procedures.chain import Chain
 from rankwright.procedures.frozen import FrozenDraw
+from rankwright.procedures.rounds import LrPolicy
 
 
 @register
@@ -40,22 +42,12 @@ class XGBLoRA(Method):
     Attributes:
         r: Rank of a booster; 1 (paper).
         lora_alpha: Numerator of s; 2, hence s = 2 (ours). Keep s, not lora_alpha, when changing r.
-        rounds: Boosters in the chain, T. None: 32, or fewer with at least 20 steps each (ours).
-        steps_per_round: Optimizer steps of a round, kappa, instead of `rounds` (paper: ablated,
-            value unknown).
-        layers_per_round: L_s: a number of layers, a share of them rounded up, or None for all.
-            1/3 (ours; the paper's best for a 32-layer model is 11).
-        selection: "uniform" (paper): all subsets equally likely; "round_robin" (ours): shuffled
-            turns, no layer is left out for long; "blocks" (ours): turns of neighbouring layers;
-            "top_heavy" (ours): upper layers more often. The last two save memory and time.
-        shrinkage: Factor on a booster when it is absorbed; 1 (paper).
-        reset_optimizer: Forget moments and step counts of absorbed boosters; True (ours).
-        lr_policy: "global": one schedule over all rounds (ours); "restart"; "rewarm".
-        rewarm_steps: Length of the warm-up of "rewarm" in optimizer steps.
-        frozen: Train one factor only and draw the other, as RAC-LoRA does: "A" or "B" frozen.
-        frozen_draw: How it is drawn: "gaussian", "orthonormal" or "unbiased".
-        mode: What happens to a long history: "history", "fold" or "recompress" (ours).
-        rank_cap: Finished ranks of a module beyond which `mode` acts; 64 (ours).
+        rounds: The paper's T.
+        steps_per_round: The paper's kappa, ablated there; its value is unknown.
+        layers_per_round: The paper's L_s; 1/3 (ours; paper: 11 is best for a 32-layer model).
+        selection: The paper has "uniform"; of the others (ours), "blocks" and "top_heavy" save
+            memory and time.
+        shrinkage: 1 (paper).
     """
 
     name: ClassVar[str] = "xgblora"
@@ -75,27 +67,27 @@ class XGBLoRA(Method):
 
     r: int = 1
     lora_alpha: float = 2.0
-    rounds: int | None = None
-    steps_per_round: int | None = None
-    layers_per_round: float | int | None = 1 / 3
-    selection: Literal["uniform", "round_robin", "blocks", "top_heavy"] = "uniform"
-    shrinkage: float = 1.0
-    reset_optimizer: bool = True
-    lr_policy: Literal["global", "restart", "rewarm"] = "global"
-    rewarm_steps: int = 0
-    frozen: Side | None = None
-    frozen_draw: FrozenDraw = "gaussian"
-    mode: Literal["history", "fold", "recompress"] = "history"
-    rank_cap: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.slots()  # the chain checks its fields
+    rounds: int | None = from_part(Chain)
+    steps_per_round: int | None = from_part(Chain)
+    layers_per_round: float | int | None = from_part(Chain, default=1 / 3)
+    selection: Literal["uniform", "round_robin", "blocks", "top_heavy"] = from_part(Chain)
+    shrinkage: float = from_part(Chain)
+    reset_optimizer: bool = from_part(Chain)
+    lr_policy: LrPolicy = from_part(Chain)
+    rewarm_steps: int = from_part(Chain)
+    frozen: Side | None = from_part(Chain)
+    frozen_draw: FrozenDraw = from_part(Chain)
+    mode: Literal["history", "fold", "recompress"] = from_part(Chain)
+    rank_cap: int = from_part(Chain)
 
     def slots(self) -> Slots:
         """Stacked factors, and the chain around the steps."""
         return Slots(
             layer=StackedLoRA(),
-            procedure=Chain.from_fields(self, least_rank=4),  # ours: a warning is logged below it
+            procedure=Chain.from_fields(
+                self,
+                least_rank=4,  # ours: a warning is logged below it
+                without=("epochs_per_round", "ranks", "reset_head", "projected", "default_rounds"),
+            ),
             export=Export("LoRA adapter of rank <= r T, a rank for each module"),
         )

@@ -35,7 +35,7 @@ class LoraFa(OptimizerPart):
     """The gradient of B that moves W along G P_A, under whatever optimizer the engine has.
 
     Attributes:
-        delta: Ridge on A A^T; 1e-8, PEFT's.
+        delta: Ridge on A A^T; 1e-8 (PEFT).
     """
 
     elementwise: ClassVar[bool] = False

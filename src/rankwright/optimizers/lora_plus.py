@@ -25,7 +25,8 @@ class LoraPlus(OptimizerPart):
     magnitudes, and both factors of an embedding, whose A has no sum over inputs to make up for.
 
     Attributes:
-        lr_ratio: Learning rate of B over that of A.
+        lr_ratio: Learning rate of B over that of A; 16 (as the authors suggest), more where the
+            task is far from the pretraining, 1 for LoRA.
     """
 
     sharded: ClassVar[bool] = True

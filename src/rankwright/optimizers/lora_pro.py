@@ -54,19 +54,22 @@ Sides = tuple[Tensor, Tensor]
 class LoraPro(OptimizerPart):
     """AdamW on the adjusted gradients of LoRA-Pro.
 
-    "Published" is the code at mrflogs/LoRA-Pro@fe26027.
+    "Published" is the code at mrflogs/LoRA-Pro@fe26027, which has "full" only.
 
     Attributes:
-        mode: "efficient": moments in the shapes of A and B. "full" (published): in the shape of W.
+        mode: "efficient" (ours): moments in the shapes of A and B, learning rates of LoRA. "full"
+            (published): moments of out x in numbers, learning rates of full fine-tuning.
         x_mode: The matrix X that E does not depend on: "sylvester" (published), "symmetric" or
             "zero"; see `adjusted_gradients`.
-        delta: Ridge on A A^T and B^T B where they are inverted; 1e-8 (published).
-        relative_delta: Whether it is relative to the mean of their diagonals.
+        delta: Ridge on A A^T and B^T B where they are inverted; 1e-8 (published). While B is small
+            it is what limits the step of A.
+        relative_delta: Whether it is relative to the mean of their diagonals (ours).
         betas: Decay rates of the moments.
         eps: Epsilon of AdamW.
-        max_norm: Limit on the norm of E over all pairs, to which it is scaled down; None: none.
-        moments: Format of the moments of "full": "float32", "bfloat16" or "8bit".
-        moments_on_host: Whether they are kept in the host's memory.
+        max_norm: Limit on the norm of E over all pairs, to which it is scaled down; None: none. The
+            engine's own clipping is switched off.
+        moments: Format of the moments of "full": "float32", "bfloat16" or "8bit" (ours).
+        moments_on_host: Whether they are kept in the host's memory (ours).
         as_published: Reproduce two slips of the published code in "full": the bias correction
             counts from 2, and from the second step on V takes E rounded to bfloat16.
     """

@@ -56,23 +56,26 @@ Sides = tuple[Tensor, Tensor]
 class LoraRite(OptimizerPart):
     """LoRA-RITE: steps of W that do not depend on how its update is factored.
 
-    Defaults are those of the published code (gkevinyen5418/LoRA-RITE@c9bb451).
+    "Published" is the code at gkevinyen5418/LoRA-RITE@c9bb451.
 
     Attributes:
-        betas: Decay of the first and second moment.
-        eps: Added to the root of every eigenvalue of V; on the scale of g.
-        clip: Largest norm of all g together; larger ones are scaled to it. 0: no clipping.
-        skip: A factor whose g has a root mean square above this counts as having no gradient in
-            this step, as one with NaN or Inf always does. 0: no limit.
-        cap: Largest root mean square of M in a step; the state is not capped. 0: no limit.
-        escape: Compensate for the part of V that a change of basis loses, rho; on in the paper,
-            off in its code.
-        balance: After the step, scale A and B to equal norm; B A stays what it is.
+        betas: Decay of the first and second moment; (0.9, 0.999) (published).
+        eps: Added to the root of every eigenvalue of V, on the scale of g; 1e-6 (published).
+        clip: Largest norm of all g together, to which larger ones are scaled; 1 (published), 0:
+            none. The engine's own clipping is switched off.
+        skip: Largest root mean square of the g of a factor: with a larger one, as always with NaN
+            or Inf, the factor counts as having no gradient in the step. 1 (published), 0: no limit.
+        cap: Largest root mean square of M in a step; the state is not capped. 0: no limit
+            (published).
+        escape: Compensate for the part of V that a change of basis loses, rho; off (published code;
+            on in the paper).
+        balance: After the step, scale A and B to equal norm; B A stays what it is. Off (published).
         rcond: Singular values of a factor below this share of its largest count as zero: the factor
             does not have their direction. None: sqrt(r u), u being the rounding unit of the
             products (1.4e-3 at r = 16 in float32); smaller ones are rounding.
         second_order: Largest norm of lr^2 N_B N_A over that of lr (B N_A + N_B A), to which both
-            moments of a pair are scaled in a step; the state is not. 0: no limit, as published.
+            moments of a pair are scaled in a step; the state is not. 3 (ours), 0: no limit
+            (published).
     """
 
     elementwise: ClassVar[bool] = False

@@ -53,14 +53,16 @@ class Gram(Penalty):
     `weight * R`, with `R` from the module docstring; no gradient to `W` or to the magnitudes.
 
     Attributes:
-        weight: Factor of the penalty (the published code uses 1e-5 throughout).
-        form: `"norm"` for the Frobenius norm (published code), `"squared"` for its square.
-        rows: Number of output rows drawn anew for each module and step, at least 2; None for all.
-            The sum over pairs of rows is scaled up to all pairs, without bias; the root of it, in
-            the form "norm", has a bias that is small of second order. All rows need `2 d_out^2`
-            numbers a module, cached, twice the weight itself; a subset `rows * d_in`, transient.
-        modules: Number of modules drawn anew for each step, at least 1; None for all. The mean over
-            them estimates the mean over all without bias, its gradient too.
+        weight: Factor gamma of the penalty on the rows' directions; 1e-5 (published), 0 for none.
+        form: "norm" for the Frobenius norm (published), "squared" for its square.
+        rows: Number of output rows drawn anew for each module and step, at least 2 (ours, for the
+            price of a step); None for all (published). The sum over pairs of rows is scaled up to
+            all pairs, without bias; the root of it, in the form "norm", has a bias that is small of
+            second order. All rows need 2 out^2 numbers a module, cached, twice the weight itself; a
+            subset rows * in, transient.
+        modules: Number of modules drawn anew for each step, at least 1 (ours); None for all
+            (published). The mean over them estimates the mean over all without bias, its gradient
+            too.
     """
 
     weight: float = 1e-5

@@ -27,7 +27,7 @@ class L1(Penalty):
     """The mean absolute value of the parameters of one role, of SoRA's gates for one.
 
     Attributes:
-        weight: Factor of the mean.
+        weight: Factor of the mean absolute value, as a term of the loss.
         role: Whose parameters: "lower" for the factors and all else that has no role of its own,
             or a role of the method's procedure.
     """

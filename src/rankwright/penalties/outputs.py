@@ -45,20 +45,25 @@ Warmup = Literal["linear", "quadratic"]
 class Outputs(Penalty):
     """BA-LoRA's regularisers: stay consistent with the base, diverse, and of leading directions.
 
+    "Published" is the code at llm172/BA-LoRA@847505a, "paper" what a note on its ICLR version says.
+
     Attributes:
-        consistency: Weight l1; None for 0.025 on tokens and 0.15 on classes (paper).
-        diversity: Weight l2; None for 0.005 and 0.03 (paper).
-        spectral: Weight l3; None for 0.005 and 0.03 (paper).
-        temperature: T.
-        top_k: K, the logits in the entropy of a token; 0 for the whole vocabulary.
-        svd_k: k, leading singular values; None for 10 on tokens and 5 on classes (paper).
-        norm: N; None for "frobenius" on tokens and "nuclear" on classes (paper).
-        consistency_schedule: "cosine": l1 falls to a tenth over the run.
-        warmup: Share of the steps in which l2 and l3 rise to their values.
+        consistency: Weight l1; None for 0.025 on tokens, 0.15 on classes (paper). Above 0 every
+            batch takes a forward pass more.
+        diversity: Weight l2; None for 0.005 on tokens, 0.03 on classes (paper).
+        spectral: Weight l3; None for 0.005 on tokens, 0.03 on classes (paper).
+        temperature: T; 2 (published).
+        top_k: K, the logits in the entropy of a token; 20 (published), 0 for the whole vocabulary.
+        svd_k: k, leading singular values; None for 10 on tokens, 5 on classes (paper).
+        norm: N; None for "frobenius" on tokens, "nuclear" on classes (paper).
+        consistency_schedule: "cosine" (published): l1 falls to a tenth over the run; or "constant".
+        warmup: Share of the steps in which l2 and l3 rise to their values; 0 (published: 0.2, but
+            without effect).
         warmup_shape: How they rise: "linear" or "quadratic".
-        causal_shift: Take the logits that predict the labels that count, as the loss does; False:
-            those at their positions, one token later.
-        centred: Subtract from each row of Z its mean, which a softmax does not see.
+        causal_shift: Take the logits that predict the labels that count, as the loss does (ours);
+            False: those at their positions, one token later (published).
+        centred: Subtract from each row of Z its mean, which a softmax does not see; else `spectral`
+            falls when all logits grow (ours).
     """
 
     consistency: float | None = None

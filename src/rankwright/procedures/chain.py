@@ -44,8 +44,9 @@ class Chain(Procedure):
     """Boosters one after the other, on all layers or on a few of them in turn.
 
     Attributes:
-        rounds: Boosters in a chain; the steps are divided evenly. None: as many as `ranks`, else
-            `default_rounds`, or fewer, so that every round has at least 20 steps.
+        rounds: Boosters in the chain, over which the steps are divided evenly. None: as many as
+            `ranks` where a method has these, else 32 or the method's own number; or fewer, so that
+            every round has at least 20 steps.
         steps_per_round: Optimizer steps of a round instead; the last one may be shorter.
         epochs_per_round: Passes over the training rows of a round instead, to the nearest step.
         ranks: Rank of every round; of a module whose own rank is smaller, that. None: r always. s
@@ -53,8 +54,9 @@ class Chain(Procedure):
         layers_per_round: Layers trained in a round: a number (int), a share (float; rounded up),
             None for all. A layer is a numbered block of the network; a module outside any block
             counts as one.
-        selection: How they are drawn: "uniform", "round_robin", "blocks", "top_heavy", or a
-            `Policy`.
+        selection: How they are drawn: "uniform": all subsets equally likely; "round_robin":
+            shuffled turns, no layer is left out for long; "blocks": turns of neighbouring layers;
+            "top_heavy": upper layers more often; in Python also a `Policy`.
         shrinkage: Factor on a booster when it is put on the stack; any but 1 moves the function.
         reset_optimizer: Forget moments and step counts of what was absorbed.
         reset_head: Forget those of all other trained parameters too (head, `modules_to_save`).
@@ -66,10 +68,11 @@ class Chain(Procedure):
             `rank_cap` ranks of a module do, they move into a working copy of its weight.
             "recompress": when a module has more than `rank_cap` finished ranks, the best
             approximation of that rank takes their place.
-        rank_cap: See `mode`; in ranks of one module.
-        frozen: The factor that is drawn for every round and not trained; the other one starts at
-            zero. None: both are trained.
-        frozen_draw: How it is drawn; see `frozen.draw_frozen`.
+        rank_cap: Finished ranks of a module beyond which `mode` acts.
+        frozen: The factor that is drawn for every round and not trained, "A" or "B", as RAC-LoRA
+            has it; the other one starts at zero. None: both are trained.
+        frozen_draw: How it is drawn: "gaussian", with variance 1 / in (1 / out); "orthonormal";
+            "unbiased": E[A^T A] = I (E[B B^T] = I). See `frozen.draw_frozen`.
         projected: Multiply the free factor's gradient by (s^2 S S^T)^-1, S being the frozen one.
             With SGD and one step a round, the projected gradient step of size lr.
         round_rows: Rows of every round; None for all rows.

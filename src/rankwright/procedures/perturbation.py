@@ -35,12 +35,16 @@ from rankwright.layers.noise import NoiseHandle, add_noise, check_noise, row_std
 class Perturbation(Procedure):
     """Noise on the effective weights during forward and backward.
 
+    "Published" is the code at nblt/Flat-LoRA@16d48ae.
+
     Attributes:
-        rho: Strength at the end of training, relative to the norm of each weight row; 0: none.
-        per_micro_batch: A sample for each micro-batch, instead of one for each optimizer step.
-        same_on_all_processes: One sample for all processes, so that several compute what one
-            process computes on the global batch; otherwise each draws its own, and the gradient is
-            averaged over the samples.
+        rho: Strength of the noise at the end of training, relative to the norm of each weight row;
+            0.05 (published example; its default is 0, no noise).
+        per_micro_batch: A sample for each micro-batch (ours), or one for the whole optimizer step
+            (published).
+        same_on_all_processes: One sample for all processes (ours), so that several compute what one
+            process computes on the global batch; False (published): each draws its own, and the
+            gradient is averaged over the samples.
     """
 
     rho: float = 0.05

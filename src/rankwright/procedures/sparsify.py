@@ -37,20 +37,28 @@ ROLE = "gate"
 class Sparsify(Procedure):
     """Thresholds on the gates, in stages, and pruning.
 
+    "Published" is the code at TsinghuaC3I/SoRA@c275ac2.
+
     Attributes:
-        xi: Threshold of the first stage, at least 0.
-        xi_last: Threshold of the last stage; None for `xi`.
-        stages: Number of stages, each with the learning-rate schedule from its start.
+        xi: Threshold on the gates after every optimizer step, at least 0; in the first of several
+            stages. 3e-4 (published for STS-B). A gate from 1 reaches 0 in 1 / xi steps, so a
+            shorter run needs a larger one.
+        xi_last: Threshold of the last stage; None for `xi` (published for RTE: 7e-4, from 0).
+        stages: Number of stages, each with the learning-rate schedule from its start (ours: with
+            the published one the later stages have a learning rate of 0); 1 (published for RTE: 7).
         xi_schedule: How the thresholds lie between the two: evenly ("linear"), evenly in their
             exponentials ("log_linear") or in their logarithms ("exp_linear").
         first_stage: Share of the steps that the first of several stages takes; the others are
-            equally long.
+            equally long. 0.36 (published for RTE).
         dense_share: Share of the first stage's steps before the first threshold, in which B leaves
-            zero.
-        threshold: "soft" for T_xi, or "published".
-        scale_with_lr: Whether the threshold of a step is xi times its learning rate of the gates.
-        gate_lr: Learning rate of the gates; None for that of the factors.
-        prune: Whether ranks with a gate at zero are dropped after the last step.
+            zero; 0.06 (ours; published: 0).
+        threshold: "soft" for T_xi (paper), or "published": the code's rule, which closes gates
+            below 2 xi.
+        scale_with_lr: Whether the threshold of a step is xi times its learning rate of the gates,
+            for an xi of 0.3 or so (an unused file of the published code).
+        gate_lr: Learning rate of the gates; None for that of the factors (published).
+        prune: Whether ranks with a gate at zero are dropped after the last step (ours; the
+            published code only counts them).
     """
 
     xi: float = 3e-4
