@@ -223,6 +223,11 @@ def test_export(
     assert str(target) in shown
     assert "relative error of the change" in shown
     assert (target / file).stat().st_size > 0
+    assert (target / "tokenizer.json").is_file()
+    if kind != "merged":
+        card = (target / "README.md").read_text("utf-8")
+        assert card.count("label2id={'high': 0, 'low': 1},") == 2
+        assert (target / "base_config" / "config.json").is_file()
     assert main(command) == 1
     assert "not empty" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0

@@ -82,6 +82,21 @@ def test_a_causal_model_needs_no_labels(
         torch.testing.assert_close(loaded, model(tokens(4)).logits, rtol=0, atol=1e-5)
 
 
+def test_a_head_of_another_size_in_the_file_is_left(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = AutoModelForSequenceClassification.from_pretrained
+    load(bert_folder, num_labels=7).save_pretrained(tmp_path / "seven")
+    head = Head("AutoModelForSequenceClassification", labels(3), replaces=True)
+    base = load(tmp_path / "seven", **head.model_kwargs, ignore_mismatched_sizes=True)
+    model = trained(LoRA(r=2), base)
+    save_adapter(model, tmp_path / "adapter")
+    write_card(tmp_path / "adapter", model, head)
+    for names in run_blocks(tmp_path / "adapter", monkeypatch):
+        logits = names["model"].eval()(tokens(4)).logits
+        torch.testing.assert_close(logits, model(tokens(4)).logits, rtol=0, atol=1e-5)
+
+
 def test_the_call_for_a_regression_says_what_it_is() -> None:
     head = Head(
         "AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, BertForMaskedLM, TrainerCallback
 
 from rankwright.cli.quiet import quiet
 from rankwright.core.errors import MethodError, TrainingError
@@ -285,6 +286,38 @@ def test_a_head_of_another_task_is_replaced(
     assert torch.equal(base.model.classifier.weight, fresh.model.classifier.weight)
     assert base.missing_keys == fresh.missing_keys == ["classifier.weight", "classifier.bias"]
     assert (base.replaces_head, fresh.replaces_head) == (True, False)
+
+
+@pytest.mark.parametrize("method", [LoRA(r=2), BiDoRA(r=2)], ids=lambda method: method.name)
+def test_a_pooler_that_is_in_no_file_is_in_the_adapter(
+    method: Method, config: TrainConfig, bert_folder: Path, tmp_path: Path
+) -> None:
+    """The metric of a run is what plain PEFT gives on a base loaded under another seed."""
+    masked = shutil.copytree(bert_folder, tmp_path / "masked")
+    BertForMaskedLM.from_pretrained(bert_folder).save_pretrained(masked)
+    said: list[str] = []
+    config = dataclasses.replace(config, model=str(masked))
+    folder, result = train(config, method, notify=said.append)
+    assert said[-1] == (
+        "not in the model's file, so trained whole and saved with the adapter: "
+        "bert.pooler, classifier"
+    )
+    prepared = config.make_task().prepare(load_tokenizer(config.model))
+    base = load_base(config.model, prepared, seed=99).model
+    loaded = PeftModel.from_pretrained(base, folder.adapter)
+    assert prepared.evaluate(loaded, batch_size=8) == pytest.approx(result.after)
+
+
+def test_a_layer_that_is_in_no_file_is_refused_before_training(
+    config: TrainConfig, bert_folder: Path, tmp_path: Path
+) -> None:
+    deeper = shutil.copytree(bert_folder, tmp_path / "deeper")
+    values = json.loads((deeper / "config.json").read_text("utf-8"))
+    (deeper / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 3}))
+    config = dataclasses.replace(config, model=str(deeper))
+    with pytest.raises(MethodError, match=r"deeper' .* has no bert\.encoder\.layer\.2\."):
+        train(config, LoRA(r=2))
+    assert not Path(str(config.output)).exists()
 
 
 def test_weights_that_are_not_of_the_config_are_refused(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
+from rankwright.job.card import write_card
 from rankwright.job.files import json_text, write_json
+from rankwright.job.folder import read_whole
+from rankwright.job.head import Head
 from rankwright.job.load import load_tokenizer
 from rankwright.job.paths import expanded
 from rankwright.training import export
@@ -87,12 +91,17 @@ def export_run(
     model = load_adapted(folder)
     options: dict[str, Any] = {"overwrite": overwrite, "tolerance": tolerance}
     target = expanded(output) if output else folder.path / f"{kind}-export"
+    tokenizer = load_tokenizer(str(folder.adapter))
+
+    def describe(written: Path) -> None:
+        tokenizer.save_pretrained(written)
+        write_card(written, model, read_whole(folder.head, Head.load))
+
     if kind == "lora":
-        report = export.export_lora(model, target, rank, **options)
+        report = export.export_lora(model, target, rank, finish=describe, **options)
     elif kind == "merged":
-        tokenizer = load_tokenizer(str(folder.adapter))
         report = export.export_merged(model, target, tokenizer=tokenizer, **options)
     else:
-        report = export.export_adapter(model, target, **options)
+        report = export.export_adapter(model, target, finish=describe, **options)
     print(report)
     return 0

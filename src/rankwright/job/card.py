@@ -21,31 +21,27 @@ NAMES_SHOWN = 20
 """Up to so many labels are arguments in the calls; more are taken from `CONFIG_FOLDER`."""
 
 
-def write_card(folder: Path, model: PeftModel, head: Head, *, replaces_head: bool = False) -> None:
+def write_card(folder: Path, model: PeftModel, head: Head) -> None:
     """Write `README.md`, and the base model's config where the head needs arguments.
 
     Args:
         folder: The adapter's folder; PEFT's blank README is replaced.
         model: The adapted model.
         head: What its base model was loaded with.
-        replaces_head: See `loading_section`.
     """
     base = model.get_base_model()
     if head.model_kwargs:
         base.config.save_pretrained(folder / CONFIG_FOLDER)
-    section = loading_section(head, base.name_or_path, replaces_head=replaces_head)
-    lines = ["# Adapter", "", *section]
+    lines = ["# Adapter", "", *loading_section(head, base.name_or_path)]
     (folder / README).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def loading_section(head: Head, base: str, *, replaces_head: bool = False) -> list[str]:
+def loading_section(head: Head, base: str) -> list[str]:
     """The lines of a Markdown section that loads an adapter with PEFT and with transformers.
 
     Args:
         head: What the base model was loaded with.
         base: Folder or hub name of the base model.
-        replaces_head: Whether the base model's file has a head of another size, which loading
-            must be told to leave.
     """
     names = [head.auto_class]
     if len(head.model_kwargs.get("id2label", ())) > NAMES_SHOWN:
@@ -53,7 +49,7 @@ def loading_section(head: Head, base: str, *, replaces_head: bool = False) -> li
         names.insert(0, "AutoConfig")
     else:
         arguments = [f"{name}={value!r}" for name, value in head.model_kwargs.items()]
-    if replaces_head:
+    if head.replaces:
         arguments.append("ignore_mismatched_sizes=True")
     imports = f"from transformers import {', '.join(names)}"
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ class Head:
     Attributes:
         auto_class: Name of the class in `transformers`.
         model_kwargs: Keyword arguments of its `from_pretrained`, such as the labels.
+        replaces: Whether the base model's file has a head of another size, which is not loaded.
     """
 
     auto_class: str
     model_kwargs: dict[str, Any]
+    replaces: bool = field(default=False, compare=False)
 
     @classmethod
-    def of(cls, prepared: PreparedTask) -> Head:
+    def of(cls, prepared: PreparedTask, *, replaces: bool = False) -> Head:
         """The head that a task wants."""
-        return cls(prepared.auto_class, prepared.model_kwargs)
+        return cls(prepared.auto_class, prepared.model_kwargs, replaces)
 
     @classmethod
     def load(cls, path: Path) -> Head:

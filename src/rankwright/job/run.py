@@ -138,13 +138,13 @@ class Job:
 
     def save_adapter(self) -> None:
         """Write adapter, tokenizer and README, whole or not at all; before them, the head."""
-        head = Head.of(self.prepared)
+        head = Head.of(self.prepared, replaces=self.replaces_head)
         head.save(self.folder.head)
         temporary = self.folder.path / ".saving-adapter"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
         save_adapter(self.model, temporary)
         self.prepared.tokenizer.save_pretrained(temporary)
-        write_card(temporary, self.model, head, replaces_head=self.replaces_head)
+        write_card(temporary, self.model, head)
         checkpoint.publish(temporary, self.folder.adapter)
 
     def release(self) -> None:

@@ -13,7 +13,7 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -111,6 +111,7 @@ def export_adapter(
     probe: Probe | None = None,
     tolerance: float | None = None,
     overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> ExportReport:
     """Write the adapter as it stands, as PEFT does.
 
@@ -121,6 +122,7 @@ def export_adapter(
         tolerance: Largest logit difference that passes, relative to the largest logit; by default
             `LOGIT_TOLERANCE` of the base dtype.
         overwrite: Replace an export that is there.
+        finish: Called with the folder when all is checked, before it gets its name; to add files.
 
     Returns:
         What was written and measured.
@@ -136,6 +138,8 @@ def export_adapter(
         tensors = source.adapter_tensors()
         save_adapter(model, folder, source.adapter)
         difference = _check_adapter(source, folder, tensors, source.tolerance(tolerance))
+        if finish is not None:
+            finish(folder)
     errors = Errors.none(source.layers)
     return _report(source, "adapter", Path(path), source.rank(), errors, difference)
 
@@ -148,6 +152,7 @@ def export_lora(
     probe: Probe | None = None,
     tolerance: float | None = None,
     overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> ExportReport:
     """Write a plain LoRA adapter of rank `rank` at most.
 
@@ -165,6 +170,7 @@ def export_lora(
         tolerance: See `export_adapter`; holds where nothing is truncated. A truncation is judged
             by the errors in the report.
         overwrite: See `export_adapter`.
+        finish: See `export_adapter`.
 
     Returns:
         What was written and measured; the errors are of the factors as they were written.
@@ -186,6 +192,8 @@ def export_lora(
         )
         allowed = source.tolerance(tolerance)
         difference = _check_adapter(source, folder, written.tensors, allowed, exact=exact)
+        if finish is not None:
+            finish(folder)
     return _report(source, "lora", Path(path), written.rank, written.errors, difference)
 
 
