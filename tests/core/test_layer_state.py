@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rankwright.core.run import adapted_layers
 from rankwright.layers.gated import GatedLoRA
 from rankwright.methods import LoRA, SoRA
 from rankwright.training.checkpoint import load_state, save_state
+from rankwright.training.refusals import check_layer_state
 from trainers import build_trainer
 
 
@@ -139,3 +141,14 @@ def test_state_of_another_shape_or_layer_is_refused() -> None:
     plain = run_of(LoRA(**toy.FIELDS))
     with pytest.raises(MethodError, match=r"l0.lora_A.default.live is of shape .* not there in"):
         load_layer_state(plain.layers, "default", layer_state(two.layers, "default"))
+
+
+@pytest.mark.parametrize("setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}])
+def test_what_shards_it_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    args: Any = SimpleNamespace(**{"deepspeed": None, "fsdp": [], **setting})
+    plain, guest = (build_trainer(m, "llama", tmp_path).run for m in (LoRA(r=2), Guest(r=2)))
+    check_layer_state(args, plain)
+    with pytest.raises(
+        MethodError, match=r"guest keeps .*lora_A\.default\.live beside the adapter"
+    ):
+        check_layer_state(args, guest)
