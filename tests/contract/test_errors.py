@@ -256,19 +256,22 @@ def test_a_model_that_another_method_made(tmp_path: Path) -> None:
 
 
 class Poison(TrainerCallback):
-    """Makes the loss or a gradient of step 5 something that is not a number."""
+    """Makes the loss or a gradient of a step something that is not a number."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, step: int = 5) -> None:
         self.what = what
+        self.step = step
         self.trainer: Any = None
         self.before: dict[str, torch.Tensor] = {}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step != 5:
+        if state.global_step != self.step:
             return
         self.before = adapter(self.trainer.model)
         head = self.trainer.model.get_base_model().classifier.modules_to_save["default"]
-        if self.what == "the loss":
+        if self.what == "weights":
+            head.bias.data.fill_(float("nan"))
+        elif self.what == "the loss":
             head.register_forward_hook(lambda _m, _i, output: output * float("nan"))
         else:
             head.bias.register_hook(lambda grad: grad * float("inf"))
@@ -286,7 +289,7 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
         save_strategy="steps",
         save_steps=2,
     )
-    message = rf"{what} at step 5 is (nan|inf).*newest checkpoint is .*checkpoint-4\."
+    message = rf"{what} at step 5 is (nan|inf).*finite loss after it is .*checkpoint-4\."
     with pytest.raises(TrainingError, match=message):
         poison.trainer.train()
     assert standing.period() is None
@@ -294,11 +297,68 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
     assert all(bool(torch.isfinite(tensor).all()) for tensor in poison.before.values())
 
 
+def poisoned(what: str, folder: Path, step: int = 5, **changes: Any) -> str:
+    """The error of a run of LoRA that saves after every step, and is poisoned."""
+    poison = Poison(what, step)
+    values = {"save_strategy": "steps", "save_steps": 1, **changes}
+    trainer = build_trainer(method_named("lora"), "bert", folder, callbacks=[poison], **values)
+    poison.trainer = trainer
+    with pytest.raises(TrainingError) as caught:
+        trainer.train()
+    return str(caught.value)
+
+
+GOOD = r"the last checkpoint with a finite loss after it is .*checkpoint-{}"
+
+
 def test_not_a_number_before_any_checkpoint(tmp_path: Path) -> None:
-    poison = Poison("the loss")
-    poison.trainer = build_trainer(method_named("lora"), "bert", tmp_path, callbacks=[poison])
-    with pytest.raises(TrainingError, match=r"no checkpoint has been written yet \(save_steps\)"):
-        poison.trainer.train()
+    message = poisoned("the loss", tmp_path, save_strategy="no")
+    assert "no checkpoint has been written yet (save_steps)" in message
+
+
+def test_the_checkpoint_that_is_named_is_one_whose_loss_was_finite(tmp_path: Path) -> None:
+    """That of the step before has the weights whose loss is not."""
+    message = poisoned("the loss", tmp_path)
+    named = (
+        GOOD.format(4) + r" \(delete checkpoint-5, which has these weights\)\. Lower the learning"
+    )
+    assert re.search(named, message), message
+
+
+def test_weights_that_an_update_has_broken(tmp_path: Path) -> None:
+    message = poisoned("weights", tmp_path)
+    assert "not all of them are finite" in message
+    assert re.search(GOOD.format(4) + ".*Lower the learning rate$", message), message
+
+
+def test_a_gradient_that_is_not_a_number_leaves_the_checkpoint_good(tmp_path: Path) -> None:
+    message = poisoned("the norm of the gradient", tmp_path)
+    assert re.search(GOOD.format(5) + r"\. Lower the learning rate, or check the data", message)
+
+
+def test_an_older_run_in_the_folder_is_not_named(tmp_path: Path) -> None:
+    build_trainer(
+        method_named("lora"), "bert", tmp_path, save_strategy="steps", save_steps=8
+    ).train()
+    message = poisoned("the loss", tmp_path, save_steps=3)
+    assert (tmp_path / "checkpoint-8").exists()
+    assert re.search(GOOD.format(3) + r"\. ", message), message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": 0}, {"learning_rate": 0.0}], ids=["first", "at rate 0"]
+)
+def test_the_rate_is_not_blamed_where_no_step_has_moved_the_weights(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    message = poisoned("the loss", tmp_path, **changes)
+    assert "Lower the learning rate" not in message
+    assert "base model's own loss is finite in float32" in message
+
+
+def test_the_only_checkpoint_has_the_weights_that_failed(tmp_path: Path) -> None:
+    message = poisoned("the loss", tmp_path, step=1)
+    assert re.search(r"checkpoint-1 has these weights \(delete it\), and there is none", message)
 
 
 def _one_row() -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Doom:
         signal: The signal.
         resume: Whether to go on from the newest complete checkpoint.
         save_steps: Steps between checkpoints.
+        logging_steps: Steps between two losses in the log.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Doom:
     signal: int = signal.SIGKILL
     resume: bool = False
     save_steps: int = 2
+    logging_steps: int = 1
 
 
 class Executioner(TrainerCallback):
@@ -57,7 +60,7 @@ class Executioner(TrainerCallback):
 
 
 def train(doom: Doom) -> Any:
-    """Run it; whoever survives leaves an adapter."""
+    """Run it; whoever survives leaves an adapter and a log."""
     trainer = build_trainer(
         method_named(doom.method, **doom.fields),
         "bert",
@@ -67,6 +70,7 @@ def train(doom: Doom) -> Any:
         max_steps=STEPS,
         save_strategy="steps",
         save_steps=doom.save_steps,
+        logging_steps=doom.logging_steps,
     )
     if doom.kill_before is not None:
         _arm(doom.kill_before)
@@ -74,6 +78,7 @@ def train(doom: Doom) -> Any:
     if not trainer.interrupted:
         trainer.model.save_pretrained(doom.output / "adapter")
     (doom.output / "interrupted").write_text(str(trainer.interrupted))
+    (doom.output / "log.json").write_text(json.dumps(trainer.state.log_history))
     return trainer
 
 

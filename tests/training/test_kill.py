@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -15,6 +16,7 @@ import doomed
 import pytest
 from doomed import Doom
 
+from method_table import BATCH
 from rankwright.training.checkpoint import newest_complete
 from trainers import digest
 
@@ -79,6 +81,30 @@ def test_killed_in_the_middle_of_a_step(
     assert newest_complete(tmp_path) == tmp_path / f"checkpoint-{step // 2 * 2}"
     assert start(Doom(method, tmp_path, fields, resume=True)) == 0
     assert digest(tmp_path / "adapter") == uninterrupted(method)
+
+
+def test_the_log_of_a_killed_run_is_of_the_whole_run(start: Start, tmp_path: Path) -> None:
+    """Killed between a checkpoint and the next entry, whose loss is of five steps."""
+    log = {"logging_steps": 5}
+    straight = tmp_path / "straight"
+    assert start(Doom("lora", straight, **log)) == 0
+    assert start(Doom("lora", tmp_path, step=7, **log)) == -signal.SIGKILL
+    assert start(Doom("lora", tmp_path, resume=True, **log)) == 0
+    expected, found = (
+        json.loads((folder / "log.json").read_text()) for folder in (straight, tmp_path)
+    )
+    assert [entry["step"] for entry in found] == [5, 10, 12]
+    losses = [
+        [entry.get("loss", entry.get("train_loss")) for entry in e] for e in (expected, found)
+    ]
+    assert losses[0] == losses[1]
+    assert losses[1][-1] > 0
+    summary = found[-1]
+    rows = 12 * BATCH
+    assert summary["train_steps_per_second"] == pytest.approx(12 / summary["train_runtime"], 0.01)
+    assert summary["train_samples_per_second"] == pytest.approx(
+        rows / summary["train_runtime"], rel=0.01
+    )
 
 
 @pytest.mark.parametrize("where", ["write_manifest", "publish"])

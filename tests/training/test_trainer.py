@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from models import classification_rows, same_bits
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.run import FORWARD
 from rankwright.methods import BiDoRA, DoRA, LoRA, XGBLoRA
-from rankwright.training import MethodMixin, Trainer, checkpoint, with_method
+from rankwright.training import MethodMixin, Trainer, checkpoint, totals, with_method
 from rankwright.training.checkpoint import IncompleteCheckpointWarning, newest_complete
 from rankwright.training.data import PhaseSampler
 from trainers import adapter, arguments, base_model, build_trainer, logits
@@ -288,6 +290,26 @@ def test_resume_takes_true_a_path_and_the_newest_whole_one(name: str, tmp_path: 
         else:
             again.train(resume_from_checkpoint=resume)
         assert same_bits(adapter(again.model), expected), resume
+
+
+def test_the_summary_is_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run whose last process made three of its steps, or none."""
+    looks = itertools.count()
+    clock = types.SimpleNamespace(time=lambda: 100.0 * next(looks))
+    monkeypatch.setattr(totals, "time", clock)
+    options = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 3}
+    straight = trained(method_named("lora"), "bert", tmp_path, **options)
+    expected = straight.state.log_history[-1]["train_loss"]
+    assert expected > 0
+    for step in (5, 8):
+        again = build_trainer(method_named("lora"), "bert", tmp_path, adapter_seed=9, **options)
+        output = again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert output.training_loss == expected
+        assert [e.get("loss") for e in again.state.log_history] == [
+            e.get("loss") for e in straight.state.log_history
+        ]
+        # a hundred seconds a look at the clock: at the start and at every checkpoint
+        assert again.state.log_history[-1]["train_runtime"] >= 100 * step
 
 
 def test_resume_without_a_checkpoint(tmp_path: Path) -> None:

@@ -74,10 +74,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def newest_complete(folder: Path) -> Path | None:
-    """The complete `checkpoint-<step>` with the highest step; None if there is none."""
+def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
+    """The complete `checkpoint-<step>` with the highest step; None if there is none.
+
+    Args:
+        folder: Where the checkpoints are.
+        up_to: The last step that counts; None for any.
+    """
     found = {int(m[1]): path for path in folder.glob("*") if (m := _NAME.match(path.name))}
-    for _, path in sorted(found.items(), reverse=True):
+    for step, path in sorted(found.items(), reverse=True):
+        if up_to is not None and step > up_to:
+            continue
         try:
             read_manifest(path)
         except (TrainingError, OSError) as error:

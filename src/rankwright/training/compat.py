@@ -2,6 +2,7 @@
 
 TRAINER_NAMES = (
     "transformers.trainer:Trainer._clip_grad_norm",
+    "transformers.trainer:Trainer._finalize_training",
     "transformers.trainer:Trainer._get_dataloader",
     "transformers.trainer:Trainer._get_grad_norm",
     "transformers.trainer:Trainer._get_num_items_in_batch",

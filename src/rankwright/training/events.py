@@ -29,6 +29,7 @@ class _Events(TrainerCallback):
     ) -> None:
         if args.should_save:
             checkpoint.remove_leftovers(Path(args.output_dir))
+        self._trainer._totals.begin()
         self._trainer.run.step = state.global_step
         self._trainer.run.begin(state.max_steps)
 

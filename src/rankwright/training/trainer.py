@@ -7,17 +7,13 @@ that know phases, and checkpoints that are whole or do not count.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import transformers
-from accelerate.optimizer import AcceleratedOptimizer
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
@@ -26,12 +22,11 @@ from rankwright.core.part import Multiplier, Procedure
 from rankwright.core.run import clipping
 from rankwright.core.targets import nothing_scored
 from rankwright.training import checkpoint
-from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
 from rankwright.training.data import PhaseSampler
 from rankwright.training.events import events_of
-from rankwright.training.manifest import load_manifest
+from rankwright.training.failures import not_finite
 from rankwright.training.memory import PeakMemory
 from rankwright.training.normalisation import Normalisation
 from rankwright.training.refusals import (
@@ -43,19 +38,16 @@ from rankwright.training.refusals import (
     check_rows,
 )
 from rankwright.training.run import TrainerRun
+from rankwright.training.saving import Saving
 from rankwright.training.signals import Termination
+from rankwright.training.totals import Totals
 
 compat.check(TRAINER_NAMES)
 
 T = TypeVar("T", bound=transformers.Trainer)
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
 
-
-class MethodMixin(_Base):
+class MethodMixin(Saving):
     """Put before a Trainer class to train with a method; see `with_method`.
 
     Args:
@@ -99,8 +91,8 @@ class MethodMixin(_Base):
         self.interrupted = False
         self._head_learning_rate = head_learning_rate
         self._cost = CostMeter(PeakMemory(self.args.device))
+        self._totals = Totals(self)
         self._termination = Termination()
-        self._staging: Path | None = None
         self._normalisation = Normalisation(self)
         self._unrecorded = False
         self._clips = True
@@ -233,7 +225,7 @@ class MethodMixin(_Base):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         check_recorded(self, self.method, not self._unrecorded)
         if not torch.isfinite(loss):
-            raise TrainingError(self._not_finite("the loss", float(loss)))
+            raise TrainingError(not_finite(self, "the loss", float(loss)))
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
         return loss - self._penalty  # the log has it apart
@@ -277,7 +269,7 @@ class MethodMixin(_Base):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # fp16 skips such a step by itself and lowers the scale of its losses
         if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise TrainingError(self._not_finite("the norm of the gradient", float(norm)))
+            raise TrainingError(not_finite(self, "the norm of the gradient", float(norm)))
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -286,6 +278,10 @@ class MethodMixin(_Base):
             logs = {**logs, **self.run.metrics, "passes": self.run.passes}
         super().log(logs, *args, **kwargs)
 
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        start_time -= self._totals.seconds_before
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
     def cost(self) -> Cost:
         """Parameters, memory, time and passes of the run so far."""
         return self._cost.report(self.run)
@@ -293,119 +289,6 @@ class MethodMixin(_Base):
     def process_peak_bytes(self) -> int:
         """Peak memory of this process so far, evaluation included; `cost` has that of the steps."""
         return self._cost.memory.of_process
-
-    def _not_finite(self, what: str, value: float) -> str:
-        return (
-            f"{what} at step {self.state.global_step} is {value}; the weights are still those "
-            f"before that step; {self._newest()}. Lower the learning rate, or check the data of "
-            "this step"
-        )
-
-    def _newest(self) -> str:
-        newest = checkpoint.newest_complete(Path(self.args.output_dir))
-        if newest is None:
-            return "no checkpoint has been written yet (save_steps)"
-        return f"the newest checkpoint is {newest}"
-
-    # Checkpoints -------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging else super()._get_output_dir(trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            rename_magnitudes(Path(output_dir or self.args.output_dir))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(super()._get_output_dir(trial))
-        try:
-            self._save_whole(folder, model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
-            raise TrainingError(
-                f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
-                f"{error}; {self._newest()}. Is the disk full? Make room, and resume"
-            ) from error
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
-
-    def _save_whole(self, folder: Path, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, complete it, and give it its own."""
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with checkpoint.staging(folder, self.state.global_step) as temporary:
-            self._staging = temporary
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._staging = None
-            self.accelerator.wait_for_everyone()
-            best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-            if self.state.best_global_step and (best.exists() or best.name == name):
-                self.state.best_model_checkpoint = str(best)  # the Trainer names the temporary one
-            if self.args.should_save:
-                self._complete(temporary / name)
-                checkpoint.publish(temporary / name, folder / name)
-            self.accelerator.wait_for_everyone()
-
-    def _complete(self, written: Path) -> None:
-        """Add the run's state to a checkpoint under its temporary name, then its manifest."""
-        self.state.save_to_json(str(written / "trainer_state.json"))
-        state = {**self.run.state_dict(), "cost": self._cost.state_dict()}
-        checkpoint.save_state(state, written)
-        checkpoint.write_manifest(
-            written,
-            step=self.state.global_step,
-            method=describe(self.method),
-            optimizer=_kind(self.run.optimizer),
-        )
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The procedure first: it may have to rebuild layers that the weights are loaded into.
-        state = checkpoint.load_state(Path(resume_from_checkpoint))
-        self.run.load_state_dict(state)
-        self._cost.load_state_dict(state["cost"])
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        if folder is not None:
-            self._check_same_optimizer(Path(folder))
-        super()._load_optimizer_and_scheduler(folder)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None:
-            state = checkpoint.load_state(Path(best))
-            self.run.load_model_state(state)
-        super()._load_best_model()
-
-    def _check_same_method(self, folder: Path) -> None:
-        manifest = checkpoint.read_manifest(folder)
-        if "scheduler.pt" not in manifest["files"]:
-            raise TrainingError(
-                f"{folder} has weights but no optimizer state (save_only_model); a run cannot go "
-                "on from it: load it with PeftModel.from_pretrained, or start a new run"
-            )
-        written = manifest["method"]
-        for name, value in describe(self.method).items():
-            if written.get(name) != value:
-                raise MethodError(
-                    f"{folder} was written with {name}={written.get(name)!r}, this run has "
-                    f"{name}={value!r}; resume with the same method, or start a new run"
-                )
-
-    def _check_same_optimizer(self, folder: Path) -> None:
-        written = load_manifest(folder)["optimizer"]
-        name = _kind(self.run.optimizer)
-        if written != name:
-            raise MethodError(
-                f"{folder} has the state of the optimizer {written}, and this run has {name}; "
-                "resume with the same, or start a new run"
-            )
 
 
 def with_method(trainer_class: type[T]) -> type[T]:
@@ -425,25 +308,3 @@ def with_method(trainer_class: type[T]) -> type[T]:
 
 class Trainer(MethodMixin, transformers.Trainer):
     """`transformers.Trainer` with a method."""
-
-
-def describe(method: Method) -> dict[str, Any]:
-    """Name, hyperparameters and plugged parts as JSON gives them back (a tuple is a list)."""
-    values = {
-        "name": method.name,
-        **method.hyperparameters(),
-        "plugged": method.plugged.described(),
-    }
-    described: dict[str, Any] = json.loads(json.dumps(values, default=_named))
-    return described
-
-
-def _named(value: Any) -> str:
-    """A function by its name: its `repr` is another one in every process."""
-    return getattr(value, "__qualname__", None) or repr(value)
-
-
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """The class of an optimizer by name, without accelerate's wrapper."""
-    bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-    return type(bare).__name__

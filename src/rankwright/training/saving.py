@@ -1,0 +1,164 @@
+"""Checkpoints of a trainer: whole or not there, and resumed only by the run that wrote them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from safetensors import SafetensorError
+from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.method import Method
+from rankwright.training import checkpoint
+from rankwright.training.adapter_file import rename_magnitudes
+from rankwright.training.cost import CostMeter
+from rankwright.training.failures import newest_checkpoint
+from rankwright.training.manifest import load_manifest
+from rankwright.training.run import TrainerRun
+from rankwright.training.totals import Totals
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+
+class Saving(_Base):
+    """The part of the mixin that writes checkpoints and goes on from them."""
+
+    run: TrainerRun
+    method: Method
+    _cost: CostMeter
+    _totals: Totals
+    _staging: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            rename_magnitudes(Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(super()._get_output_dir(trial))
+        try:
+            self._save_whole(folder, model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
+            raise TrainingError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
+                f"{error}; {newest_checkpoint(self)}. Is the disk full? Make room, and resume"
+            ) from error
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
+    def _save_whole(self, folder: Path, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, complete it, and give it its own."""
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with checkpoint.staging(folder, self.state.global_step) as temporary:
+            self._staging = temporary
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            if self.state.best_global_step and (best.exists() or best.name == name):
+                self.state.best_model_checkpoint = str(best)  # the Trainer names the temporary one
+            totals = self._totals.state_dict()  # of all processes
+            if self.args.should_save:
+                self._complete(temporary / name, totals)
+                checkpoint.publish(temporary / name, folder / name)
+            self.accelerator.wait_for_everyone()
+
+    def _complete(self, written: Path, totals: dict[str, Any]) -> None:
+        """Add the run's state to a checkpoint under its temporary name, then its manifest."""
+        self.state.save_to_json(str(written / "trainer_state.json"))
+        state = {
+            **self.run.state_dict(),
+            "cost": self._cost.state_dict(),
+            "totals": totals,
+        }
+        checkpoint.save_state(state, written)
+        checkpoint.write_manifest(
+            written,
+            step=self.state.global_step,
+            method=describe(self.method),
+            optimizer=_kind(self.run.optimizer),
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The procedure first: it may have to rebuild layers that the weights are loaded into.
+        state = checkpoint.load_state(Path(resume_from_checkpoint))
+        self.run.load_state_dict(state)
+        self._cost.load_state_dict(state["cost"])
+        self._totals.load_state_dict(state.get("totals"))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        if folder is not None:
+            self._check_same_optimizer(Path(folder))
+        super()._load_optimizer_and_scheduler(folder)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            state = checkpoint.load_state(Path(best))
+            self.run.load_model_state(state)
+        super()._load_best_model()
+
+    def _check_same_method(self, folder: Path) -> None:
+        manifest = checkpoint.read_manifest(folder)
+        if "scheduler.pt" not in manifest["files"]:
+            raise TrainingError(
+                f"{folder} has weights but no optimizer state (save_only_model); a run cannot go "
+                "on from it: load it with PeftModel.from_pretrained, or start a new run"
+            )
+        written = manifest["method"]
+        for name, value in describe(self.method).items():
+            if written.get(name) != value:
+                raise MethodError(
+                    f"{folder} was written with {name}={written.get(name)!r}, this run has "
+                    f"{name}={value!r}; resume with the same method, or start a new run"
+                )
+
+    def _check_same_optimizer(self, folder: Path) -> None:
+        written = load_manifest(folder)["optimizer"]
+        name = _kind(self.run.optimizer)
+        if written != name:
+            raise MethodError(
+                f"{folder} has the state of the optimizer {written}, and this run has {name}; "
+                "resume with the same, or start a new run"
+            )
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """Name, hyperparameters and plugged parts as JSON gives them back (a tuple is a list)."""
+    values = {
+        "name": method.name,
+        **method.hyperparameters(),
+        "plugged": method.plugged.described(),
+    }
+    described: dict[str, Any] = json.loads(json.dumps(values, default=_named))
+    return described
+
+
+def _named(value: Any) -> str:
+    """A function by its name: its `repr` is another one in every process."""
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    """The class of an optimizer by name, without accelerate's wrapper."""
+    bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    return type(bare).__name__

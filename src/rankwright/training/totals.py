@@ -1,0 +1,61 @@
+"""What the Trainer sums up while it trains, kept for a run that goes on in another process.
+
+The Trainer starts all of it anew when it resumes: its summary would be of the steps since then, and
+the first loss that it logs of fewer steps than the others.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from rankwright.training.trainer import MethodMixin
+
+
+class Totals:
+    """Loss and wall time of a run, over all processes that it had one after the other.
+
+    Steps that a crash undid are not in it, nor is the time between two processes.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: MethodMixin) -> None:
+        self._trainer = trainer
+        self._loaded: dict[str, Any] | None = None
+        self._started = 0.0
+        self.seconds_before = 0.0
+
+    def begin(self) -> None:
+        """Training begins, or goes on after `load_state_dict`."""
+        self._started = time.time()
+        self.seconds_before = 0.0
+        state, self._loaded = self._loaded, None
+        if state is None:
+            return
+        trainer = self._trainer
+        self.seconds_before = state["seconds"]
+        trainer._initial_global_step = state["first_step"]
+        trainer._total_loss_scalar = state["logged_loss"]
+        trainer._globalstep_last_logged = state["last_logged"]
+        trainer._tr_loss = torch.tensor(state["loss"], device=trainer.args.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values; a collective, where several processes train."""
+        trainer = self._trainer
+        (loss,) = trainer.run.average([trainer._tr_loss.clone()])
+        return {
+            "seconds": self.seconds_before + time.time() - self._started,
+            "first_step": trainer._initial_global_step,
+            "logged_loss": trainer._total_loss_scalar,
+            "last_logged": trainer._globalstep_last_logged,
+            "loss": float(loss),
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on with these when training begins; None for a checkpoint that has none."""
+        self._loaded = state
