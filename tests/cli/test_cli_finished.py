@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwright.cli import main
-from rankwright.cli.plot import draw, series_of
 from rankwright.cli.quiet import quiet
-from rankwright.job import RunFolder
 from rankwright.tasks import PreparedTask
 from rankwright.training import export_merged
 from rankwright.training.manifest import MANIFEST
@@ -45,50 +42,6 @@ def test_eval_computes_on_the_accelerator(
     assert main(["eval", str(run)]) == 0
     assert moved == [torch.device("cuda")]
     assert "accuracy" in json.loads(capsys.readouterr().out)
-
-
-def test_plot_draws_what_was_logged(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["plot", str(run)]) == 0
-    assert capsys.readouterr().out == f"plot: {run / 'plot.png'}\n"
-    assert (run / "plot.png").read_bytes().startswith(b"\x89PNG")
-    drawn = tmp_path / "drawn.svg"
-    assert main(["plot", str(run), "--only", "loss", "grad_norm", "--output", str(drawn)]) == 0
-    assert "<svg" in drawn.read_text("utf-8")
-
-
-def test_plot_reads_the_history_and_of_an_unfinished_run_the_newest_checkpoint(
-    run: Path, tmp_path: Path
-) -> None:
-    folder = RunFolder.read(run)
-    series = series_of(folder.logged())
-    assert next(iter(series)) == "loss"
-    assert series["loss"][0] == [1, 2, 3, 4, 5, 6]
-    assert series["loss"][1] == [e["loss"] for e in folder.logged() if "loss" in e]
-    assert not {"epoch", "step", "passes", "train_runtime", "train_loss"} & series.keys()
-    copy = shutil.copytree(run, tmp_path / "unfinished")
-    for name in ("history.json", "result.json", MANIFEST):
-        (copy / name).unlink()
-    assert series_of(RunFolder.read(copy).logged())["loss"] == series["loss"]
-    axes = draw(series, "title").get_axes()
-    assert [a.get_title() for a in axes] == list(series)
-    assert axes[0].lines[0].get_ydata().tolist() == series["loss"][1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["RUN", "--only", "sparsity"], "the run logged no sparsity; it logged loss, grad_norm"),
-        (["RUN", "--output", "plot.nope"], "cannot write plot.nope"),
-        (["nowhere"], "holds no run"),
-    ],
-)
-def test_plot_refuses(
-    run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["plot", *(str(run) if a == "RUN" else a for a in arguments)]) == 1
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,22 +80,6 @@ def test_a_run_folder_that_is_not_whole_names_the_file(
     named = file if text is None or not file.startswith("adapter") else "adapter"
     assert f"cannot read {copy / named}: " in said
     assert "expected the whole folder as `rankwright train` wrote it" in said
-
-
-def test_plot_of_a_run_that_left_nothing(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copy(run / "run.yaml", tmp_path)
-    assert main(["plot", str(tmp_path)]) == 1
-    assert "holds no log yet: the run is not finished" in capsys.readouterr().err
-
-
-def test_plot_without_matplotlib(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["plot", str(run)]) == 1
-    assert "pip install 'rankwright[plot]'" in capsys.readouterr().err
 
 
 def test_eval_gives_the_metrics_of_the_result(

@@ -34,21 +34,6 @@ def _quiet() -> Any:
         yield
 
 
-@pytest.fixture
-def config(bert_folder: Path, rows_file: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=str(bert_folder),
-        data=str(rows_file),
-        text_column="sentence",
-        label_column="topic",
-        validation_share=0.2,
-        steps=8,
-        batch_size=4,
-        save_steps=3,
-        output=str(tmp_path / "run"),
-    )
-
-
 class _Stop(TrainerCallback):
     """Lets so many steps pass; then a SIGTERM, which ends with the next one, or a crash."""
 

@@ -142,9 +142,10 @@ def _export(arguments: list[str]) -> int:
 def _plot(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright plot",
-        description="What was logged while a run trained, each quantity over the optimizer steps: "
-        "the loss, and what the method measures, such as sparsity or mean_rank. Also of a run that "
-        "is not finished, up to its newest checkpoint.",
+        description="What was logged while a run trained, a panel for each quantity over the "
+        "optimizer steps: the loss and the metrics on training and validation rows, and what the "
+        "method measures, such as sparsity or mean_rank. Also of a run that is not finished, up to "
+        "its newest checkpoint.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
     _add_edited(parser)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
 
+from rankwright.cli.drawing import draw
+from rankwright.cli.run_log import RunLog
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder
 from rankwright.job.paths import expanded
 
-Series = Mapping[str, tuple[list[int], list[float]]]
-"""Quantity -> its steps and values."""
-
-# What the Trainer logs beside what was measured.
-_BESIDES = ("step", "epoch", "total_flos", "passes", "num_input_tokens_seen")
-_COLUMNS = 3
-_WIDTH, _HEIGHT = 3.6, 2.4  # inches, of one quantity
-
 
 def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | None) -> int:
-    """Draw the log of a run, one small picture a quantity.
+    """Draw the log of a run, a panel for every quantity that changed.
 
     Args:
         run: Folder of the run.
@@ -29,9 +22,9 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
         output: Image file; None for RUN/plot.png.
     """
     folder = RunFolder.read(run, check=not edited)
-    series = series_of(folder.logged())
+    log = _chosen(RunLog.of(folder), only)
     target = expanded(output) if output else folder.path / "plot.png"
-    figure = draw(_chosen(series, only), title=folder.path.name)
+    figure = draw(log)
     try:
         figure.savefig(target)
     except (OSError, ValueError) as error:
@@ -40,51 +33,14 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
     return 0
 
 
-def series_of(entries: Sequence[Mapping[str, float]]) -> Series:
-    """The logged quantities over the optimizer steps, the loss first, without running times."""
-    series: dict[str, tuple[list[int], list[float]]] = {}
-    for entry in entries:
-        if "train_runtime" in entry:  # the summary at the end is no point of a curve
-            continue
-        for name, value in entry.items():
-            if name in _BESIDES or name.endswith(("_runtime", "_per_second")):
-                continue
-            if isinstance(value, int | float):
-                steps, values = series.setdefault(name, ([], []))
-                steps.append(int(entry["step"]))
-                values.append(float(value))
-    return dict(sorted(series.items(), key=lambda item: (item[0] != "loss", item[0])))
-
-
-def draw(series: Series, title: str) -> Any:
-    """A matplotlib figure with one axes a quantity.
-
-    Raises:
-        MethodError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MethodError(
-            "a plot needs matplotlib, which comes with an extra: pip install 'rankwright[plot]'"
-        ) from error
-    rows, columns = math.ceil(len(series) / _COLUMNS), min(len(series), _COLUMNS)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained", dpi=150)
-    figure.suptitle(title)
-    for number, (name, (steps, values)) in enumerate(series.items(), start=1):
-        axes = figure.add_subplot(rows, columns, number)
-        axes.plot(steps, values, marker="." if len(steps) < 30 else None)
-        axes.set_title(name)
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _chosen(series: Series, only: Sequence[str] | None) -> Series:
-    missing = [name for name in only or () if name not in series]
-    if missing or not series:
+def _chosen(log: RunLog, only: Sequence[str] | None) -> RunLog:
+    """With these quantities only; as they are logged, or with their `eval_`."""
+    names = [name.removeprefix("eval_") for name in only or log.quantities]
+    missing = [name for name in names if name not in log.quantities]
+    if missing or not names:
         raise MethodError(
             f"the run logged no {' and no '.join(missing) or 'numbers'}; it logged "
-            f"{', '.join(series) or 'nothing'}"
+            f"{', '.join(log.quantities) or 'nothing'}"
         )
-    return series if only is None else {name: series[name] for name in only}
+    chosen = {name: log.quantities[name] for name in names}
+    return dataclasses.replace(log, quantities=chosen)

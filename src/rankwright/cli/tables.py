@@ -46,6 +46,7 @@ def result_table(result: RunResult) -> Table:
         ("step time, median", f"{cost.median_step_seconds:.3f} s"),
         ("steps, passes", f"{cost.steps}, {cost.passes:g}"),
         ("wall time", f"{result.seconds:.0f} s"),
+        ("of it validation while training", f"{result.evaluation_seconds:.0f} s"),
     ):
         table.add_row(name, "", text)
     return table

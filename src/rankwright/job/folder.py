@@ -164,7 +164,7 @@ class RunFolder:
         adapter = [path for path in self.adapter.rglob("*") if path.name != "README.md"]
         return [self.description, self.head, self.data, self.history, *adapter]
 
-    def logged(self) -> list[dict[str, float]]:
+    def logged(self) -> list[dict[str, Any]]:
         """What was logged so far, one entry a logging step; of a run that goes on, too.
 
         Raises:
@@ -277,7 +277,7 @@ def _taken(values: dict[str, Any]) -> dict[str, Any]:
     return {slot: values.pop(slot) for slot in SLOTS if slot in values}
 
 
-def _entries(path: Path) -> list[dict[str, float]]:
+def _entries(path: Path) -> list[dict[str, Any]]:
     entries = json.loads(path.read_text("utf-8"))
     if not isinstance(entries, list):
         raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")

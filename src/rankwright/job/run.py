@@ -38,6 +38,7 @@ from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
 from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
+from rankwright.job.observing import PhaseNote, ValidationCurve, evaluation_seconds
 from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.job.rows import RunRows
@@ -72,6 +73,8 @@ class RunResult:
         versions: Versions of what computed it.
         interrupted: Whether SIGTERM, or Ctrl-C on the command line, stopped the run; there are no
             `after` metrics then.
+        evaluation_seconds: Wall time of the evaluations in the course of training; in `seconds`,
+            not in `cost`.
     """
 
     method: str
@@ -87,6 +90,7 @@ class RunResult:
     seconds: float
     versions: dict[str, str]
     interrupted: bool = False
+    evaluation_seconds: float = 0.0
 
 
 @dataclass
@@ -262,6 +266,8 @@ def train(
 def _carried_out(job: Job, clock: _Clock) -> RunResult:
     """Train, evaluate, and write what a finished run leaves."""
     job.trainer.add_callback(clock)
+    if "eval_strategy" not in job.folder.config.trainer:
+        job.trainer.add_callback(ValidationCurve())
     before = job.evaluate("validation")
     finished = job.run()
     task, config = job.prepared.task, job.folder.config
@@ -279,6 +285,7 @@ def _carried_out(job: Job, clock: _Clock) -> RunResult:
         seconds=clock.seconds,
         versions=versions(),
         interrupted=not finished,
+        evaluation_seconds=evaluation_seconds(job.trainer.state.log_history),
     )
     if finished and job.trainer.is_world_process_zero():
         job.save_adapter()
@@ -340,4 +347,5 @@ def _trainer(model: PeftModel, data: RunData, folder: RunFolder) -> Trainer:
     except (TypeError, ValueError, RuntimeError, ImportError) as error:  # an unknown report_to, say
         raise MethodError(refused(error)) from error
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(PhaseNote(trainer.run))
     return trainer

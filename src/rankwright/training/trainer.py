@@ -19,7 +19,7 @@ from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.core.part import Multiplier, Procedure
-from rankwright.core.run import clipping
+from rankwright.core.run import clipping, random_state, set_random_state
 from rankwright.core.targets import nothing_scored
 from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
@@ -281,6 +281,18 @@ class MethodMixin(Saving):
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         start_time -= self._totals.seconds_before
         return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's; training goes on with the random state that it had.
+
+        Even a loader that shuffles nothing takes a number from it.
+        """
+        state = random_state()
+        try:
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        finally:
+            set_random_state(state)
+        return metrics
 
     def cost(self) -> Cost:
         """Parameters, memory, time and passes of the run so far."""

@@ -1,0 +1,54 @@
+"""What a run notes while it trains, for `rankwright plot`: its phases and a validation curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rankwright.core.run import Run
+
+CURVE_POINTS = 5
+"""Evaluations in the course of a run, the last one at its end."""
+PHASES = "phases"
+"""Key of the entry of a log that holds the phases: a list of `{"name": ..., "steps": ...}`."""
+
+
+class PhaseNote(TrainerCallback):
+    """Puts the phases of a run at the head of its log.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_train_begin(
+        self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any
+    ) -> None:
+        """Note them; a run that goes on has them in the log already."""
+        if not any(PHASES in entry for entry in state.log_history):
+            phases = [{"name": phase.name, "steps": phase.steps} for phase in self._run.phases]
+            state.log_history.insert(0, {"step": 0, PHASES: phases})
+
+
+class ValidationCurve(TrainerCallback):
+    """Evaluates on the validation rows at equal distances in the course of training.
+
+    At fixed steps, so that a run that goes on has the same points.
+    """
+
+    def on_step_end(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
+    ) -> None:
+        """Ask for an evaluation at the points of the curve."""
+        points = {round(k * state.max_steps / CURVE_POINTS) for k in range(1, CURVE_POINTS + 1)}
+        if state.global_step in points:
+            control.should_evaluate = True
+
+
+def evaluation_seconds(log: Iterable[Mapping[str, Any]]) -> float:
+    """Wall time of the evaluations in a log."""
+    return float(sum(entry.get("eval_runtime", 0.0) for entry in log))
