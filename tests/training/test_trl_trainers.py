@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rankwright.penalties.outputs import Outputs
 from rankwright.training import with_method
 from rankwright.training.compat import TRL_METRICS
 from trainers import adapter
-from trl_table import TABLE, arguments, configuration, trainer_class
+from trl_table import PAIRS, TABLE, WORDS, arguments, configuration, trainer_class
 
 # TRL warns of what is experimental, and of what it is going to rename
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -150,3 +151,32 @@ def test_what_the_trainer_measures_is_of_its_own_steps(name: str, tmp_path: Path
     assert set(plain.values.values()) == {1}
     assert searching.values == plain.values
     assert searching.tokens == plain.tokens
+
+
+UNEVEN: dict[str, list[dict[str, Any]]] = {
+    "SFTTrainer": [
+        {"prompt": WORDS[n], "completion": " ".join(["", *WORDS[n : n + length]])}
+        for n, length in enumerate((1, 6, 3))
+    ],
+    "DPOTrainer": PAIRS[:3],
+    "RewardTrainer": PAIRS[:3],
+    "CPOTrainer": PAIRS[:3],
+}
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_micro_batches_count_by_their_targets(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a loss by rows; the tokens that are scored of completions of unlike length."""
+    monkeypatch.setitem(TABLE, name, replace(TABLE[name], rows=UNEVEN[name]))
+    found = []
+    for size, accumulation in ((3, 1), (2, 2), (1, 3)):
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        trainer = build(name, LORA, tmp_path, optim="sgd", learning_rate=1.0, **sizes)
+        trainer.train()
+        found.append((adapter(trainer.model), trainer.state.log_history[0]))
+    for weights, log in found[1:]:
+        assert log["loss"] == pytest.approx(found[0][1]["loss"], rel=1e-5)
+        for key, value in found[0][0].items():
+            torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-6, msg=key)

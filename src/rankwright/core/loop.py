@@ -199,8 +199,10 @@ class Loop(Run):
         Raises:
             TrainingError: There is none.
         """
+        device = next(self.model.parameters()).device  # a collective takes no other
         counts = [torch.as_tensor(self._targets(self.model, inputs)) for inputs in batches]
-        (mean,) = self.average([torch.stack(counts).sum().float()])
+        own = torch.stack([count.to(device) for count in counts]).sum()
+        (mean,) = self.average([own.float()])
         if not mean:
             raise TrainingError(nothing_scored(where, batches[0]))
         return mean
