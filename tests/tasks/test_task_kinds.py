@@ -89,9 +89,9 @@ def test_a_pair_keeps_its_order_and_the_longer_text_is_cut(write, minilm):
         "pad_token_id": 0,
     }
     assert prepared.rows.train[1]["b"] == "it pours"
-    (notice,) = prepared.notices
+    _, notice = prepared.notices  # every label occurs once
     assert re.fullmatch(r"\d rows were cut to fit max_length=9 tokens", notice)
-    assert paired(rows, max_length=64).prepare(minilm).notices == ()
+    assert "cut" not in paired(rows, max_length=64).prepare(minilm).notices[-1]
 
 
 PREDICTIONS = [
@@ -194,7 +194,7 @@ def test_decoders_can_classify(write, words_without_padding):
     rows = write([{"text": "a b", "label": 0}, {"text": "c", "label": 1}])
     task = task_from_files(rows, validation=rows, label_column="label")
     prepared = task.prepare(words_without_padding)
-    assert prepared.notices == ("the tokenizer has no padding token; '</s>' is used",)
+    assert prepared.notices[-1] == "the tokenizer has no padding token; '</s>' is used"
     assert words_without_padding.pad_token is None
     config = LlamaConfig(
         vocab_size=20,

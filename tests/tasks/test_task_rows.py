@@ -8,6 +8,7 @@ from rankwright.tasks import Row, Source, TaskError, rows, task_from_files
 from rankwright.tasks.errors import Where
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.rows import digest
+from rankwright.tasks.spelling import occurrences
 
 PAIR = {"text_column": "a", "text_pair_column": "b", "label_column": "y"}
 NUMBER = PAIR | {"kind": "regression"}
@@ -102,31 +103,16 @@ def test_spellings_of_a_number(cell, number):
     assert rows.number(Row(Where("f", 1), {"y": cell}), "y") == number
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        *(
-            "1_0",
-            "\uff11",
-            "inf",
-            "-inf",
-            "Infinity",
-            "nan",
-            "NaN",
-            "0x10",
-            "1e",
-            "1 0",
-            "",
-            " ",
-            ".",
-        ),
-        *(True, None, [1], {}, float("nan"), float("inf"), 10**400, "1e999"),
-    ],
-)
+NO_NUMBERS = [
+    *("1_0", "\uff11", "inf", "-inf", "Infinity", "0x10", "1e", "1 0", ".", "1e999"),
+    *("nan", "NaN", "", " ", None, float("nan")),
+    *(True, [1], {}, float("inf"), 10**400),
+]
+
+
+@pytest.mark.parametrize("cell", NO_NUMBERS)
 def test_what_only_python_takes_for_a_number_is_refused(cell):
-    with pytest.raises(
-        TaskError, match=r"^f:1: column 'y' holds .*; expected a finite number\. Wr"
-    ):
+    with pytest.raises(TaskError, match=r"^f:1: column 'y' holds .*; expected a finite number\."):
         rows.number(Row(Where("f", 1), {"y": cell}), "y")
 
 
@@ -207,6 +193,10 @@ def test_the_share_is_about_kept_and_the_seed_matters():
     assert parts[0] == parts[1] != parts[2]
 
 
+def counted(names):
+    return occurrences((name, Where("t.csv", line)) for line, name in enumerate(names, start=2))
+
+
 @pytest.mark.parametrize(
     ("found", "names"),
     [
@@ -217,20 +207,37 @@ def test_the_share_is_about_kept_and_the_seed_matters():
     ],
 )
 def test_inferred_labels_are_in_a_fixed_order(found, names):
-    assert Labels.given_or_inferred(None, found).names == names
+    assert Labels.inferred(counted(found)).names == names
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (["0.5", "1"], "0.5, 1 are numbers; expected names. Choose kind regression"),
-        (["pos", "neg", " pos"], "' pos' and 'pos' differ in white space alone"),
+        (["0.5", "1"], r"0\.5, 1 are numbers; expected names\. Choose kind regression"),
+        (
+            ["pos", "neg", " pos"],
+            r"labels: ' pos' \(1, the first at t\.csv:4\) and 'pos' \(1, the first at t\.csv:2\) "
+            r"differ in case or white space alone\. Write them alike, or list every label in lab",
+        ),
+        (["Spam", "spam", "spam"], r"'Spam' \(1, the first at t\.csv:2\) and 'spam' \(2, the fi"),
+        (["New York", "NewYork"], "differ in case or white space alone"),
+        (["a b", "a\xa0b"], "differ in case or white space alone"),
+        (["\uff11", "1"], "differ in case or white space alone"),
+        (["True", "true"], r"JSON's true and false are read as True and False"),
     ],
 )
 def test_what_is_hardly_a_label_is_refused_unless_it_is_listed(found, message):
     with pytest.raises(TaskError, match=message):
-        Labels.given_or_inferred(None, found)
-    assert Labels.given_or_inferred(tuple(found), found).names == tuple(found)
+        Labels.inferred(counted(found))
+    assert Labels(tuple(dict.fromkeys(found))).names == tuple(dict.fromkeys(found))
+
+
+def test_a_json_truth_beside_its_spelling_is_told(write):
+    path = write([{"text": "a", "label": True}, {"text": "b", "label": "true"}])
+    with pytest.raises(
+        TaskError, match=r"'True' \(1, .*:1\) and 'true' \(1, .*:2\) differ in case"
+    ):
+        task_from_files(path, validation=path, label_column="label").load()
 
 
 def test_an_index_may_stand_for_a_name_unless_names_are_numbers():

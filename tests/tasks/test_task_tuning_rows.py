@@ -8,7 +8,7 @@ from saved_models import labelled_rows, write_rows
 
 
 def split(task):
-    return {name: {r.fields["sentence"] for r in rows or ()} for name, rows in vars(task).items()}
+    return {name: {r.fields["sentence"] for r in rows or ()} for name, rows in task.by_name.items()}
 
 
 def test_they_are_training_rows_and_the_reported_ones_are_not_there(rows_file):

@@ -65,5 +65,9 @@ def read_data(
         if prepared.rows.test is not None or split == "validation"
     ]
     held_notices = () if rows.held_out is None else rows.held_out.notices
-    notices = (*prepared.warnings, *held_notices, *filter(None, limited))
+    notices = (
+        *task.summary(rows.splits),
+        *dict.fromkeys((*prepared.warnings, *held_notices)),  # both read the training rows
+        *filter(None, limited),
+    )
     return RunData(prepared, held_out and held_out.test, splits, notices)

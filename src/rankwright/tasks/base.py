@@ -116,6 +116,14 @@ class Task(ABC):
             bad.refuse()
         return replace(splits, notices=splits.notices + bad.notices)
 
+    def summary(self, splits: Splits) -> tuple[str, ...]:  # noqa: ARG002
+        """Returns sentences about the training rows, for who looks over them before training.
+
+        Args:
+            splits: What `load` gave.
+        """
+        return ()
+
     @abstractmethod
     def prepare(
         self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from rankwright.tasks.base import Task
+from rankwright.tasks.errors import listing
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sources import Splits
+from rankwright.tasks.spelling import Found, doubts, occurrences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,9 @@ class LabelledTask(Task):
     """
 
     label_names: tuple[str, ...] | None = None
+
+    noun: ClassVar[str] = "labels"
+    """What messages call the classes."""
 
     @abstractmethod
     def named(self, row: Row) -> list[str]:
@@ -40,10 +46,43 @@ class LabelledTask(Task):
         Raises:
             TaskError: If the names in the training rows are hardly meant as classes.
         """
-        naming = self.source.naming(splits)
-        return Labels.given_or_inferred(
-            self.label_names, (name for row in naming for name in self.named(row))
-        )
+        if self.label_names is None:
+            return Labels.inferred(self.found(self.source.naming(splits)))
+        return Labels(self.label_names)
+
+    def found(self, rows: Iterable[Row]) -> dict[str, Found]:
+        """Returns the names in some rows, how often they occur and where first."""
+        return occurrences((name, row.where) for row in rows for name in self.named(row))
+
+    def load(self) -> Splits:
+        """Reads and checks all rows, and doubts classes that are hardly meant as such."""
+        splits = super().load()
+        if self.label_names is None:
+            doubtful = doubts(self.apart(self.found(self.source.naming(splits))))
+        else:
+            missing = [name for name, count in self.counts(splits).items() if not count]
+            sentence = f"no training row has these of label_names: {listing(missing)}"
+            doubtful = [sentence] if missing else []
+        return replace(splits, notices=(*splits.notices, *doubtful))
+
+    def counts(self, splits: Splits) -> dict[str, int]:
+        """Returns how often each class occurs in the training rows, in the order of the classes."""
+        labels = self.labels(splits)
+        counts = dict.fromkeys(labels.names, 0)
+        for name, found in self.found(self.source.naming(splits)).items():
+            counts[labels.names[labels.ids[name]]] += found.count
+        return counts
+
+    def summary(self, splits: Splits) -> tuple[str, ...]:
+        """Returns one sentence: the classes with their counts, the commonest first."""
+        each = sorted(self.counts(splits).items(), key=lambda item: -item[1])
+        shares = listing(f"{name} {count:,}" for name, count in each)
+        rows = len(self.source.naming(splits))
+        return (f"{self.noun} of the {rows:,} training rows: {shares}",)
+
+    def apart(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Returns the names that may be misspellings of each other."""
+        return found
 
     def indices(self, row: Row, labels: Labels) -> list[int]:
         """Returns the indices of the classes that a row names.
@@ -57,4 +96,7 @@ class LabelledTask(Task):
     def check_among(self, splits: Splits) -> Callable[[Row], object]:
         """Every class that a row names has to be known."""
         labels = self.labels(splits)
+        if labels.given:
+            for rows in filter(None, splits.by_name.values()):
+                labels.check_indices(self.found(rows), *self.target_columns)
         return lambda row: self.indices(row, labels)

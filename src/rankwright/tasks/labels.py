@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
 from rankwright.tasks.rows import NUMBER
+from rankwright.tasks.spelling import Found, folded
 
 LONGEST_INTEGER = 20
 """Characters of an index; Python refuses to read thousands of digits."""
@@ -35,21 +36,19 @@ class Labels:
             raise TaskError("labels: there is none. Is the label column the right one?")
 
     @classmethod
-    def given_or_inferred(cls, given: tuple[str, ...] | None, found: Iterable[str]) -> Labels:
-        """Returns the given names, else those found.
+    def inferred(cls, found: Mapping[str, Found]) -> Labels:
+        """Returns the names that occur.
+
+        They are in numerical order if all of them are integers, else in alphabetical order.
 
         Args:
-            given: Every name, in order.
-            found: The names that occur. Distinct ones are put in numerical order if all of them
-                are integers, else in alphabetical order.
+            found: The names, and where they are.
 
         Raises:
-            TaskError: Those found are numbers with fractions, or two differ in white space alone.
+            TaskError: They are numbers with fractions, or two differ in case or white space alone.
         """
-        if given is not None:
-            return cls(given)
         names = set(found)
-        _check_spelling(names)
+        _check_spelling(found)
         key = int if all(map(_is_integer, names)) else str
         return cls(tuple(sorted(names, key=lambda name: (key(name), name))), given=False)
 
@@ -81,6 +80,29 @@ class Labels:
             )
         return self.ids[name]
 
+    def check_indices(self, found: Mapping[str, Found], column: str) -> None:
+        """Checks that indices among the cells count from 0.
+
+        Args:
+            found: What the cells hold.
+            column: Where they stand.
+
+        Raises:
+            TaskError: If none is 0 and the largest is the number of names: they count from 1.
+        """
+        indices = {int(name) for name in found if _is_integer(name) and name not in self.names}
+        size = len(self.names)
+        if indices and 0 not in indices and max(indices) == size:
+            last = found[str(size)]
+            raise cell_error(
+                last.first,
+                column,
+                last.name,
+                f"an index from 0 to {size - 1}, and no row holds 0",
+                f"The labels seem to count from 1, and label_names ({listing(self.names)}) from 0: "
+                "write names, or subtract 1 from all labels.",
+            )
+
     @cached_property
     def _words(self) -> list[str]:
         return [name for name in self.names if not _is_integer(name)]
@@ -96,19 +118,21 @@ class Labels:
         return {name: index for index, name in enumerate(self.names)}
 
 
-def _check_spelling(names: set[str]) -> None:
+def _check_spelling(found: Mapping[str, Found]) -> None:
     """Refuse what is hardly meant as a class: a CSV file cannot say what its cells are."""
-    stripped: dict[str, str] = {}
-    for name in sorted(names):
-        other = stripped.setdefault(name.strip(), name)
-        if other != name:
+    alike: dict[str, Found] = {}
+    for label in sorted(found.values(), key=lambda label: label.name):
+        other = alike.setdefault(folded(label.name), label)
+        if other is not label:
+            truth = " JSON's true and false are read as True and False."
             raise TaskError(
-                f"labels: {other!r} and {name!r} differ in white space alone. Write them alike, or "
-                "list every label in label_names."
+                f"labels: {other} and {label} differ in case or white space alone. Write them "
+                "alike, or list every label in label_names if they are classes of their own."
+                + (truth if folded(label.name) in ("true", "false") else "")
             )
-    if all(map(_is_number, names)) and not all(map(_is_digits, names)):
+    if all(map(_is_number, found)) and not all(map(_is_digits, found)):
         raise TaskError(
-            f"labels: {listing(sorted(names))} are numbers; expected names. Choose kind "
+            f"labels: {listing(sorted(found))} are numbers; expected names. Choose kind "
             "regression, or list every label in label_names."
         )
 

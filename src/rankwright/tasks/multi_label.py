@@ -30,7 +30,7 @@ class MultiLabel(TextTask, LabelledTask):
 
     def named(self, row: Row) -> list[str]:
         """Returns the classes of a row."""
-        return rows.labels(row, self.label_column)
+        return rows.labels(row, self.label_column, self.label_names)
 
     def check(self, row: Row) -> None:
         """Checks the texts and the list of classes."""

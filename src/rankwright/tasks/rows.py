@@ -102,6 +102,8 @@ def number(row: Row, column: str) -> float:
     fix = "Write a number, or choose kind sequence_classification if these are names."
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
         fix = "Write the decimal point as a point, and no separator of thousands."
+    if is_missing(value):
+        fix = "The number is missing: fill it in, or remove the row."
     raise cell_error(row.where, column, value, "a finite number", fix)
 
 
@@ -120,26 +122,58 @@ def _number(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def label(row: Row, column: str) -> str:
+MISSING = frozenset(
+    [
+        "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+        "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+    ]
+)  # fmt: skip
+"""How programs write a missing value into a text file; what pandas reads as one."""
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell says that there is no value."""
+    if isinstance(value, str):
+        return value.strip() in MISSING
+    return value is None or value != value  # NaN
+
+
+def label(row: Row, column: str, names: Sequence[str] | None = None) -> str:
     """Returns the name of a class: the cell must be a string, an integer or a boolean.
 
+    Args:
+        row: The row.
+        column: The column.
+        names: The names that the user gave; "None" may be one of them.
+
     Raises:
-        TaskError: If it is anything else, or an empty string.
+        TaskError: If it is anything else, or says that the label is missing.
     """
-    return _label(row, column, row[column])
+    return _label(row, column, row[column], names or ())
 
 
-def labels(row: Row, column: str) -> list[str]:
+def labels(row: Row, column: str, names: Sequence[str] | None = None) -> list[str]:
     """Returns the names in a list of classes; the list may be empty.
+
+    Args:
+        row: The row.
+        column: The column.
+        names: The names that the user gave; "None" may be one of them.
 
     Raises:
         TaskError: If the cell is not a list, or one of its items is not a class name.
     """
-    return [_label(row, column, item) for item in _items(row, column)]
+    return [_label(row, column, item, names or ()) for item in _items(row, column)]
 
 
-def _label(row: Row, column: str, value: object) -> str:
-    if not isinstance(value, str | int) or not str(value).strip():
+def _label(row: Row, column: str, value: object, names: Sequence[str]) -> str:
+    if is_missing(value) and value not in names:
+        fix = (
+            "The label is missing: fill it in, or remove the row. If it is the name of a class, "
+            "list every label in label_names (--label-names)."
+        )
+        raise cell_error(row.where, column, value, "a class name", fix)
+    if not isinstance(value, str | int):
         fix = "Write the class as a string or integer; for numeric targets choose kind regression."
         raise cell_error(row.where, column, value, "a class name", fix)
     return str(value)
@@ -182,8 +216,10 @@ def index(row: Row, column: str, size: int) -> int:
     spelled = value.strip(" \t") if isinstance(value, str) else str(value)
     if isinstance(value, str | int) and spelled in map(str, range(size)):
         return int(spelled)
-    expected = f"the index of a choice, 0 to {size - 1}"
-    raise cell_error(row.where, column, value, expected, "Count the choices from 0.")
+    fix = "Count the choices from 0."
+    if is_missing(value):
+        fix = "The answer is missing: fill it in, or remove the row."
+    raise cell_error(row.where, column, value, f"the index of a choice, 0 to {size - 1}", fix)
 
 
 def _items(row: Row, column: str) -> list[object]:

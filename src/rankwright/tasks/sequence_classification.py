@@ -31,7 +31,7 @@ class SequenceClassification(TextTask, LabelledTask):
 
     def named(self, row: Row) -> list[str]:
         """Returns the one class of a row."""
-        return [rows.label(row, self.label_column)]
+        return [rows.label(row, self.label_column, self.label_names)]
 
     def check(self, row: Row) -> None:
         """Checks the texts and the class name."""

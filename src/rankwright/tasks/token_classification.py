@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +14,7 @@ from rankwright.tasks.labelled import LabelledTask
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sources import Splits
+from rankwright.tasks.spelling import Found
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,7 @@ class TokenClassification(LabelledTask):
 
     kind: ClassVar[str] = "token_classification"
     forms: ClassVar[frozenset[Form]] = frozenset({"tags"})
+    noun: ClassVar[str] = "tags"
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -59,6 +61,15 @@ class TokenClassification(LabelledTask):
     def named(self, row: Row) -> list[str]:
         """Returns the tags of a row."""
         return self.tags(row)
+
+    def apart(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Returns the types of entities, with all words of each: B-LOC and I-LOC are one."""
+        types: dict[str, Found] = {}
+        for tag in found.values():
+            name = tag.name[2:] if tag.name[:2] in ("B-", "I-") else tag.name
+            count = types[name].count if name in types else 0
+            types[name] = replace(types.get(name, tag), name=name, count=count + tag.count)
+        return types
 
     def check(self, row: Row) -> None:
         """Checks the words and their tags."""
@@ -83,7 +94,7 @@ class TokenClassification(LabelledTask):
         """
         column = self.tags_column
         words = rows.strings(row, self.tokens_column)
-        tags = [self._named(tag) for tag in rows.labels(row, column)]
+        tags = [self._named(tag) for tag in rows.labels(row, column, self.label_names)]
         if len(words) != len(tags):
             raise TaskError(
                 f"{row.where}: column {column!r} has {len(tags)} tags for the {len(words)} words "

@@ -1,0 +1,126 @@
+"""Class names that are hardly meant as classes of their own: misspellings, and names seen once."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rankwright.tasks.errors import Where, listing
+
+SHOWN = 5
+"""How many doubtful names a sentence has."""
+RARE = 5
+"""A misspelling is at least so many times rarer than the name that was meant."""
+LOOKED_AT = 200
+"""Only so many names, the rarest, are compared with all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a name occurs.
+
+    Attributes:
+        name: The name.
+        count: How often.
+        first: Where first.
+    """
+
+    name: str
+    count: int
+    first: Where
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.count:,}, the first at {self.first})"
+
+
+def occurrences(names: Iterable[tuple[str, Where]]) -> dict[str, Found]:
+    """Counts names, in the order in which they occur first."""
+    counts: dict[str, int] = {}
+    first: dict[str, Where] = {}
+    for name, where in names:
+        counts[name] = counts.get(name, 0) + 1
+        first.setdefault(name, where)
+    return {name: Found(name, count, first[name]) for name, count in counts.items()}
+
+
+def folded(name: str) -> str:
+    """Returns what is left of a name without case, white space and forms of a character."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def doubts(names: Mapping[str, Found]) -> list[str]:
+    """Returns sentences about names that may be misspelt, or that occur once."""
+    close = misspelt(names.values())
+    known = {rare.name for rare, _ in close}
+    once = [name for name in names.values() if name.count == 1 and name.name not in known]
+    sentences = []
+    if close:
+        pairs = [f"{rare}, close to {often.name!r} ({often.count:,})" for rare, often in close]
+        sentences.append(
+            f"labels that may be misspelt: {listing(pairs, SHOWN)}. Correct them, or list every "
+            "label in label_names (--label-names) if they are classes of their own"
+        )
+    if once:
+        places = [f"{name.name!r} at {name.first}" for name in once]
+        sentences.append(f"labels that occur once in the training rows: {listing(places, SHOWN)}")
+    return sentences
+
+
+def misspelt(names: Iterable[Found]) -> list[tuple[Found, Found]]:
+    """Returns the names that are close to a more frequent one, each with that one."""
+    by_count = sorted(names, key=lambda name: name.count)
+    pairs = []
+    for number, rare in enumerate(by_count[:LOOKED_AT]):
+        for often in reversed(by_count[number + 1 :]):
+            rarer = often.count >= RARE * rare.count or often.count > rare.count == 1
+            if _variants(rare.name, often.name) or (rarer and _typing_error(rare.name, often.name)):
+                pairs.append((rare, often))
+                break
+    return pairs
+
+
+def _variants(a: str, b: str) -> bool:
+    """Whether names differ in separators or in their plural alone."""
+    a, b = (re.sub(r"[_.-]", "", folded(name)) for name in (a, b))
+    shorter, longer = sorted((a, b), key=len)
+    if len(shorter) < 4:
+        return shorter == longer != ""
+    stem = shorter.removesuffix("y")
+    return longer in (shorter, f"{shorter}s", f"{shorter}es", f"{stem}ies")
+
+
+def _typing_error(a: str, b: str) -> bool:
+    """Whether one name is the other with one wrong letter, or with two in a long word."""
+    a, b = folded(a), folded(b)
+    words = [re.split(r"[\W_]+", name) for name in (a, b)]
+    if len(words[0]) == len(words[1]):
+        apart = [pair for pair in zip(*words, strict=True) if pair[0] != pair[1]]
+        if len(apart) == 1:  # sun-meal and soy-meal differ in a word of three letters
+            a, b = apart[0]
+    shorter, longer = sorted((a, b), key=len)
+    if len(shorter) < 4 or len(longer) - len(shorter) > 2:
+        return False
+    if re.sub(r"\d", "", a) == re.sub(r"\d", "", b):  # class1 and class2
+        return False
+    if longer.endswith(shorter):  # acceptable and unacceptable
+        return False
+    return edits(a, b) <= (1 if len(shorter) < 8 else 2)
+
+
+def edits(a: str, b: str) -> int:
+    """Returns the least number of letters inserted, left out, replaced or swapped with the next.
+
+    It is the optimal string alignment distance.
+    """
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        last, before, row = before, row, [i]
+        for j, other in enumerate(b, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, a[i - 2]) == (b[j - 2], other):
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
