@@ -51,7 +51,7 @@ def test_factors_on_a_random_pooler_are_seen(
     base = AutoModelForSequenceClassification.from_pretrained(without_pooler, num_labels=3)
     config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "pooler.dense"])
     model = moved(get_peft_model(base, config))
-    with pytest.raises(ExportError, match=r"bert\.pooler\.dense\.weight.* are not what '.*base'"):
+    with pytest.raises(ExportError, match=r"base' has other values of bert\.pooler\.dense\.weight"):
         export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     export_merged(model, tmp_path / "merged")

@@ -12,7 +12,7 @@ what may be new is then taken as new.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 from peft import PeftModel
@@ -31,11 +31,8 @@ NEW_HEADS = (
     "MultipleChoice",
     "NextSentencePrediction",
     "DoubleHeads",
-    "Segmentation",
-    "ObjectDetection",
-    "XVector",
 )
-"""Parts of the names of classes whose heads are of one task, not of pretraining."""
+"""Parts of the names of classes whose heads are new with every task and trained whole always."""
 
 
 def whole_modules(
@@ -91,14 +88,7 @@ def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[st
         return sorted(key for key in keys if key in parameters)
     if not any(hasattr(parameter, FILLED) for parameter in parameters.values()):
         return None
-    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
-    return sorted(
-        name
-        for name, parameter in parameters.items()
-        if not (hasattr(parameter, FILLED) or parameter.is_meta)  # offloaded
-        and not any(re.search(pattern, name) for pattern in ignored)
-        and not _is_resized(model, parameter)
-    )
+    return sorted(name for name, p in parameters.items() if _is_new(model, name, p))
 
 
 def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
@@ -122,7 +112,7 @@ def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
 
 def outermost(names: Iterable[str]) -> list[str]:
     """Names of modules, each once, without those inside another of them."""
-    unique = list(dict.fromkeys(names))
+    unique = dict.fromkeys(names)
     return [name for name in unique if not _is_inside(name, unique)]
 
 
@@ -130,7 +120,7 @@ def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
     """One line: which modules are trained whole since the base model's file lacks them."""
     modules = model.get_base_model().named_modules()
     wrapped = [name for name, module in modules if isinstance(module, ModulesToSaveWrapper)]
-    found = [name for name in wrapped if any(_is_inside(key, [name]) for key in missing_keys)]
+    found = [name for name in wrapped if any(_is_inside(key, {name}) for key in missing_keys)]
     return (
         f"not in the model's file, so trained whole and saved with the adapter: {', '.join(found)}"
     )
@@ -145,16 +135,16 @@ def name_of(model: nn.Module, getter: str) -> str | None:
     return next((name for name, module in model.named_modules() if module is wanted), None)
 
 
-def _is_inside(name: str, modules: Iterable[str]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)
+def _is_inside(name: str, modules: Container[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in modules for end in range(1, len(parts)))
 
 
 def _bodies(model: nn.Module) -> list[str]:
     """Full names of the pretrained models inside a model; [""] if it is one without a head."""
     if not hasattr(model, "base_model_prefix"):
         return outermost(_pretrained(model))
-    prefix = str(model.base_model_prefix)
-    named = [prefix] if prefix and hasattr(model, prefix) else []
+    named = [name for name, _ in model.named_modules() if name == model.base_model_prefix != ""]
     return outermost([*named, *_pretrained(model)]) or [""]
 
 
@@ -203,21 +193,24 @@ def _homes(model: nn.Module, absent: list[str]) -> list[str]:
     Raises:
         MethodError: There is none for some of them.
     """
-    bodies, homes = _bodies(model), dict[str, str]()
-    for key in absent:
-        owner = key.rpartition(".")[0]
-        if not _is_inside(key, bodies) and bodies != [""]:
-            homes[key] = _largest(model, owner, absent) if owner else ""
-        else:
-            homes[key] = _up_to_pooler(owner)
+    bodies, keys = _bodies(model), set(absent)
+    homes = {
+        key: _up_to_pooler(key) if _is_of_body(key, bodies) else _largest(model, key, keys)
+        for key in absent
+    }
     lost = [key for key, home in homes.items() if not home]
     if lost:
         raise _in_no_file(model, lost)
     return list(homes.values())
 
 
-def _largest(model: nn.Module, owner: str, absent: Collection[str]) -> str:
-    name = owner
+def _is_of_body(key: str, bodies: list[str]) -> bool:
+    return bodies == [""] or _is_inside(key, bodies)
+
+
+def _largest(model: nn.Module, key: str, absent: Container[str]) -> str:
+    """The largest module around a parameter that has absent ones only, or else its own."""
+    name = key.rpartition(".")[0]
     while parent := name.rpartition(".")[0]:
         inside = (key for key, _ in model.get_submodule(parent).named_parameters(prefix=parent))
         if not all(key in absent for key in inside):
@@ -226,9 +219,22 @@ def _largest(model: nn.Module, owner: str, absent: Collection[str]) -> str:
     return name
 
 
-def _up_to_pooler(owner: str) -> str:
-    parts = owner.split(".")
+def _up_to_pooler(key: str) -> str:
+    parts = key.split(".")
     return ".".join(parts[: parts.index(POOLER) + 1]) if POOLER in parts else ""
+
+
+def _is_new(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter without a mark is in no file."""
+    if hasattr(parameter, FILLED) or parameter.is_meta:  # offloaded
+        return False
+    quantised = getattr(model, "hf_quantizer", None) is not None
+    if quantised and not _up_to_pooler(name) and _is_of_body(name, _bodies(model)):
+        return False  # some quantisers make the weights of the body anew after loading
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    if any(re.search(pattern, name) for pattern in ignored):
+        return False
+    return not _is_resized(model, parameter)
 
 
 def _is_resized(model: nn.Module, parameter: nn.Parameter) -> bool:

@@ -51,9 +51,9 @@ def check_anew(source: Source, folder: Path, expected: Tensor, tolerance: float)
     if not difference <= tolerance * float(expected.abs().max()):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise ExportError(
-            f"the adapter fits the model in hand only: {', '.join(different[:3])}{more} are not "
-            f"what {anew.name_or_path!r} has, and no adapter holds them; on the base model loaded "
-            f"from there the logits are off by {difference:.2e}. Save the base model "
+            f"the adapter fits the model in hand only: {anew.name_or_path!r} has other values "
+            f"of {', '.join(different[:3])}{more}, and no adapter holds them; on the base model "
+            f"loaded from there the logits are off by {difference:.2e}. Save the base model "
             "(save_pretrained) and train on what you load from there, or export the merged model"
         )
 
