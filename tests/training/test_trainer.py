@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+import trainers
 from method_table import (
     BATCH,
     BY_FORWARD,
@@ -290,6 +291,23 @@ def test_resume_takes_true_a_path_and_the_newest_whole_one(name: str, tmp_path: 
         else:
             again.train(resume_from_checkpoint=resume)
         assert same_bits(adapter(again.model), expected), resume
+
+
+def test_a_checkpoint_of_other_modules_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions put factors on a pooler that no file has, which is now trained whole."""
+
+    def copied(*args: Any, **options: Any) -> Any:
+        model = base_model(*args, **options)
+        model.name_or_path = "loaded once"  # and without marks: a copy, whose pooler may be new
+        return model
+
+    trained(LoRA(r=2), "bert", tmp_path, save_strategy="steps", save_steps=3)
+    monkeypatch.setattr(trainers, "base_model", copied)
+    again = build_trainer(LoRA(r=2), "bert", tmp_path)
+    with pytest.raises(MethodError, match=r"checkpoint-8 has no .*bert\.pooler\.dense\.weight"):
+        again.train(resume_from_checkpoint=True)
 
 
 def test_the_summary_is_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,14 @@ class Saving(_Base):
         self.run.load_state_dict(state)
         self._cost.load_state_dict(state["cost"])
         self._totals.load_state_dict(state.get("totals"))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except KeyError as error:  # of a module that is trained whole
+            raise MethodError(
+                f"{resume_from_checkpoint} has no {error.args[0]}, which this run trains: the "
+                "checkpoint is of another model, or of a version of rankwright that trained other "
+                "modules. Start the run anew, or go on with the version that began it"
+            ) from error
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         if folder is not None:
