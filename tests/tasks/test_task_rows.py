@@ -69,7 +69,7 @@ BAD_ROWS = [
     (CHOICE, {"question": "x", "choices": ["a", "b"], "y": 1},
      {"question": "x", "choices": ["a"], "y": 0},
      "column 'choices' holds ['a']; expected at least two choices."),
-    (CHOICE, {"question": "x", "choices": ["a", "b"], "y": "1"},
+    (CHOICE, {"question": "x", "choices": ["a", "b"], "y": "0"},
      {"question": "x", "choices": ["a", "b"], "y": 2},
      "column 'y' holds 2; expected the index of a choice, 0 to 1. Count the choices from 0."),
 ]  # fmt: skip

@@ -97,6 +97,6 @@ class LabelledTask(Task):
         """Every class that a row names has to be known."""
         labels = self.labels(splits)
         if labels.given:
-            for rows in filter(None, splits.by_name.values()):
+            for rows in splits.by_file.values():
                 labels.check_indices(self.found(rows), *self.target_columns)
         return lambda row: self.indices(row, labels)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rankwright.tasks.prepared.multiple_choice import PreparedMultipleChoice
+
+ENOUGH = 10
+"""With so many rows it is odd if no answer is the first choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,42 @@ class MultipleChoice(Task):
         return Template(self.prompt_template, self.question_column)
 
     def check(self, row: Row) -> None:
-        """Checks the question, its choices and the answer."""
+        """Checks the question, its choices and the answer, which may yet count from 1."""
         self.shown(row)
-        self.answer(row)
+        if not self._is_last_from_1(row):
+            self.answer(row)
+
+    def check_among(self, splits: Splits) -> Callable[[Row], object]:
+        """Every answer has to count from 0, which all rows of a file together tell."""
+        for every in splits.by_file.values():
+            last = next(filter(self._is_last_from_1, every), None)
+            if last is not None and not any(map(self._is_first, every)):
+                raise cell_error(
+                    last.where,
+                    self.label_column,
+                    last[self.label_column],
+                    f"an index from 0 to {len(self.choices(last)) - 1}, and no row holds 0",
+                    "The answers seem to count from 1: subtract 1 from all.",
+                )
+        return self.answer
+
+    def load(self) -> Splits:
+        """Reads and checks all rows, and says where no answer is the first choice."""
+        splits = super().load()
+        doubts = tuple(
+            f"no answer in {path} is 0, the first choice; if they count from 1, subtract 1"
+            for path, every in splits.by_file.items()
+            if len(every) >= ENOUGH and not any(map(self._is_first, every))
+        )
+        return replace(splits, notices=splits.notices + doubts)
+
+    def _is_last_from_1(self, row: Row) -> bool:
+        """Whether the answer is the number of choices: the last one, if they count from 1."""
+        cell = row[self.label_column]
+        return isinstance(cell, str | int) and str(cell).strip() == str(len(self.choices(row)))
+
+    def _is_first(self, row: Row) -> bool:
+        return not self._is_last_from_1(row) and self.answer(row) == 0
 
     def prepare(
         self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None

@@ -60,6 +60,15 @@ class Splits:
         counts = self.map(lambda rows: sum(_key(row, columns) in known for row in rows))
         return {name: count for name, count in counts.items() if count and name != "train"}
 
+    @property
+    def by_file(self) -> dict[str, list[Row]]:
+        """The rows of every file."""
+        files: dict[str, list[Row]] = {}
+        for rows in self.by_name.values():
+            for row in rows or ():
+                files.setdefault(row.where.path, []).append(row)
+        return files
+
     def sifted(self, sift: Callable[[Sequence[Row]], Sequence[Row]]) -> Splits:
         """Returns the same with fewer rows in every split."""
         train, validation = tuple(sift(self.train)), tuple(sift(self.validation))
