@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
 from rankwright.cli.first import rows_first
 from rankwright.core.errors import MethodError
 from rankwright.job import TrainConfig
-from rankwright.tasks import Files, TaskError
+from rankwright.tasks import KINDS, Files, TaskError
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "sklearn", "scipy")
 ENDS = f"""
@@ -120,3 +121,31 @@ def test_rows_are_not_read_again(
     monkeypatch.setattr(Files, "read", lambda self: read.append(self) or of_files(self))
     assert train("--method", "lora", "--steps", "1") == 0
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("form", [["--data", "{0}", "{1}"], ["--data={0}", "--data", "{1}"]])
+def test_several_files_of_data(data: Path, form: list[str]) -> None:
+    other = data.with_name("more.csv")
+    other.write_text("review,grade\nx,good\n")
+    given = [argument.format(data, other) for argument in form]
+    rows = rows_first("train", [*options(data)[:2], *options(data)[4:], *given, "--skip-bad-rows"])
+    assert rows is not None
+    assert isinstance(rows.task.source, Files)
+    assert rows.task.source.train == (data, other)
+
+
+@pytest.mark.parametrize("end", [["--kind"], ["--kind", "--help"]])
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_kind_lists_its_values(
+    command: str, end: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--model", "m", *end]) == 0
+    shown = capsys.readouterr().out
+    for kind, task in KINDS.items():
+        assert f"  {kind}" in shown
+        assert (task.__doc__ or "").partition("\n")[0] in shown
+
+
+def test_a_bare_option_says_so(data: Path) -> None:
+    with pytest.raises(UsageError, match="--epochs: expected a value behind it"):
+        rows_first("train", [*options(data), "--epochs"])

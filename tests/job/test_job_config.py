@@ -72,8 +72,8 @@ def test_nothing_is_infinite(option: str) -> None:
 
 
 def test_a_file_that_is_missing_is_no_data_set_of_the_hub() -> None:
-    config = TrainConfig(model="m", data="data/train.tsv", label_column="y", validation_share=0.1)
-    with pytest.raises(TaskError, match=r"data/train\.tsv: unknown extension '.tsv'; expected"):
+    config = TrainConfig(model="m", data="data/train.xls", label_column="y", validation_share=0.1)
+    with pytest.raises(TaskError, match=r"data/train\.xls: unknown extension '.xls'; expected"):
         config.make_task().load()
 
 

@@ -98,7 +98,15 @@ ERRORS = [
     ("t.jsonl.gz", b"not gzip", ": cannot be read"),
     ("t.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9, mtime=0)[:-9], ": cannot be read"),
     ("t.parquet", b"not parquet", ": cannot be read"),
-    ("t.tsv", b"a\tb\n", ": unknown extension '.tsv'; expected one of .jsonl, .jsonl.gz, .csv"),
+    ("t.xlsx", b"a\tb\n", ": unknown extension '.xlsx'; expected one of .jsonl, .json, .csv, .tsv"),
+    ("t.parquet.gz", b"", ": unknown extension '.parquet.gz'; expected one of .jsonl, .json"),
+    ("t.tsv", b"a\tb\n", ": the file has no rows"),
+    (
+        "t.csv",
+        b'a,b\n1,"x\n2,y\n',
+        ":2: the row does not parse as CSV (unexpected end of data). A",
+    ),
+    ("t.csv", b"a,b\n1\xff,x\n", ":2: byte 2 of the line is not UTF-8"),
 ]
 
 

@@ -100,23 +100,26 @@ YAML_ERRORS = [
     ("kind: regresion\ntrain: a.csv\n", ":1: option kind: 'regresion' is unknown; expected one of"),
     (
         "kind: regression\ntrain: a.csv\ntext_colum: x\n",
-        ":3: option text_colum: unknown here; expected one of hub, hub_config, hub_splits, kind, "
-        "label_column, max_length, metrics, name, primary_metric, root, seed, skip_bad_rows, test, "
-        "text_column, text_pair_column, train, validation, validation_share. Did you mean "
-        "'text_column'?",
+        ":3: option text_colum: unknown here; expected one of delimiter, hub, hub_config, "
+        "hub_splits, kind, label_column, max_length, metrics, name, primary_metric, root, seed, "
+        "skip_bad_rows, test, text_column, text_pair_column, train, validation, validation_share. "
+        "Did you mean 'text_column'?",
     ),
     ("kind: regression\nmax_length: long\n", ":2: option max_length: it is 'long'; expected an in"),
     ("kind: regression\nmax_length: true\n", ":2: option max_length: it is True; expected an int"),
     ("kind: regression\nmetrics: {a: 1}\n", ":2: option metrics: it is {'a': 1}; expected a list"),
-    ("kind: regression\ntrain: [a.csv]\n", ":2: option train: it is ['a.csv']; expected a text"),
+    ("kind: regression\ntrain: {a: b}\n", ":2: option train: it is {'a': 'b'}; expected a list of"),
+    ("kind: regression\ntrain: []\n", ":2: option train: it names no file."),
+    ("kind: regression\ntrain: [a.csv]\ndelimiter: ab\n", "delimiter='ab': expected one character"),
     ("kind: regression\nhub_splits: x\n", ":2: option hub_splits: it is 'x'; expected a mapping"),
     ("kind: regression\nname: n\n", "options train and hub: expected exactly one"),
+    ("hub: a/b\n", "option kind: not set, and no column tells it; expected one of sequence"),
     ("kind: regression\nhub: a/b\ntrain: a.csv\n", "options train and hub: expected exactly one"),
     (
         "kind: regression\nhub: a/b\nvalidation: v.csv\n",
         ":3: option validation: a file (",  # it would be left out
     ),
-    ("train: a.csv\n", "option kind: not set, and no column tells it; expected one of sequence"),
+    ("train: a.csv\n", "a.csv: no such file."),
     (
         "kind: regression\ntrain: a.csv\nroot: ${RANKWRIGHT_NO}/x\n",
         ":3: option root: '${RANKWRIGHT_NO}/x' names the environment variable RANKWRIGHT_NO, which "
@@ -179,9 +182,9 @@ def test_an_unknown_spec_lists_what_there_is():
 def test_a_file_of_an_unknown_form_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.tsv").touch()
-    with pytest.raises(TaskError, match=r"'data/train.tsv' is unknown; .* or a data file"):
-        load_task("data/train.tsv", label_column="label")
+    (tmp_path / "data" / "train.xls").touch()
+    with pytest.raises(TaskError, match=r"'data/train.xls' is unknown; .* or a data file"):
+        load_task("data/train.xls", label_column="label")
 
 
 def test_an_override_has_no_line_of_the_file(tmp_path):

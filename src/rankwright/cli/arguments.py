@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.slots import SLOT_NAMES
 from rankwright.core.yamls import NumberLoader
-from rankwright.job.paths import expanded
+from rankwright.job.paths import FILES, expanded
 
 NAMED = ("method", *SLOT_NAMES)
 """Options that name what other options belong to."""
@@ -47,6 +47,30 @@ def normalise(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     flag = "--" + flag[2:].replace("-", "_")
     return (f"{flag}.name" if flag[2:] in NAMED else flag) + equals + value
+
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """`--data a.csv b.csv`, or `--data a.csv --data b.csv`, as one list in JSON."""
+    values: dict[str, list[str]] = {}
+    others: list[str] = []
+    flag = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            flag = name if name[2:] in FILES else ""
+        if not flag:
+            others.append(argument)
+        elif equals and argument.startswith("--"):
+            values.setdefault(flag, []).append(value)
+        elif not argument.startswith("--"):
+            values.setdefault(flag, []).append(argument)
+        else:
+            values.setdefault(flag, [])
+    given = [
+        f"{flag}={names[0] if len(names) == 1 else json.dumps(names)}" if names else flag
+        for flag, names in values.items()
+    ]
+    return given + others
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:
@@ -117,6 +141,8 @@ def one_line(message: str, types: dict[str, Any]) -> str:
     """What the parser says over several lines and about its own types."""
     if required := re.match(r"the following arguments are required: (.+)", message):
         return f"give --{required[1].replace(', ', ' and --')}"
+    if valueless := re.match(r"argument --([\w.]+).*: expected one argument", message):
+        return f"--{valueless[1]}: expected a value behind it"
     if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
         check_names([unknown[1]], types, "")
     key = re.match(r'Parser key "([^"]+)"', message)

@@ -19,6 +19,7 @@ from rankwright.cli.arguments import (
     UsageError,
     as_arguments,
     check_names,
+    gathered,
     normalise,
     one_line,
     peek,
@@ -60,7 +61,7 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
         UsageError: An option is unknown, missing or of a wrong type.
         MethodError: A value is not one that a study can have, or the file cannot be read.
     """
-    arguments = [normalise(argument) for argument in arguments]
+    arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
     config, text = read_config(path)
     types = _types()

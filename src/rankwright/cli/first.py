@@ -7,6 +7,7 @@ fail for their data.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from argparse import ArgumentError
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from rankwright.cli.arguments import (
     UsageError,
     as_arguments,
     check_names,
+    gathered,
     normalise,
     one_line,
     peek,
@@ -27,6 +29,7 @@ from rankwright.cli.arguments import (
 from rankwright.job.config import TrainConfig
 from rankwright.job.paths import DESCRIPTION, expanded
 from rankwright.job.rows import RunRows
+from rankwright.tasks.spec import kinds_in_words
 
 
 def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
@@ -44,14 +47,27 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
         MethodError: A value is out of its range, or the file of options cannot be read.
         TaskError: The data is not what the options declare.
     """
+    if command not in ("train", "compare"):
+        return None
+    if _asks_for_kinds(arguments):
+        print(kinds_in_words())
+        raise SystemExit(0)
     if command != "train" or {"-h", "--help"} & {*arguments}:
         return None
-    arguments = [normalise(argument) for argument in arguments]
+    arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
     if expanded(path or "").name == DESCRIPTION:  # of a run that had its data checked when it began
         return None
     config, _ = read_config(path)
     return RunRows.read(TrainConfig(**_parsed(config, arguments, path)))
+
+
+def _asks_for_kinds(arguments: Sequence[str]) -> bool:
+    """Whether `--kind` stands there without a kind, as in `--kind --help`."""
+    return any(
+        argument == "--kind" and after.startswith("-")
+        for argument, after in itertools.pairwise([*arguments, "--"])
+    )
 
 
 def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rankwright.cli.arguments import (
     UsageError,
     as_arguments,
     check_names,
+    gathered,
     normalise,
     one_line,
     peek,
@@ -59,7 +60,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         UsageError: An option is unknown, missing or of a wrong type.
         MethodError: There is no such method or part, or the file cannot be read.
     """
-    arguments = [normalise(argument) for argument in arguments]
+    arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
     config, _ = read_config(path)
     file = expanded(path or "")

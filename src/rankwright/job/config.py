@@ -13,6 +13,7 @@ from rankwright.job.paths import with_absolute_paths
 from rankwright.tasks import SetAside, Task, load_task, task_from_files
 
 _TASK_OPTIONS = (
+    "delimiter",
     "kind",
     "text_column",
     "text_pair_column",
@@ -44,12 +45,15 @@ class TrainConfig:
         model: Folder or hub name of a pretrained model; "minilm" is all-MiniLM-L6-v2 from the
             package of the extra "demo".
         task: "stdlib-docs", "glue/<name>", a hub data set as owner/name, or a task file (YAML).
-        data: Instead of a task: the training file (.jsonl, .csv, also .gz, or .parquet).
-        validation_data: File to report on; without one, give validation_share.
+        data: Instead of a task: the training file (.jsonl, .json, .csv, .tsv, .conll or .txt, also
+            .gz, or .parquet), several, or a pattern such as 'part-*.csv'.
+        validation_data: What to report on; without it, give validation_share.
         test_data: A second file to report on.
         held_out_data: File that a method with two levels learns its upper level from; without one
             it sets rows of the training file aside.
-        kind: Kind of task; told by the columns if left out.
+        delimiter: Character between the cells of CSV files, or tab; seen in the header if left out.
+        kind: Kind of task (sequence_classification, regression, multi_label, token_classification,
+            causal_lm, multiple_choice); told by the columns if left out.
         text_column: Column of the text.
         text_pair_column: Column of the second text of a pair.
         label_column: Column of the label.
@@ -99,10 +103,11 @@ class TrainConfig:
 
     model: str
     task: str | None = None
-    data: str | None = None
-    validation_data: str | None = None
-    test_data: str | None = None
-    held_out_data: str | None = None
+    data: str | list[str] | None = None
+    validation_data: str | list[str] | None = None
+    test_data: str | list[str] | None = None
+    held_out_data: str | list[str] | None = None
+    delimiter: str | None = None
     kind: str | None = None
     text_column: str | None = None
     text_pair_column: str | None = None

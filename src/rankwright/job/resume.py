@@ -76,6 +76,7 @@ def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) ->
         old, new = started.get(split, none), data.get(split, none)
         if old != new:
             name = getattr(config, f"{split}_data", None) or config.data or config.task
+            name = name if isinstance(name, str) else ", ".join(name or ())
             raise MethodError(
                 f"{name} is not what it was when the run started: {old['rows']} {split} rows, now "
                 f"{new['rows']}, with other contents; restore it, or start anew with another "

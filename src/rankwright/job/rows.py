@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rankwright.job.config import TrainConfig
 from rankwright.tasks import Known, Splits, Task, WithTest
+from rankwright.tasks.files import data_paths
+from rankwright.tasks.spec import separator
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RunRows:
         # Labelled as the training rows are, so the task has to know both.
         source = WithTest(
             source=Known(source=task.source, splits=splits),
-            path=Path(config.held_out_data).expanduser(),
+            path=data_paths(config.held_out_data),
+            delimiter=config.delimiter and separator(config.delimiter),
         )
         return cls(task, splits, replace(task, source=source).load())

@@ -143,7 +143,7 @@ class StudyConfig:
     def parsed_tasks(self) -> tuple[TaskSpec, ...]:
         """The tasks."""
         if self.task is None:  # files of the user's own
-            return (TaskSpec.parse({}, str(self.options.get("data"))),)
+            return (TaskSpec.parse({}, _first(self.options.get("data"))),)
         return _distinct("task", map(TaskSpec.parse, _listed("task", self.task)))
 
     def budget_of(self, task: TaskSpec) -> Budget:
@@ -267,7 +267,7 @@ class TaskSpec:
         values = _mapping("task", given)
         budget = values.pop("budget", None)
         label = values.pop("label", None)
-        named = values.get("task") or values.get("data") or named
+        named = values.get("task") or _first(values.get("data")) or named
         decided = [name for name in DECIDED if name in values and name != "task"]
         if (label or named) is None or decided:
             raise MethodError(
@@ -298,6 +298,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float)
     return isinstance(value, hint) if hint in (int, str, bool, NoneType) else True
+
+
+def _first(data: str | Sequence[str] | None) -> str | None:
+    """The name of a file, or of the first of several."""
+    return data if data is None or isinstance(data, str) else str(data[0])
 
 
 def _listed(name: str, value: Any) -> list[Any]:

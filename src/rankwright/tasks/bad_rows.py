@@ -27,6 +27,21 @@ class BadRow:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a user should know of how a file was read.
+
+    Attributes:
+        text: The file, and what it was taken for.
+    """
+
+    text: str
+
+
+Item = Row | BadRow | Note
+"""What a reader of a file yields."""
+
+
 class BadRows:
     """Takes bad rows out of good ones, and says which they were.
 
@@ -40,17 +55,23 @@ class BadRows:
         self.count = 0
         self._check = check
         self._rows: Counter[str] = Counter()  # by file
+        self._notes: list[str] = []
         self._problems: list[str] = []
         self._places: list[str] = []
         self._shared: dict[str, tuple[str, int]] = {}  # by file, its first problem and how often
 
-    def sift(self, rows: Iterable[Row | BadRow]) -> list[Row]:
+    def sift(self, items: Iterable[Item]) -> list[Row]:
         """Returns the rows that parse and pass the check of every row.
 
         Raises:
             TaskError: If bad rows are skipped and no other is left.
         """
-        every = list(rows)
+        every: list[Row | BadRow] = []
+        for item in items:
+            if isinstance(item, Note):
+                self._notes.append(item.text)
+            else:
+                every.append(item)
         self._rows.update(row.where.path for row in every)
         return self._sifted(every, self._check)
 
@@ -111,10 +132,11 @@ class BadRows:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """How many rows were left out and which, if any were."""
+        """How files were read; how many rows were left out and which, if any were."""
+        notes = tuple(dict.fromkeys(self._notes))
         if not self.count:
-            return ()
+            return notes
         more = self.count - len(self._places)
         places = listing(self._places, SHOWN) + (f" and {more:,} more" if more else "")
         what = "1 bad row was" if self.count == 1 else f"{self.count:,} bad rows were"
-        return (f"{what} left out: {places}",)
+        return (*notes, f"{what} left out: {places}")

@@ -68,17 +68,24 @@ class Options:
         """Removes the named options and returns those that are set."""
         return {name: self.values.pop(name) for name in names if name in self.values}
 
-    def data_path(self, option: str) -> Path | None:
-        """Removes a data path; relative ones start at `root`, and that at the YAML file.
+    def data_path(self, option: str) -> Path | tuple[Path, ...] | None:
+        """Removes data paths; relative ones start at `root`, and that at the YAML file.
+
+        Returns:
+            A path, or several; `None` where the option is not set.
 
         Raises:
-            TaskError: If it names an environment variable that is not set.
+            TaskError: If one names an environment variable that is not set.
         """
         value = self.values.pop(option, None)
         if value is None:
             return None
+        if not value:
+            raise self.error(option, "it names no file.")
         root = self._expanded("root", self.values.get("root") or "")
-        return (self.path or Path()).parent / root / self._expanded(option, value)
+        start = (self.path or Path()).parent / root
+        paths = tuple(start / self._expanded(option, path) for path in value)
+        return paths[0] if len(paths) == 1 else paths
 
     def _expanded(self, option: str, text: str) -> Path:
         for name in VARIABLE.findall(text):
@@ -149,7 +156,8 @@ def converted(value: object, hint: Any) -> object:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(i, str | int) for i in items):
+    items = value if isinstance(value, list | tuple) else [value]
+    names = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in items]
+    if not all(isinstance(name, str | int) for name in names):
         raise TypeError("a list of names")
-    return tuple(map(str, items))
+    return tuple(map(str, names))

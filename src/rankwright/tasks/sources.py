@@ -6,13 +6,12 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from rankwright.tasks.bad_rows import BadRow, BadRows
+from rankwright.tasks.bad_rows import BadRows, Item, Note
 from rankwright.tasks.errors import TaskError, Where, listing, shorten
-from rankwright.tasks.files import parsed_rows
+from rankwright.tasks.files import Paths, rows_of
 from rankwright.tasks.rows import Row
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Source(ABC):
             raise TaskError(f"validation_share={share}: expected a share between 0 and 1.")
 
     @abstractmethod
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """Returns the rows of every split that there is; `"train"` is always one."""
 
     def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
@@ -205,7 +204,7 @@ class SetAside(Source):
         """Both parts: all are training rows of the other source, and its classes are the same."""
         return splits.train + splits.validation
 
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """The training rows of the other source, not yet divided."""
         return {"train": self.source.read()["train"]}
 
@@ -234,7 +233,7 @@ class Known(Source):
         """As in the other source."""
         return self.source.naming(splits)
 
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """The rows of every split."""
         return {name: rows for name, rows in self.splits.by_name.items() if rows is not None}
 
@@ -247,17 +246,19 @@ class WithTest(Source):
 
     Attributes:
         source: The other source.
-        path: The file.
+        path: The file, or several.
+        delimiter: What separates the cells of CSV files; `None` to see it in the header.
     """
 
     source: Source
-    path: Path
+    path: Paths
+    delimiter: str | None = None
 
     def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
         """Reads both."""
         bad = bad or BadRows()
         splits = self.source.load(key_columns, bad)
-        test = tuple(bad.sift(parsed_rows(self.path)))
+        test = tuple(bad.sift(rows_of(self.path, self.delimiter)))
         bad.refuse()
         return replace(splits, test=test)
 
@@ -265,23 +266,38 @@ class WithTest(Source):
         """As in the other source."""
         return self.source.naming(splits)
 
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """The rows of the other source with those of the file as `"test"`."""
-        return {**self.source.read(), "test": parsed_rows(self.path)}
+        return {**self.source.read(), "test": rows_of(self.path, self.delimiter)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
-    """Data files, one a split; see `files.parsed_rows` for the formats."""
+    """Data files; see `files.parsed_rows` for the formats.
 
-    train: Path
-    validation: Path | None = None
-    test: Path | None = None
+    Attributes:
+        train: The file of a split, or several. A name may be a pattern.
+        validation: The same.
+        test: The same.
+        delimiter: What separates the cells of CSV files; `None` to see it in the header.
+        notes: What the user should know of how the columns were understood.
+    """
 
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    train: Paths
+    validation: Paths | None = None
+    test: Paths | None = None
+    delimiter: str | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """Reads every named file."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: parsed_rows(path) for split, path in named.items() if path is not None}
+        rows = {
+            split: rows_of(paths, self.delimiter)
+            for split, paths in named.items()
+            if paths is not None
+        }
+        return {**rows, "train": [*map(Note, self.notes), *rows["train"]]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +314,7 @@ class Hub(Source):
     config: str | None = None
     splits: Mapping[str, str] | None = None
 
-    def read(self) -> Mapping[str, Iterable[Row | BadRow]]:
+    def read(self) -> Mapping[str, Iterable[Item]]:
         """Downloads the data set, or takes it from the local cache."""
         import datasets  # which imports torch
 

@@ -6,17 +6,19 @@ import dataclasses
 import os
 import re
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankwright.tasks.base import Task
 from rankwright.tasks.causal_lm import CausalLM
 from rankwright.tasks.errors import TaskError, listing
-from rankwright.tasks.files import READERS, extension
+from rankwright.tasks.files import READERS, files_of, first_columns, is_data_file
 from rankwright.tasks.glue import GLUE, glue_options
+from rankwright.tasks.layouts import layout_of, untold
 from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.multiple_choice import MultipleChoice
-from rankwright.tasks.options import Options, read_yaml
+from rankwright.tasks.options import Options, converted, read_yaml
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.sequence_classification import SequenceClassification
 from rankwright.tasks.sources import Files, Hub, Source
@@ -55,7 +57,9 @@ COMMON: dict[str, Any] = {
     "hub": str | None,
     "hub_config": str | None,
     "hub_splits": dict | None,
-    **dict.fromkeys(("root", *FILES), str | None),
+    "root": str | None,
+    "delimiter": str | None,
+    **dict.fromkeys(FILES, tuple[str, ...] | None),
 }
 
 
@@ -69,7 +73,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
             - `glue/rte`, or `rte`, and its siblings, or any other data set of the hub as
               `owner/name`;
             - a file `my.yaml` that holds options, see docs/tasks.md;
-            - a data file (`.jsonl`, `.csv`, also `.gz`, or `.parquet`) to train on.
+            - a data file with one of the endings of `READERS`, to train on.
         **overrides: Options of `task_from_files`, which win over those of the spec.
 
     Raises:
@@ -83,7 +87,7 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
     elif Path(text).suffix in {".yaml", ".yml"}:
         options = read_yaml(Path(text))
         options.values.setdefault("name", file_name(Path(text)))
-    elif extension(Path(text)) in READERS:
+    elif is_data_file(Path(text)):
         options = Options({"train": text})
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).is_file():
         options = Options({"hub": text, "name": text})
@@ -109,30 +113,38 @@ def task_name(spec: str) -> str:
     path = Path(spec)
     if path.suffix in {".yaml", ".yml"}:
         return str(read_yaml(path).values.get("name", file_name(path)))
-    return file_name(path) if extension(path) in READERS else spec
+    return file_name(path) if is_data_file(path) else spec
 
 
 def file_name(path: Path) -> str:
-    """The name of a file without folders and endings: `reviews` of `data/reviews.jsonl.gz`."""
-    return path.name.split(".")[0]
+    """The name of a file without folders and endings: `reviews` of `data/reviews.jsonl.gz`.
+
+    Of a pattern it is what stands before the first wildcard: `part` of `part-*.csv`.
+    """
+    name = path.name.split(".")[0]
+    return re.split(r"[*?\[]", name)[0].rstrip("-_") or "data"
+
+
+PathLike = str | os.PathLike[str]
 
 
 def task_from_files(
-    train: str | os.PathLike[str],
-    validation: str | os.PathLike[str] | None = None,
-    test: str | os.PathLike[str] | None = None,
+    train: PathLike | Sequence[PathLike],
+    validation: PathLike | Sequence[PathLike] | None = None,
+    test: PathLike | Sequence[PathLike] | None = None,
     **options: object,
 ) -> Task:
-    """Makes a task of data files. Reads no data yet.
+    """Makes a task of data files; of the rows, only the columns of the first are looked at.
 
     Args:
-        train: The file to learn from (`.jsonl`, `.csv`, also `.gz`, or `.parquet`).
-        validation: The file to choose by; without one, give `validation_share`.
-        test: The file to report on.
+        train: The file to learn from, with one of the endings of `READERS`; or several, or a
+            pattern such as `part-*.jsonl`.
+        validation: What to choose by; without it, give `validation_share`.
+        test: What to report on.
         **options: `validation_share` and `seed` of the split; `root`, the folder that relative
-            paths start at; `kind`, told by the columns if left out; `name`, `max_length`,
-            `metrics`, `primary_metric`; and the fields of that kind's class, such as `text_column`
-            and `label_column`.
+            paths start at; `delimiter` of CSV files; `kind`, told by the columns if left out;
+            `name`, `max_length`, `metrics`, `primary_metric`, `skip_bad_rows`; and the fields of
+            that kind's class, such as `text_column` and `label_column`.
 
     Raises:
         TaskError: If an option is unknown, missing or of a wrong type.
@@ -142,37 +154,91 @@ def task_from_files(
 
 def _build(options: Options, *, built_in: bool = False) -> Task:
     """Checks all options and makes the task."""
-    task = _kind(options)
+    task, notes = _kind(options)
     hints = typing.get_type_hints(task)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(task) if f.name != "source"}
     splitting = {name: COMMON[name] for name in ("kind", "primary_metric", *SPLITTING)}
     options.check(fields | (splitting if built_in else COMMON))
     options.take(["kind"])
-    source = StdlibDocs(**options.take(SPLITTING)) if built_in else _source(options)
+    source = StdlibDocs(**options.take(SPLITTING)) if built_in else _source(options, notes)
     _put_primary_first(options, task)
     return task(source=source, **options.values)
 
 
-def _kind(options: Options) -> type[Task]:
+def _kind(options: Options) -> tuple[type[Task], tuple[str, ...]]:
+    """Returns the kind that is named or told, and what to say of it; sets usual columns."""
     named = options.values.get("kind")
-    if named is None:
-        for option, task in TELLING.items():
-            if options.values.get(option) is not None:
-                return task
+    if named is not None and named not in KINDS:
+        raise options.error("kind", f"{named!r} is unknown; expected one of {', '.join(KINDS)}.")
+    told = next((t.kind for o, t in TELLING.items() if options.values.get(o) is not None), None)
+    kind: str | None = named or told
+    path = _first_file(options)
+    if path is not None and (path.is_file() or kind is None):
+        return _kind_of_file(options, path, named, told)
+    if kind is None:
         raise TaskError(
             f"option kind: not set, and no column tells it; expected one of {', '.join(KINDS)}."
         )
-    if named not in KINDS:
-        raise options.error("kind", f"{named!r} is unknown; expected one of {', '.join(KINDS)}.")
-    return KINDS[named]
+    return KINDS[kind], ()
 
 
-def _source(options: Options) -> Source:
+def _kind_of_file(
+    options: Options, path: Path, named: str | None, told: str | None
+) -> tuple[type[Task], tuple[str, ...]]:
+    """The same where there is a file whose columns can be looked at."""
+    delimiter = options.values.get("delimiter")
+    found = first_columns(path, separator(delimiter) if isinstance(delimiter, str) else None)
+    given = {
+        name: str(value)
+        for name, value in options.values.items()
+        if name.endswith("_column") and value is not None
+    }
+    if named is not None and _defaults(KINDS[named], given) <= {*found}:
+        return KINDS[named], ()
+    layout = layout_of(found, given, named or told)
+    if layout is None and named is None:
+        layout = layout_of(found, given)
+    if layout is None:
+        kind = named or told
+        if kind is None:
+            raise untold(path, found)
+        return KINDS[kind], ()
+    options.values |= layout.options(found, {**given, **_set(options)})
+    columns = listing({**layout.columns, **given}.values())
+    note = f"{path}: the columns {columns} are read as {layout.kind}"
+    said = named is None and layout.kind == told
+    return KINDS[layout.kind], () if said else (note,)
+
+
+def _set(options: Options) -> dict[str, Any]:
+    return {name: value for name, value in options.values.items() if value is not None}
+
+
+def _defaults(task: type[Task], given: Mapping[str, str]) -> set[str]:
+    """The columns that a task of a kind reads, by the user's names and its own."""
+    fields = {field.name: field.default for field in dataclasses.fields(task)}
+    columns = {name: value for name, value in fields.items() if name.endswith("_column")}
+    return {str(value) for value in {**columns, **given}.values() if value is not None}
+
+
+def _first_file(options: Options) -> Path | None:
+    """The first file of training rows, if there is one to look at."""
+    values = {name: value for name, value in options.values.items() if name in ("train", "root")}
+    try:
+        values["train"] = converted(values.get("train"), COMMON["train"])
+    except TypeError:  # which the check of all options names
+        return None
+    train = Options(values, options.path, options.lines).data_path("train")
+    return None if train is None else files_of(train)[0]
+
+
+def _source(options: Options, notes: tuple[str, ...]) -> Source:
     """Takes the options that say where the rows are out of the others."""
     hub = options.take(["hub", "hub_config", "hub_splits"])
     splitting = options.take(SPLITTING)
     train, validation, test = map(options.data_path, FILES)
     options.take(["root"])
+    delimiter = options.values.pop("delimiter", None)
     if (train is None) == (hub.get("hub") is None):
         raise TaskError("options train and hub: expected exactly one of them, to say what to read.")
     if train is None:
@@ -183,8 +249,39 @@ def _source(options: Options) -> Source:
                 )
         config, splits = hub.get("hub_config"), hub.get("hub_splits")
         return Hub(path=hub["hub"], config=config, splits=splits, **splitting)
-    options.values.setdefault("name", file_name(train))
-    return Files(train=train, validation=validation, test=test, **splitting)
+    options.values.setdefault("name", file_name(train[0] if isinstance(train, tuple) else train))
+    return Files(
+        train=train,
+        validation=validation,
+        test=test,
+        delimiter=None if delimiter is None else separator(delimiter),
+        notes=notes,
+        **splitting,
+    )
+
+
+def kinds_in_words() -> str:
+    """A line for every kind: what it is, and the columns that it reads unless told otherwise."""
+    lines = ["kinds of tasks, and the columns that each reads unless told otherwise:", ""]
+    for kind, task in KINDS.items():
+        summary = (task.__doc__ or "").strip().partition("\n")[0]
+        columns = listing(sorted(_defaults(task, {})))
+        lines.append(f"  {kind:<24} {summary} [{columns}]")
+    return "\n".join(lines)
+
+
+def separator(text: str) -> str:
+    """The character that the option `delimiter` means: one as it stands, or `tab`.
+
+    Raises:
+        TaskError: If it is not one character.
+    """
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1 or character in '"\r\n ':
+        raise TaskError(
+            f"delimiter={text!r}: expected one character that stands between cells, or tab."
+        )
+    return character
 
 
 def _put_primary_first(options: Options, task: type[Task]) -> None:

@@ -1,0 +1,107 @@
+"""Rows out of the files of taggers: a word a line with its tag, a blank line between sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rankwright.tasks.bad_rows import BadRow, Note
+from rankwright.tasks.errors import TaskError, Where, shorten
+from rankwright.tasks.lines import undecoded
+from rankwright.tasks.rows import Row
+
+DOCUMENT = "-DOCSTART-"
+MOSTLY = 0.9
+"""Share of the lines that have as many columns as the first, in a file that has columns."""
+
+
+def column_rows(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow | Note]:
+    """Reads sentences of the form that CoNLL's shared tasks have made common.
+
+    The columns of a line are separated by tabs or, without tabs, by spaces. Lines of a document
+    mark (`-DOCSTART-`) are left out, and so are comments: lines that start with `#` and have
+    another number of columns.
+
+    Returns:
+        Rows with the lists of every column under its number from 1 on. The first is also called
+        `tokens` and the last `tags`, unless the first is a count of the words: then both have to be
+        named.
+
+    Raises:
+        TaskError: If the lines have no columns, or not all the same.
+    """
+    split = [_columns(line) for line in lines]
+    width = _width(path, split)
+    split = [[] if _is_mark(columns, width) else columns for columns in split]
+    sentences = list(_sentences(path, split))
+    numbered = width > 2 and all(words[0][0].isdecimal() for _, words in sentences)
+    if not numbered:
+        what = (
+            "words and tags"
+            if width == 2
+            else f"the first of {width} has the words and the last the tags (others: "
+            "--tokens-column, --tags-column, by number)"
+        )
+        yield Note(f"{path}: read as {len(sentences):,} sentences in columns, {what}")
+    for where, words in sentences:
+        yield _row(where, words, width, named=not numbered)
+
+
+def _columns(line: str) -> list[str]:
+    line = line.rstrip("\r\n")
+    if not line.strip():
+        return []
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _is_mark(columns: list[str], width: int) -> bool:
+    """Whether a line is no word: a document mark, or a comment."""
+    return bool(columns) and (
+        columns[0] == DOCUMENT or (columns[0].startswith("#") and len(columns) != width)
+    )
+
+
+def _width(path: Path, split: list[list[str]]) -> int:
+    """Returns the number of columns of the file."""
+    words = [line for line in split if line and line[0] != DOCUMENT and line[0] != "#"]
+    width = len(words[0]) if words else 0
+    same = sum(len(line) == width for line in words)
+    if width < 2 or same < MOSTLY * len(words):
+        other = next((line for line in words if len(line) != width), words[0] if words else [])
+        raise TaskError(
+            f"{path}: expected a word and its tag a line, in columns, but the first line has "
+            f"{width} and another {len(other)}: {shorten(' '.join(other))}. Plain text goes into a "
+            '.jsonl file, one {"text": "..."} a line.'
+        )
+    return width
+
+
+def _sentences(path: Path, split: list[list[str]]) -> Iterator[tuple[Where, list[list[str]]]]:
+    start = 0
+    words: list[list[str]] = []
+    for number, columns in enumerate([*split, []], start=1):
+        if columns:
+            start = start if words else number
+            words.append(columns)
+        elif words:
+            yield Where(str(path), start), words
+            words = []
+
+
+def _row(where: Where, words: list[list[str]], width: int, *, named: bool) -> Row | BadRow:
+    for number, columns in enumerate(words, start=where.number):
+        here = Where(where.path, number)
+        if len(columns) != width:
+            return BadRow(
+                where,
+                f"{here}: the line has {len(columns)} columns ({shorten(' '.join(columns))}); "
+                f"expected {width}, as in the others.",
+            )
+        wrong = undecoded(here, "\t".join(columns))
+        if wrong is not None:
+            return BadRow(where, wrong.problem)
+    lists = [list(column) for column in zip(*words, strict=True)]
+    fields = {str(number): column for number, column in enumerate(lists, start=1)}
+    if named:
+        fields |= {"tokens": lists[0], "tags": lists[-1]}
+    return Row(where, fields)

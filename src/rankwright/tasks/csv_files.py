@@ -1,0 +1,199 @@
+"""Rows out of files of separated cells, whatever separates them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rankwright.tasks.bad_rows import BadRow, Note
+from rankwright.tasks.errors import TaskError, Where, listing, shorten
+from rankwright.tasks.lines import undecoded
+from rankwright.tasks.rows import Row
+
+LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+LOOKED_AT = 50
+"""Rows that a delimiter has to fit where the header does not tell it alone."""
+SPACED_QUOTE = re.compile(' +"')
+
+Line = tuple[Where, "list[str] | BadRow"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the cells of a file are written.
+
+    Attributes:
+        delimiter: What stands between two cells.
+        quoted: Whether quotes enclose cells; else they are text.
+        spaced: Whether spaces before a cell do not belong to it.
+    """
+
+    delimiter: str
+    quoted: bool = True
+    spaced: bool = False
+
+    def reader(self, every: list[str]) -> Any:
+        """Returns the standard library's reader of these lines."""
+        return csv.reader(
+            every,
+            strict=True,
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+            skipinitialspace=self.spaced,
+        )
+
+    @property
+    def name(self) -> str:
+        """What separates cells, in words."""
+        return DELIMITERS.get(self.delimiter, repr(self.delimiter))
+
+
+def csv_rows(
+    path: Path, lines: Iterable[str], *, delimiter: str | None = None, usual: str = ","
+) -> Iterator[Row | BadRow | Note]:
+    """Reads a file with a header and a row a line, or over several lines within quotes.
+
+    Args:
+        path: The file.
+        lines: Its lines.
+        delimiter: What separates cells; `None` to see it in the header.
+        usual: What separates them in files of this name.
+
+    Raises:
+        TaskError: If several characters may be the delimiter, or two columns have one name.
+    """
+    every = list(lines)
+    with _long_cells():
+        start = Dialect(delimiter or _seen(path, every, usual))
+        dialect, parsed = _parsed(path, every, start)
+    yield from _notes(path, dialect, usual if delimiter is None else delimiter)
+    parsed = [(where, cells) for where, cells in parsed if cells]
+    if not parsed:
+        return
+    where, cells = parsed[0]
+    if isinstance(cells, BadRow):
+        raise TaskError(cells.problem)
+    header = _checked_header(where, cells)
+    for where, cells in parsed[1:]:
+        yield cells if isinstance(cells, BadRow) else _row(where, dialect, header, cells)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    limit = csv.field_size_limit(LONGEST_CELL)  # of the process; a whole document may be a cell
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _seen(path: Path, every: list[str], usual: str) -> str:
+    """Returns the delimiter that the header shows; the usual one where it shows none."""
+    head = [line for line in every[:LOOKED_AT] if line.strip()][:1]
+    able = [delimiter for delimiter in DELIMITERS if _width(delimiter, head) > 1]
+    if len(able) < 2:
+        return able[0] if able else usual
+    fitting = [delimiter for delimiter in able if _fits(delimiter, every)] or able
+    if len(fitting) > 1:
+        names = listing(DELIMITERS[delimiter] for delimiter in fitting)
+        raise TaskError(
+            f"{Where(str(path), 1)}: the header is {shorten(head[0].strip())}, and cells may be "
+            f"separated by {names}. Say by which: --delimiter (delimiter in Python and YAML)."
+        )
+    return fitting[0]
+
+
+def _width(delimiter: str, head: list[str]) -> int:
+    try:
+        return max(map(len, Dialect(delimiter).reader(head)), default=0)
+    except csv.Error:
+        return 0
+
+
+def _fits(delimiter: str, every: list[str]) -> bool:
+    """Whether the first rows all have as many cells as the header."""
+    try:
+        rows = islice(filter(None, Dialect(delimiter).reader(every)), LOOKED_AT)
+        return len(set(map(len, rows))) == 1
+    except csv.Error:
+        return False
+
+
+def _parsed(path: Path, every: list[str], start: Dialect) -> tuple[Dialect, list[Line]]:
+    """Parses the lines; spaces before a quote, and quotes in files of tabs, are seen on the way."""
+    parsed = list(_lines(path, every, start))
+    cells = (cell for _, row in parsed if isinstance(row, list) for cell in row)
+    if any(SPACED_QUOTE.match(cell) for cell in cells):
+        start = replace(start, spaced=True)
+        parsed = list(_lines(path, every, start))
+    if start.delimiter == "\t" and any('"' in line for line in every):
+        # Programs that write tabs often quote nothing. A quote that opens a cell then swallows
+        # lines up to the next one.
+        literal = replace(start, quoted=False)
+        as_text = list(_lines(path, every, literal))
+        if _is_table(as_text) and not (_is_table(parsed) and len(parsed) == len(as_text)):
+            return literal, as_text
+    return start, parsed
+
+
+def _is_table(parsed: list[Line]) -> bool:
+    """Whether every row parses, and has as many cells as the others."""
+    widths = {-1 if isinstance(cells, BadRow) else len(cells) for _, cells in parsed if cells}
+    return len(widths) == 1 and -1 not in widths
+
+
+def _lines(path: Path, every: list[str], dialect: Dialect) -> Iterator[Line]:
+    """Yields the cells of every row with its place; none for a blank line."""
+    reader = dialect.reader(every)
+    while True:
+        where = Where(str(path), reader.line_num + 1)  # a quoted cell may span several lines
+        try:
+            yield where, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problem = f"{where}: the row does not parse as CSV ({error}). {_advice(error)}"
+            yield where, BadRow(where, problem)
+
+
+def _advice(error: csv.Error) -> str:
+    if "unexpected end" in str(error):
+        return "A quote opens in this row and does not close; within quotes, double it."
+    return "Quote cells that hold commas, quotes or line breaks, and double the quotes in them."
+
+
+def _notes(path: Path, dialect: Dialect, expected: str) -> Iterator[Note]:
+    if dialect.delimiter != expected:
+        yield Note(f"{path}: cells are separated by {dialect.name}")
+    if not dialect.quoted:
+        yield Note(f"{path}: quotes are part of the text")
+    if dialect.spaced:
+        yield Note(f"{path}: spaces before a cell are left out")
+
+
+def _row(where: Where, dialect: Dialect, header: list[str], cells: list[str]) -> Row | BadRow:
+    if len(cells) != len(header):
+        return BadRow(
+            where,
+            f"{where}: the row has {len(cells)} cells ({shorten(cells)}); expected "
+            f"{len(header)}, as in the header. Quote cells that hold {dialect.name}.",
+        )
+    wrong = undecoded(where, dialect.delimiter.join(cells))
+    return wrong or Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _checked_header(where: Where, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise TaskError(
+            f"{where}: the header names the column {twice[0]!r} more than once. Rename one of them."
+        )
+    return header

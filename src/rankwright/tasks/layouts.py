@@ -1,0 +1,115 @@
+"""The kind of a task, and its columns, from the names that the columns of a file usually have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rankwright.tasks.errors import TaskError, listing
+
+ANSWERS = ("label", "answer", "answerKey")
+CHAT = ("messages", "conversations", "conversation")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns that tell a kind.
+
+    Attributes:
+        kind: The kind.
+        columns: The column by the option that names it.
+        alone: Whether the file must have no other column.
+        optional: Options to set where a file has a further column, by that column.
+    """
+
+    kind: str
+    columns: Mapping[str, str]
+    alone: bool = False
+    optional: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def fits(self, found: Sequence[str], given: Mapping[str, str]) -> bool:
+        """Whether a file has these columns, some of which the user has given other names.
+
+        Args:
+            found: The columns of the file.
+            given: Columns by the options that the user has set.
+        """
+        own = {**self.columns, **{name: c for name, c in given.items() if name in self.columns}}
+        others = given.keys() - self.columns.keys() - {"text_pair_column", "references_column"}
+        return {*own.values()} <= {*found} and not others and (not self.alone or len(found) == 1)
+
+    def options(self, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """The options that say so, without those that the user has set."""
+        options = dict(self.columns)
+        for column, more in self.optional.items():
+            if column in found:
+                options |= more
+        return {name: value for name, value in options.items() if name not in given}
+
+
+LAYOUTS = (
+    *(
+        Layout("sequence_classification", {"text_column": text, "label_column": "label"})
+        for text in ("text", "sentence")
+    ),
+    Layout("multi_label", {"text_column": "text", "label_column": "labels"}),
+    *(
+        Layout("token_classification", {"tokens_column": "tokens", "tags_column": tags})
+        for tags in ("tags", "ner_tags")
+    ),
+    *(
+        Layout(
+            "multiple_choice",
+            {"question_column": question, "choices_column": "choices", "label_column": answer},
+        )
+        for question in ("question", "question_stem")
+        for answer in ANSWERS
+    ),
+    Layout("causal_lm", {"prompt_column": "prompt", "completion_column": "completion"}),
+    Layout(
+        "causal_lm",
+        {"prompt_column": "instruction", "completion_column": "output"},
+        optional={"input": {"prompt_template": "{prompt}\n{input}\n"}},
+    ),
+    Layout("causal_lm", {"completion_column": "text"}, alone=True),
+)
+USUAL = "text,label; text,labels; tokens,tags; question,choices,label; prompt,completion"
+
+
+def layout_of(
+    found: Sequence[str], given: Mapping[str, str], kind: str | None = None
+) -> Layout | None:
+    """Returns the layout that the columns of a file have; `None` for no or for several kinds.
+
+    Args:
+        found: The columns of the file.
+        given: Columns by the options that the user has set.
+        kind: The kind, where it is known.
+    """
+    fitting = [layout for layout in LAYOUTS if layout.fits(found, given)]
+    fitting = [layout for layout in fitting if kind in (None, layout.kind)]
+    kinds = {layout.kind for layout in fitting}
+    return fitting[0] if len(kinds) == 1 else None
+
+
+def untold(path: Path, found: Sequence[str]) -> TaskError:
+    """The error of a file whose columns do not tell the kind; it has what would."""
+    if any(column in CHAT for column in found):
+        return TaskError(
+            f"{path}: the columns are {listing(found)}. Conversations are not read yet: write each "
+            "as a prompt and a completion, in columns of these names."
+        )
+    several = [layout for layout in LAYOUTS if layout.fits(found, {})]
+    if several:
+        kinds = " or ".join(dict.fromkeys(layout.kind for layout in several))
+        return TaskError(
+            f"{path}: the columns are {listing(found)}, which may be {kinds}. Say which: --kind."
+        )
+    return TaskError(
+        f"{path}: the columns are {listing(found)}, which do not tell the kind of task; usual ones "
+        f"are {USUAL}. Name them: --text-column and --label-column for classes; --tokens-column "
+        "and --tags-column; --question-column, --choices-column and --label-column; or "
+        "--prompt-column and --completion-column. For numbers add --kind regression, for several "
+        "labels a text --kind multi_label."
+    )

@@ -1,0 +1,50 @@
+"""Lines of text files, decoded one by one, so that a wrong byte costs its row and not the file."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rankwright.tasks.bad_rows import BadRow
+from rankwright.tasks.errors import Where, shorten
+
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""Bytes that do not decode, as Python's `surrogateescape` keeps them."""
+
+
+def lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a file, ends included; bytes that are not UTF-8 as half characters.
+
+    Args:
+        path: A text file, also `.gz`. With a byte order mark it may be UTF-16, as spreadsheet
+            programs save "Unicode text".
+    """
+    opener: Callable[..., Any] = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rb") as stream:
+        mark = stream.read(2)
+        stream.seek(0)
+        if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            with io.TextIOWrapper(stream, "utf-16", "replace", newline="\n") as text:
+                yield from text
+            return
+        for count, line in enumerate(stream, start=1):
+            encoding = "utf-8-sig" if count == 1 else "utf-8"
+            yield line.decode(encoding, "surrogateescape")
+
+
+def undecoded(where: Where, text: str) -> BadRow | None:
+    """The row as a bad one, if a byte of it was not UTF-8."""
+    wrong = NOT_UTF8.search(text)
+    if wrong is None:
+        return None
+    place = len(text[: wrong.start()].encode()) + 1
+    found = shorten(text.encode(errors="surrogateescape"))
+    return BadRow(
+        where,
+        f"{where}: byte {place} of the line is not UTF-8: {found}. Save the file as UTF-8.",
+    )
