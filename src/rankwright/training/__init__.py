@@ -1,6 +1,6 @@
 """Train any method under any transformers Trainer: mixin, checkpoints, cost, export."""
 
-from rankwright.core import compat  # noqa: F401  before a name of PEFT is imported
+import rankwright.core.compat  # noqa: F401  before a name of PEFT is imported
 from rankwright.training.trainer import MethodMixin, Trainer, with_method
 
 __all__ = ["MethodMixin", "Trainer", "with_method"]
