@@ -144,7 +144,7 @@ def test_without_validation_data_a_share_is_needed(write):
     rows = write([{"text": "x", "label": 0}])
     with pytest.raises(TaskError, match="there is no validation data"):
         task_from_files(rows, label_column="label").load()
-    with pytest.raises(TaskError, match=r"validation_share=0\.5 of 1 rows, .* leaves one side em"):
+    with pytest.raises(TaskError, match=r"a share of 0\.5 of 1 rows with 1 diff.* leaves one"):
         task_from_files(rows, label_column="label", validation_share=0.5).load()
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from rankwright.core.errors import MethodError
 from rankwright.job import TrainConfig
-from rankwright.tasks import SetAside, TaskError, task_from_files
+from rankwright.tasks import SetAside, task_from_files
 from saved_models import labelled_rows, write_rows
 
 
@@ -38,7 +39,7 @@ def test_it_works_beside_files_of_one_s_own(tmp_path, rows_file):
     assert not (rows["train"] | rows["validation"]) & split(task.load())["validation"]
 
 
-def test_a_share_is_a_share(rows_file):
-    config = TrainConfig(model="m", data=str(rows_file), label_column="topic", tuning_share=2.0)
-    with pytest.raises(TaskError, match=r"validation_share=2\.0: expected a share"):
-        config.make_task()
+@pytest.mark.parametrize("share", [2.0, 0.0, 1.0, -0.1])
+def test_a_share_is_a_share(rows_file, share):
+    with pytest.raises(MethodError, match=r"tuning.share.*: expected a share between 0 and 1"):
+        TrainConfig(model="m", data=str(rows_file), label_column="topic", tuning_share=share)

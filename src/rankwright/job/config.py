@@ -174,6 +174,10 @@ class TrainConfig:
             head is None or 0 <= head < math.inf,
             "a finite number of at least 0, or None",
         )
+        share = self.tuning_share
+        check_field(
+            self, "tuning_share", share is None or 0 < share < 1, "a share between 0 and 1, or None"
+        )
         check_field(self, "epochs", 0 < self.epochs < math.inf, "a finite number above 0")
         if (self.task is None) == (self.data is None):
             raise MethodError("give exactly one of --task and --data, to say what to train on")

@@ -135,8 +135,9 @@ class Source(ABC):
         share = self.validation_share
         if share is None:
             raise TaskError(
-                "there is no validation data. Name a validation file, or set validation_share "
-                "(0.1 holds out about a tenth of the training rows)."
+                "there is no validation data. Name a validation file (--validation-data; "
+                "validation in a task file), or set validation_share (0.1 holds out about a tenth "
+                "of the training rows)."
             )
         parts: dict[str, list[Row]] = {"train": [], "validation": []}
         for row in rows:
@@ -153,8 +154,9 @@ def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) ->
     inputs = {_key(row, key_columns) for row in rows}
     if len(rows) == 1 or len(inputs) > 1:
         return (
-            f"validation_share={share} of {len(rows)} rows, which have {len(inputs)} different "
-            f"inputs, leaves one side empty. Add rows with other inputs, change the share, {remedy}"
+            f"a share of {share} of {len(rows)} rows with {len(inputs)} different inputs leaves "
+            "one side empty. Add rows with other inputs, change the share (--validation-share, "
+            f"--tuning-share), {remedy}"
         )
     names = ", ".join(map(repr, key_columns))
     cells = ", ".join(shorten(rows[0].fields.get(column)) for column in key_columns)
@@ -334,7 +336,8 @@ class Hub(Source):
         if missing or "train" not in splits:
             raise TaskError(
                 f"hub data set {name}: no split {(missing or ['train'])[0]!r}; it has "
-                f"{listing(loaded)}. Map the splits with hub_splits, such as {{train: ...}}."
+                f"{listing(loaded)}. Map the splits with hub_splits in a task file, such as "
+                "hub_splits: {train: ..., validation: ...}."
             )
         return {ours: _hub_rows(name, loaded[theirs]) for ours, theirs in splits.items()}
 

@@ -65,7 +65,7 @@ def check_causal(model: torch.nn.Module, vocabulary: int) -> None:
         raise TaskError(
             f"the model {name} gives logits of shape {tuple(logits.shape)} for 2 rows of "
             f"{PROBE_LENGTH} tokens; expected (2, {PROBE_LENGTH}, {vocabulary} or more). "
-            "Load it with AutoModelForCausalLM."
+            "Take a causal language model (in Python, load it with AutoModelForCausalLM)."
         )
     # Masked positions have weight zero exactly, so the halves agree to the last bits.
     first, second = logits[:, :half].float()

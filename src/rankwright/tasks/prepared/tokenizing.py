@@ -48,7 +48,7 @@ def with_padding(
     if tokenizer.eos_token_id is None:
         raise TaskError(
             "the tokenizer has no padding token, and no end-of-text token to use in its place. "
-            "Set tokenizer.pad_token."
+            "Take a model whose tokenizer has one, or set tokenizer.pad_token in Python."
         )
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, (f"the tokenizer has no padding token; {tokenizer.eos_token!r} is used",)
