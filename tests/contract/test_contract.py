@@ -15,10 +15,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
+import trainers
 from method_table import BUILDS, FACTORED, IN_TURN, METHODS, STEPS, TABLE, method_named
-from models import same_bits
+from models import same_bits, tiny_bert
 from rankwright.core.registry import available
+from rankwright.training.export_check import no_progress_bars
 from trainers import adapter, base_model, build_trainer, logits, probe
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -86,6 +89,31 @@ def test_plain_peft_loads_what_the_end_left(
     assert float((logits(loaded, kind) - logits(model, kind)).abs().max()) <= ROUNDING
     with model.disable_adapter():
         assert torch.equal(logits(model, kind), past(name, kind).base)
+
+
+def masked_words(folder: Path, seed: int) -> BertForSequenceClassification:
+    """A classifier on a file of masked-word pretraining, which has no pooler and no classifier."""
+    if not folder.exists():
+        BertForMaskedLM(tiny_bert().config).save_pretrained(folder)
+    torch.manual_seed(seed)
+    return BertForSequenceClassification.from_pretrained(folder)
+
+
+@every_method
+def test_what_no_file_has_is_in_the_adapter(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "base"
+    monkeypatch.setattr(trainers, "base_model", lambda *_, **__: masked_words(file, seed=0))
+    with no_progress_bars():
+        trainer = build_trainer(method_named(name), "bert", tmp_path / "run")
+        before = logits(trainer.model, "bert")
+        trainer.train()
+        trainer.save_model(str(tmp_path / "saved"))
+        loaded = PeftModel.from_pretrained(masked_words(file, seed=1), tmp_path / "saved")
+    expected = logits(trainer.model, "bert")
+    assert float((logits(loaded, "bert") - expected).abs().max()) <= ROUNDING
+    assert not torch.equal(before, expected)
 
 
 PEFT_ALONE = """

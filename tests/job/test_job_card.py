@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertModel,
+)
 
-from models import tokens
+from models import tiny_bert, tokens
 from rankwright.job.card import CONFIG_FOLDER, NAMES_SHOWN, README, loading_section, write_card
 from rankwright.job.head import Head
 from rankwright.methods import BiDoRA, DoRA, HeadOnly, LoRA
@@ -47,26 +52,27 @@ def run_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
     return found
 
 
-@pytest.mark.filterwarnings("ignore:Could not find a config file")
 @pytest.mark.parametrize("method", [LoRA(r=2), DoRA(r=2), HeadOnly()], ids=lambda m: m.name)
 @pytest.mark.parametrize("count", [3, MANY])
+@pytest.mark.parametrize("saved", [BertModel, BertForMaskedLM])
 def test_both_calls_load_a_classifier_with_its_names(
-    method: Any, count: int, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Any, method: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = Head("AutoModelForSequenceClassification", labels(count))
-    torch.manual_seed(0)
-    base = AutoModelForSequenceClassification.from_pretrained(bert_folder, **head.model_kwargs)
-    model = trained(method, base)
-    save_adapter(model, tmp_path)
-    write_card(tmp_path, model, head)
+    saved(tiny_bert().config).save_pretrained(tmp_path / "base")
+    load = AutoModelForSequenceClassification.from_pretrained
+    model = trained(method, load(tmp_path / "base", **head.model_kwargs))
+    save_adapter(model, tmp_path / "adapter")
+    write_card(tmp_path / "adapter", model, head)
     expected = model(tokens(4)).logits
-    blocks = run_blocks(tmp_path, monkeypatch)
+    blocks = run_blocks(tmp_path / "adapter", monkeypatch)
     assert len(blocks) == 2
     for names in blocks:
         loaded = names["model"].eval()
         torch.testing.assert_close(loaded(tokens(4)).logits, expected, rtol=0, atol=1e-5)
         assert loaded.config.id2label == head.model_kwargs["id2label"]
-    assert ("AutoConfig" in (tmp_path / README).read_text("utf-8")) == (count == MANY)
+    card = (tmp_path / "adapter" / README).read_text("utf-8")
+    assert ("AutoConfig" in card) == (count == MANY)
 
 
 @pytest.mark.parametrize("method", [LoRA(r=2), BiDoRA(r=2)], ids=lambda m: m.name)
