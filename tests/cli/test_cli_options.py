@@ -247,6 +247,15 @@ def test_an_unknown_key_of_the_file_names_the_file_and_its_neighbours(tmp_path: 
         ("a: [\n", "is not YAML"),
         ("", "expected options"),
         ("model: m\nmethod: [lora]\n", r"method is \['lora'\]; expected a name, or a mapping"),
+        ("model: m\nmethod: null\n", "method is None; expected a name, .* it is bidora"),
+        ("model: m\nmethod:\n", "method is None; expected a name"),
+        ("model: m\nmethod: ''\n", "method is ''; expected a name"),
+        ("model: m\nmethod: {}\n", r"method is \{\}; expected a name"),
+        ("model: m\nmethod: {name: null, r: 4}\n", "method is {'name': None, 'r': 4}; expected"),
+        ("model: m\nmodel: n\n", "line 2: the key 'model' is set in line 1 already"),
+        ("model: m\nmethod: {r: 4, r: 8}\n", "line 2: the key 'r' is set in line 2 already"),
+        ("model: m\nbatch-size: 4\nbatch_size: 8\n", "batch_size is set twice; keep one"),
+        ("model: m\nmethod: {r: 4}\nmethod.r: 8\n", r"method\.r is set twice; keep one"),
     ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
@@ -254,6 +263,19 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str
     path.write_text(text, encoding="utf-8")
     with pytest.raises(MethodError, match=message):
         parse_train(["--config", str(path)])
+
+
+@pytest.mark.parametrize("name", ["model", "seed", "learning_rate", "schedule", "method.r"])
+def test_an_option_without_a_value_is_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "run.yaml", **{"model": "m", "task": "stdlib-docs", name: None})
+    with pytest.raises(UsageError, match=rf"run.yaml: {name} has no value; expected"):
+        parse_train(["--config", path])
+
+
+def test_an_option_that_may_be_left_out_may_be_null(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.yaml", model="m", data="d", task=None, steps=None, init=None)
+    values, _ = parse_train(["--config", path])
+    assert (values["task"], values["steps"], values["parts"]) == (None, None, {})
 
 
 def test_a_file_that_is_not_there() -> None:

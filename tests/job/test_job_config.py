@@ -71,6 +71,12 @@ def test_nothing_is_infinite(option: str) -> None:
         TrainConfig(model="m", task="t", **{option: math.inf})
 
 
+@pytest.mark.parametrize("name", ["model", "task", "data"])
+def test_an_empty_text_is_no_name(name: str) -> None:
+    with pytest.raises(MethodError, match=f"TrainConfig.{name} = '': expected a name or a path"):
+        TrainConfig(**{"model": "m", "task": "t", name: ""})
+
+
 def test_a_file_that_is_missing_is_no_data_set_of_the_hub() -> None:
     config = TrainConfig(model="m", data="data/train.xls", label_column="y", validation_share=0.1)
     with pytest.raises(TaskError, match=r"data/train\.xls: unknown extension '.xls'; expected"):

@@ -10,7 +10,7 @@ import json
 import re
 import typing
 from argparse import HelpFormatter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -18,9 +18,10 @@ from jsonargparse import ArgumentParser
 
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.slots import SLOT_NAMES
-from rankwright.core.yamls import NumberLoader
+from rankwright.core.yamls import NumberLoader, yaml_problem
 from rankwright.job.paths import FILES, expanded
 
+DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)
 """Options that name what other options belong to."""
 
@@ -94,18 +95,32 @@ def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
         reason = getattr(error, "strerror", None) or error
         raise MethodError(f"cannot read --config {path}: {reason}") from error
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise MethodError(f"--config {path} is not YAML: {problem}") from error
+        raise MethodError(f"--config {path} is not YAML: {yaml_problem(error)}") from error
     if not isinstance(values, dict):
         raise MethodError(f"--config {path}: expected options as 'name: value' lines")
-    method = values.pop("method", None) or {}
-    if not isinstance(method, str | dict):
-        raise MethodError(
-            f"--config {path}: method is {method!r}; expected a name, or a mapping of its fields"
-        )
+    fields = _method_fields(values.pop("method"), path) if "method" in values else {}
+    options: dict[str, Any] = {}
+    for name, value in [*values.items(), *((f"method.{key}", fields[key]) for key in fields)]:
+        option = str(name).replace("-", "_")
+        if option in options:
+            raise MethodError(f"--config {path}: {option} is set twice; keep one")
+        options[option] = value
+    return options, text
+
+
+def _method_fields(method: object, path: str) -> dict[str, Any]:
+    """Name and fields of the method of a file.
+
+    Raises:
+        MethodError: It names none.
+    """
     fields = {"name": method} if isinstance(method, str) else method
-    named = values | {f"method.{name}": value for name, value in fields.items()}
-    return {str(name).replace("-", "_"): value for name, value in named.items()}, text
+    if not fields or not isinstance(fields, dict) or not fields.get("name", DEFAULT_METHOD):
+        raise MethodError(
+            f"--config {path}: method is {method!r}; expected a name, or a mapping of its name and "
+            f"fields. Without such a line it is {DEFAULT_METHOD}"
+        )
+    return fields
 
 
 def check_names(names: Iterable[str], types: Collection[str], place: str) -> None:
@@ -113,6 +128,17 @@ def check_names(names: Iterable[str], types: Collection[str], place: str) -> Non
     for name in names:
         if name not in types and not name.startswith("trainer."):
             raise UsageError(f"{place}there is no option {name}{did_you_mean(name, types)}")
+
+
+def check_nulls(config: Mapping[str, Any], types: Mapping[str, Any], place: str) -> None:
+    """Refuse an option without a value where it has to have one."""
+    for name, value in config.items():
+        hint = types.get(name, Any)
+        if value is None and hint is not Any and type(None) not in typing.get_args(hint):
+            raise UsageError(
+                f"{place}{name} has no value; expected {_readable(hint)}. Give one, or leave the "
+                "line out"
+            )
 
 
 def as_arguments(config: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from rankwright.cli.arguments import (
     UsageError,
     as_arguments,
     check_names,
+    check_nulls,
     gathered,
     normalise,
     one_line,
@@ -66,6 +67,7 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
     config, text = read_config(path)
     types = _types()
     check_names(config, types, f"{path}: ")
+    check_nulls(config, types, f"{path}: ")
     given = as_arguments(config) + with_values(arguments, types)
     try:
         parsed = _parser().parse_args(given).as_dict()

@@ -12,11 +12,13 @@ from jsonargparse import ArgumentParser
 from transformers import TrainingArguments
 
 from rankwright.cli.arguments import (
+    DEFAULT_METHOD,
     NAMED,
     Parser,
     UsageError,
     as_arguments,
     check_names,
+    check_nulls,
     gathered,
     normalise,
     one_line,
@@ -33,7 +35,6 @@ from rankwright.job import TrainConfig
 from rankwright.job.folder import with_paths_found
 from rankwright.job.paths import DESCRIPTION, expanded
 
-DEFAULT_METHOD = "bidora"
 _SWITCHES = {
     f"trainer.{name}": bool
     for name, field in TrainingArguments.__dataclass_fields__.items()
@@ -74,6 +75,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
     types = _types(get(name), plugs)
     check_names(config, types.keys() - {"config", "resume"}, f"{path}: ")
+    check_nulls(config, types, f"{path}: ")
     parser = _parser(name, plugs)
     try:
         parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types | _SWITCHES))

@@ -17,6 +17,7 @@ import yaml
 from rankwright.core.catalogue import SLOTS, get_part
 from rankwright.core.errors import MethodError
 from rankwright.core.part import Part
+from rankwright.core.yamls import NumberLoader
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def names_in(slot: str, text: str) -> list[str]:
         MethodError: It is neither.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=NumberLoader)
     except yaml.YAMLError as error:
         raise MethodError(f"--{slot} {text}: expected a name, or several with commas") from error
     names = value if isinstance(value, list) else str(value or "").split(",")

@@ -1,30 +1,73 @@
-"""What PyYAML, which follows version 1.1, reads otherwise than people mean it."""
+"""What PyYAML, which follows version 1.1, reads otherwise than people mean it.
+
+A key that is there twice is refused: PyYAML would take the last one without a word.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+_FLOAT, _MERGE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
+_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 class NumberLoader(yaml.SafeLoader):
-    """In which 2e-5 is a number and 2026-11-23 a text, as in YAML 1.2.
+    """In which 2e-5 is a number and 2026-11-23 a text, as in YAML 1.2; a repeated key is an error.
 
     PyYAML takes only 2.0e-5 for a number, and makes a date of the other, which no option is.
     """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put the keys of `<<` among those of a mapping, once its own are known to be distinct.
+
+        Raises:
+            yaml.constructor.ConstructorError: A key is there more than once.
+        """
+        if node not in self._checked:  # afterwards a merged key may be there beside the node's own
+            self._checked.add(node)
+            _check_distinct(node)
+        super().flatten_mapping(node)
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong, and in which line where that is known."""
+    mark = getattr(error, "problem_mark", None)
+    line = "" if mark is None else f"line {mark.line + 1}: "
+    return line + " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def _check_distinct(node: yaml.MappingNode) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        name = (key.tag, str(key.value))
+        if name in lines and key.tag != _MERGE:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {key.value!r} is set in line {lines[name]} already",
+                problem_mark=key.start_mark,
+            )
+        lines[name] = key.start_mark.line + 1
 
 
 NumberLoader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag != _DATE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+NumberLoader.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
+
+
+class NumberDumper(yaml.SafeDumper):
+    """Writes what `NumberLoader` reads back: a text such as 1e5 is quoted."""
+
+
+NumberDumper.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
 
 
 class WordLoader(NumberLoader):

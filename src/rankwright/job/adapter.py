@@ -12,16 +12,12 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from rankwright.core.errors import MethodError
 from rankwright.job.folder import incomplete
 from rankwright.training.adapter_file import MAGNITUDE
-
-UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, SafetensorError)
-"""A missing or damaged file, a package that a tokenizer needs, a device without room."""
-_OF_A_BAD_CONFIG = (AttributeError, TypeError)
 
 
 def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -44,9 +40,11 @@ def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
             model = PeftModel.from_pretrained(base, folder)
+    except MethodError:
+        raise
     except KeyError as error:  # a module that is saved whole
         raise incomplete(folder, f"it lacks {error.args[0]}") from error
-    except (*UNLOADABLE, *_OF_A_BAD_CONFIG) as error:
+    except Exception as error:  # readers of damaged files raise anything
         raise incomplete(folder, error) from error
     _check_names(model, stored, weights)
     # A base that has moved is where it was found, and what is exported from here says so.

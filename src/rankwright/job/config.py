@@ -156,6 +156,8 @@ class TrainConfig:
         Raises:
             MethodError: A value is out of its range, or there is not exactly one source of data.
         """
+        for name in ("model", "task", "data"):
+            check_field(self, name, getattr(self, name) != "", "a name or a path")
         for name, value in with_absolute_paths(vars(self)).items():
             object.__setattr__(self, name, value)
         for name in ("batch_size", "accumulation", "eval_batch_size", "keep_checkpoints"):

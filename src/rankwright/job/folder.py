@@ -19,6 +19,7 @@ from rankwright.core.catalogue import SLOTS
 from rankwright.core.describe import build_method, plain, registered_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
+from rankwright.core.yamls import NumberDumper, NumberLoader, yaml_problem
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import json_text, write_json, write_text
 from rankwright.job.paths import DESCRIPTION, expanded, relocated
@@ -106,7 +107,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.manifest, manifest_text({}, folder=str(self.path.absolute())))
         values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
-        write_text(self.description, yaml.safe_dump(values, sort_keys=False))
+        write_text(self.description, yaml.dump(values, Dumper=NumberDumper, sort_keys=False))
 
     def options(self) -> dict[str, Any]:
         """Every option by its name on the command line, as YAML values."""
@@ -177,8 +178,7 @@ class RunFolder:
             raise MethodError(
                 f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
             )
-        state = json.loads((newest / "trainer_state.json").read_text("utf-8"))
-        return list(state["log_history"])
+        return read_whole(newest / "trainer_state.json", _entries_of_state)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, check: bool = True) -> RunFolder:
@@ -192,26 +192,25 @@ class RunFolder:
             MethodError: The folder holds no run, or a file of it is not what the run wrote.
         """
         folder = expanded(path)
-        try:
-            text = (folder / DESCRIPTION).read_text("utf-8")
-        except OSError as error:
+        file = folder / DESCRIPTION
+        if not file.exists():
             raise MethodError(
                 f"{folder} holds no run: there is no {DESCRIPTION} in it; expected a folder that "
                 "`rankwright train` wrote"
-            ) from error
-        try:
-            values = with_paths_found(yaml.safe_load(text), folder)
-            method = build_method(values.pop("method"), _taken(values))
-            run = cls(folder, TrainConfig(**values), method)
-        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            raise MethodError(
-                f"{folder / DESCRIPTION} does not describe a run ({problem}); expected the file as "
-                "`rankwright train` wrote it"
-            ) from error
+            )
         if check:
-            run.check()
-        return run
+            check_run(folder)
+        text = read_whole(file, lambda path: path.read_text("utf-8"))
+        try:
+            values = with_paths_found(dict(yaml.load(text, Loader=NumberLoader)), folder)
+            method = build_method(values.pop("method"), _taken(values))
+            return cls(folder, TrainConfig(**values), method)
+        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+            problem = yaml_problem(error)
+            raise MethodError(
+                f"{file} does not describe a run ({problem}); expected the file as `rankwright "
+                "train` wrote it"
+            ) from error
 
 
 def check_run(folder: Path) -> None:
@@ -278,9 +277,19 @@ def _taken(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    entries = json.loads(path.read_text("utf-8"))
+    return _checked_entries(json.loads(path.read_text("utf-8")))
+
+
+def _entries_of_state(path: Path) -> list[dict[str, Any]]:
+    return _checked_entries(json.loads(path.read_text("utf-8"))["log_history"])
+
+
+def _checked_entries(entries: Any) -> list[dict[str, Any]]:
     if not isinstance(entries, list):
         raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            raise TypeError(f"entry {number} is {entry!r:.60}; expected values by name, and a step")
     return entries
 
 
@@ -294,6 +303,8 @@ def read_whole(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except OSError as error:
         raise incomplete(path, error.strerror or error) from error
+    except KeyError as error:
+        raise incomplete(path, f"it lacks {error.args[0]}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise incomplete(path, error) from error
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rankwright.core.errors import MethodError
-from rankwright.job.adapter import UNLOADABLE, read_adapter
+from rankwright.job.adapter import read_adapter
 from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
 from rankwright.job.paths import MINILM, absolute_model
@@ -58,7 +58,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     found = resolve_model(name)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found)
-    except UNLOADABLE as error:
+    except Exception as error:  # readers of damaged files raise anything, even bare exceptions
         if Path(found).is_dir() and not any(
             (Path(found) / file).is_file() for file in VOCABULARIES
         ):
@@ -107,14 +107,15 @@ def _with_head(name: str, head: Head, seed: int) -> Base:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is expected here
     model: PreTrainedModel
+    found = resolve_model(name)
     try:
         model, loading = getattr(transformers, head.auto_class).from_pretrained(
-            resolve_model(name),
+            found,
             **head.model_kwargs,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except UNLOADABLE as error:
+    except Exception as error:  # as in `load_tokenizer`
         raise MethodError(_cannot_load(name, error)) from error
     finally:
         transformers.logging.set_verbosity(verbosity)

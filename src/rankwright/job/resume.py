@@ -19,7 +19,8 @@ FREE_ON_RESUME = frozenset(
 
 
 def check_new(folder: RunFolder) -> None:
-    """Refuse to write over a run."""
+    """Refuse to write over a run, or where checkpoints have no place."""
+    checkpoint.check_places(folder.checkpoints)
     _refuse_finished(folder)
     if _newest(folder) is not None:
         raise MethodError(
@@ -39,6 +40,7 @@ def resumed_from(folder: RunFolder) -> Path | None:
         MethodError: There is no such run, it is finished, or it is another one.
     """
     _refuse_finished(folder)
+    checkpoint.check_places(folder.checkpoints)
     there = RunFolder.read(folder.path, check=False)
     old, new = there.options(), folder.options()
     for name in sorted(old.keys() | new.keys()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -163,8 +164,8 @@ class _Clock(TrainerCallback):
     def __init__(self, started: float, job: Job) -> None:
         self._started, self._file = started, job.folder.clock
         self._before = 0.0
-        if job.start is not None and self._file.is_file():
-            self._before = json.loads(self._file.read_text("utf-8"))["seconds"]
+        if job.start is not None:
+            self._before = _seconds_in(self._file)
 
     @property
     def seconds(self) -> float:
@@ -172,7 +173,17 @@ class _Clock(TrainerCallback):
 
     def on_save(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         if state.is_world_process_zero:
-            write_json(self._file, {"seconds": self.seconds})
+            with contextlib.suppress(OSError):  # as in `_seconds_in`
+                write_json(self._file, {"seconds": self.seconds})
+
+
+def _seconds_in(file: Path) -> float:
+    """What the file says, or 0: time that is lost to the clock does not stop a run."""
+    try:
+        seconds = float(json.loads(file.read_text("utf-8"))["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def set_up(

@@ -108,7 +108,8 @@ def read_yaml(path: Path) -> Options:
         text = path.read_text(encoding="utf-8")
         loader = WordLoader(text)
         root = loader.get_single_node()
-        values = loader.construct_document(root) if isinstance(root, yaml.MappingNode) else {}
+        lines = _lines(root, path) if isinstance(root, yaml.MappingNode) else {}
+        values = loader.construct_document(root) if lines else {}
     except FileNotFoundError:
         raise TaskError(
             f"{path}: no such file. Check the path; it is relative to {Path.cwd()}."
@@ -122,13 +123,18 @@ def read_yaml(path: Path) -> Options:
         raise TaskError(f"{path}{line}: does not parse as YAML ({problem}).") from error
     if not isinstance(root, yaml.MappingNode):
         raise TaskError(f"{path}: expected lines of 'option: value'; see docs/tasks.md.")
-    options = Options({str(name): value for name, value in values.items()}, path)
+    return Options({str(name): value for name, value in values.items()}, path, lines)
+
+
+def _lines(root: yaml.MappingNode, path: Path) -> dict[str, int]:
+    """The 1-based line of every option of a file."""
+    options = Options({}, path)
     for key, _ in root.value:
         line_number = key.start_mark.line + 1
         if key.value in options.lines:
             raise options.error(key.value, f"it is set again in line {line_number}. Keep one.")
         options.lines[key.value] = line_number
-    return options
+    return options.lines
 
 
 def converted(value: object, hint: Any) -> object:

@@ -8,6 +8,7 @@ an incomplete one is skipped with a warning.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -16,12 +17,13 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rankwright.core.errors import TrainingError
+from rankwright.core.errors import MethodError, TrainingError
 from rankwright.training.manifest import (
     MANIFEST,
     ManifestError,
@@ -81,8 +83,7 @@ def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
         folder: Where the checkpoints are.
         up_to: The last step that counts; None for any.
     """
-    found = {int(m[1]): path for path in folder.glob("*") if (m := _NAME.match(path.name))}
-    for step, path in sorted(found.items(), reverse=True):
+    for step, path in sorted(_named(folder), reverse=True):
         if up_to is not None and step > up_to:
             continue
         try:
@@ -96,6 +97,61 @@ def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
         else:
             return path
     return None
+
+
+def check_places(folder: Path) -> None:
+    """Refuse a file that has the name of a checkpoint: none could be written there.
+
+    Raises:
+        TrainingError: There is one.
+    """
+    for _, path in sorted(_named(folder)):
+        if not path.is_dir():
+            raise TrainingError(
+                f"{path} is a file, and a checkpoint is a folder of such a name; move it away"
+            )
+
+
+@contextlib.contextmanager
+def reading(
+    folder: Path, files: str = "", passing: type[Exception] = MethodError
+) -> Iterator[None]:
+    """Say which checkpoint cannot be read, in place of what the reader of a file raises.
+
+    Args:
+        folder: The checkpoint.
+        files: What is read of it, for the message.
+        passing: An error that is let through, because the caller knows more of it.
+
+    Raises:
+        TrainingError: Reading failed.
+    """
+    try:
+        yield
+    except (MethodError, TrainingError, passing):
+        raise
+    except Exception as error:  # pickle, torch, safetensors and json have their own
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, UnpicklingError):  # torch's text advises to load it all the same
+            problem = "expected tensors and numbers alone, found other objects, which were not read"
+        raise TrainingError(
+            f"cannot go on from {folder}: {files or 'its state'}: {problem}. It is not what a run "
+            "wrote; delete it to go on from the checkpoint before it, or start a new run"
+        ) from (None if isinstance(error, UnpicklingError) else error)
+
+
+def write_advice(error: Exception) -> str:
+    """What to do about a checkpoint that cannot be written."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
+        return "Mend this, and resume"
+    return "Is the disk full? Make room, and resume"
+
+
+def _named(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Step and path of everything that has the name of a checkpoint."""
+    for path in folder.glob("*"):
+        if match := _NAME.match(path.name):
+            yield int(match[1]), path
 
 
 @contextlib.contextmanager

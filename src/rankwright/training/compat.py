@@ -11,6 +11,8 @@ TRAINER_NAMES = (
     "transformers.trainer:Trainer._get_collator_with_removed_columns",
     "transformers.trainer:Trainer._load_best_model",
     "transformers.trainer:Trainer._load_from_checkpoint",
+    "transformers.trainer:Trainer._load_optimizer_and_scheduler",
+    "transformers.trainer:Trainer._load_rng_state",
     "transformers.trainer:Trainer._prepare_inputs",
     "transformers.trainer:Trainer._remove_unused_columns",
     "transformers.trainer:Trainer._run_epoch",

@@ -10,6 +10,8 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError
 from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rankwright.core.errors import MethodError, TrainingError
@@ -18,7 +20,7 @@ from rankwright.training import checkpoint
 from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.cost import CostMeter
 from rankwright.training.failures import newest_checkpoint
-from rankwright.training.manifest import load_manifest
+from rankwright.training.manifest import MANIFEST, load_manifest
 from rankwright.training.run import TrainerRun
 from rankwright.training.totals import Totals
 
@@ -52,7 +54,7 @@ class Saving(_Base):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
             raise TrainingError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
-                f"{error}; {newest_checkpoint(self)}. Is the disk full? Make room, and resume"
+                f"{error}; {newest_checkpoint(self)}. {checkpoint.write_advice(error)}"
             ) from error
         if self.args.should_save:
             rotate_checkpoints(
@@ -99,12 +101,15 @@ class Saving(_Base):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The procedure first: it may have to rebuild layers that the weights are loaded into.
-        state = checkpoint.load_state(Path(resume_from_checkpoint))
-        self.run.load_state_dict(state)
-        self._cost.load_state_dict(state["cost"])
-        self._totals.load_state_dict(state.get("totals"))
+        folder = Path(resume_from_checkpoint)
+        with checkpoint.reading(folder):
+            state = checkpoint.load_state(folder)
+            self.run.load_state_dict(state)
+            self._cost.load_state_dict(state["cost"])
+            self._totals.load_state_dict(state.get("totals"))
         try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with checkpoint.reading(folder, passing=KeyError):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
         except KeyError as error:  # of a module that is trained whole
             raise MethodError(
                 f"{resume_from_checkpoint} has no {error.args[0]}, which this run trains: the "
@@ -113,9 +118,14 @@ class Saving(_Base):
             ) from error
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        if folder is not None:
-            self._check_same_optimizer(Path(folder))
-        super()._load_optimizer_and_scheduler(folder)
+        with checkpoint.reading(Path(folder or ""), "optimizer.pt or scheduler.pt"):
+            if folder is not None:
+                self._check_same_optimizer(Path(folder))
+            super()._load_optimizer_and_scheduler(folder)
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        with checkpoint.reading(Path(folder or ""), "rng_state.pth"):
+            super()._load_rng_state(folder)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
@@ -131,13 +141,21 @@ class Saving(_Base):
                 f"{folder} has weights but no optimizer state (save_only_model); a run cannot go "
                 "on from it: load it with PeftModel.from_pretrained, or start a new run"
             )
-        written = manifest["method"]
+        with checkpoint.reading(folder, MANIFEST):
+            written = dict(manifest["method"])
         for name, value in describe(self.method).items():
             if written.get(name) != value:
                 raise MethodError(
                     f"{folder} was written with {name}={written.get(name)!r}, this run has "
                     f"{name}={value!r}; resume with the same method, or start a new run"
                 )
+
+    def _check_same_step(self, folder: Path) -> None:
+        with checkpoint.reading(folder, TRAINER_STATE_NAME):
+            step = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
+            written = load_manifest(folder)["step"]
+            if step != written:
+                raise ValueError(f"it is of step {step}, the checkpoint of step {written}")
 
     def _check_same_optimizer(self, folder: Path) -> None:
         written = load_manifest(folder)["optimizer"]

@@ -108,6 +108,7 @@ class MethodMixin(Saving):
             MethodError: The checkpoint was written by another method or other hyperparameters.
         """
         output = Path(self.args.output_dir)
+        checkpoint.check_places(output)
         if resume_from_checkpoint is True:
             newest = checkpoint.newest_complete(output)
             if newest is None:
@@ -118,6 +119,7 @@ class MethodMixin(Saving):
             resume_from_checkpoint = str(newest)
         if resume_from_checkpoint:
             self._check_same_method(Path(resume_from_checkpoint))
+            self._check_same_step(Path(resume_from_checkpoint))
         elif self.state.global_step and type(self.run.slots.procedure) is not Procedure:
             raise MethodError(
                 f"{self.method.label} has phases, and this trainer is through "
