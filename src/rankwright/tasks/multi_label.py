@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabel(TextTask, LabelledTask):
-    """A set of classes per text or pair; the label column holds a list, which may be empty."""
+    """A set of classes per text or pair.
+
+    The label column holds a list, which may be empty, or names with `;` or `|` between them.
+    """
 
     label_column: str = "labels"
     metrics: tuple[str, ...] = ("micro_f1", "macro_f1")
@@ -30,7 +33,16 @@ class MultiLabel(TextTask, LabelledTask):
 
     def named(self, row: Row) -> list[str]:
         """Returns the classes of a row."""
-        return rows.labels(row, self.label_column, self.label_names)
+        return rows.label_set(row, self.label_column, self.label_names)
+
+    def summary(self, splits: Splits) -> tuple[str, ...]:
+        """Returns the classes with their counts, and what separates them within a cell."""
+        cells = (rows.decoded(row[self.label_column]) for row in splits.train)
+        texts = (cell for cell in cells if isinstance(cell, str))
+        found = {mark for text in texts for mark in rows.separators_in(text)}
+        marks = " and ".join(f"'{mark}'" for mark in sorted(found))
+        said = f"labels in one cell of {self.label_column!r} are separated by {marks}"
+        return (*super().summary(splits), *([said] if found else []))
 
     def check(self, row: Row) -> None:
         """Checks the texts and the list of classes."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rankwright.tasks import rows
 from rankwright.tasks.base import Task
+from rankwright.tasks.choices import answer, choices
 from rankwright.tasks.errors import cell_error
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
@@ -36,8 +37,8 @@ class MultipleChoice(Task):
         question_column: The question.
         prompt_template: What the model is shown, with `{prompt}` for the question and `{column}`
             for any other column; see `Template`.
-        choices_column: A list of at least two texts.
-        label_column: The index of the right one, counted from 0.
+        choices_column: A list of at least two texts; or texts with labels, see `choices`.
+        label_column: The right one: its index, counted from 0, its label or letter, or its text.
         length_normalised: Whether to compare the mean log-likelihood of a token rather than the
             sum, which favours short choices.
     """
@@ -97,17 +98,23 @@ class MultipleChoice(Task):
         doubts = tuple(
             f"no answer in {path} is 0, the first choice; if they count from 1, subtract 1"
             for path, every in splits.by_file.items()
-            if len(every) >= ENOUGH and not any(map(self._is_first, every))
+            if len(every) >= ENOUGH
+            and not any(map(self._is_first, every))
+            and all(map(self._is_index, every))
         )
         return replace(splits, notices=splits.notices + doubts)
 
     def _is_last_from_1(self, row: Row) -> bool:
         """Whether the answer is the number of choices: the last one, if they count from 1."""
-        cell = row[self.label_column]
-        return isinstance(cell, str | int) and str(cell).strip() == str(len(self.choices(row)))
+        cell, every = row[self.label_column], choices(row, self.choices_column)
+        is_count = rows.is_integer(cell) and str(cell).strip() == str(len(every.texts))
+        return is_count and not every.labels and str(cell).strip() not in every.texts
 
     def _is_first(self, row: Row) -> bool:
         return not self._is_last_from_1(row) and self.answer(row) == 0
+
+    def _is_index(self, row: Row) -> bool:
+        return self._is_last_from_1(row) or self._answer(row)[1] == "index"
 
     def prepare(
         self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
@@ -129,12 +136,21 @@ class MultipleChoice(Task):
         Raises:
             TaskError: If there are fewer than two.
         """
-        column = self.choices_column
-        choices = rows.strings(row, column)
-        if len(choices) < 2:
-            raise cell_error(row.where, column, choices, "at least two choices", "Add the others.")
-        return choices
+        return choices(row, self.choices_column).texts
 
     def answer(self, row: Row) -> int:
-        """Returns the index of the right choice."""
-        return rows.index(row, self.label_column, len(self.choices(row)))
+        """Returns the index of the right choice.
+
+        Raises:
+            TaskError: If the row names no choice, or it is not clear which.
+        """
+        return self._answer(row)[0]
+
+    def summary(self, splits: Splits) -> tuple[str, ...]:
+        """Returns one sentence: how the answers are written, where not as indices."""
+        forms = sorted({self._answer(row)[1] for row in splits.train} - {"index"})
+        every = f"the {' or '.join(forms)} of a choice"
+        return (f"answers in {self.label_column!r} are read as {every}",) if forms else ()
+
+    def _answer(self, row: Row) -> tuple[int, str]:
+        return answer(row, self.label_column, choices(row, self.choices_column))

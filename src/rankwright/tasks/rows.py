@@ -166,6 +166,40 @@ def labels(row: Row, column: str, names: Sequence[str] | None = None) -> list[st
     return [_label(row, column, item, names or ()) for item in _items(row, column)]
 
 
+SEPARATORS = (";", "|")
+"""What stands between several names in one cell; a comma may be part of a name."""
+
+
+def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list[str]:
+    """Returns the names in a list, or in a text with `;` or `|` between them.
+
+    Args:
+        row: The row.
+        column: The column.
+        names: The names that the user gave.
+
+    Raises:
+        TaskError: If the cell is neither, an item is not a class name, or it is not clear what
+            separates them.
+    """
+    value = decoded(row[column])
+    if not isinstance(value, str):
+        return labels(row, column, names)
+    if is_missing(value) or value in (names or ()):
+        return [_label(row, column, value, names or ())]
+    found = separators_in(value)
+    if len(found) > 1 or (not found and "," in value):
+        fix = 'Put ; between them, or write a JSON list such as ["a", "b"].'
+        raise cell_error(row.where, column, value, "one name, or names with ; or | between", fix)
+    parts = value.split(found[0]) if found else [value]
+    return [_label(row, column, part.strip(), names or ()) for part in parts]
+
+
+def separators_in(value: str) -> list[str]:
+    """Returns which of the separators of names a text holds."""
+    return [mark for mark in SEPARATORS if mark in value]
+
+
 def _label(row: Row, column: str, value: object, names: Sequence[str]) -> str:
     if is_missing(value) and value not in names:
         fix = (
@@ -186,7 +220,15 @@ def strings(row: Row, column: str) -> list[str]:
         TaskError: If it is not a list, is empty, or an item is not a string, is empty, or holds
             half a character.
     """
-    items = _items(row, column)
+    return strings_in(row, column, _items(row, column))
+
+
+def strings_in(row: Row, column: str, items: Sequence[object]) -> list[str]:
+    """Returns a list that lies within a cell, as `strings` does.
+
+    Raises:
+        TaskError: See `strings`.
+    """
     result = [item for item in items if isinstance(item, str) and item.strip()]
     if not items or len(result) != len(items):
         fix = "Remove what is empty, and write every item as a string."
@@ -222,12 +264,21 @@ def index(row: Row, column: str, size: int) -> int:
     raise cell_error(row.where, column, value, f"the index of a choice, 0 to {size - 1}", fix)
 
 
-def _items(row: Row, column: str) -> list[object]:
-    """Returns a list cell; CSV has no lists, so there a cell may hold one written in JSON."""
-    value = row[column]
-    if isinstance(value, str) and value.lstrip().startswith("["):
+def is_integer(value: object) -> bool:
+    """Whether a cell is or spells a whole number."""
+    return isinstance(value, str | int) and str(value).strip().removeprefix("-").isdecimal()
+
+
+def decoded(value: object) -> object:
+    """Returns a cell; CSV has no lists, so there it may hold one, or a mapping, written in JSON."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value)
+            return json.loads(value)
+    return value
+
+
+def _items(row: Row, column: str) -> list[object]:
+    value = decoded(row[column])
     if not isinstance(value, list):
         fix = 'Write it as a JSON list such as ["a", "b"].'
         raise cell_error(row.where, column, value, "a list", fix)
