@@ -81,22 +81,44 @@ ALPACA = [
 ]
 
 
-def test_the_split_is_by_all_columns_that_the_template_shows(write, words):
-    options = {
-        "prompt_column": "instruction", "completion_column": "output", "validation_share": 0.4,
-    }  # fmt: skip
-    path = write(ALPACA)
-    task = task_from_files(path, prompt_template="{prompt}\n{input}\n", **options)
+SHARE = {"prompt_column": "instruction", "completion_column": "output", "validation_share": 0.4}
+
+
+def test_the_split_is_by_all_columns_that_the_template_shows(write):
+    twice = [row | {"output": more} for row in ALPACA for more in ("this", "that")]
+    task = task_from_files(write(twice), prompt_template="{prompt}\n{input}\n", **SHARE)
     assert task.input_columns == ("instruction", "input")
     splits = task.load()
-    assert len(splits.train) + len(splits.validation) == 16
+    assert len(splits.train) + len(splits.validation) == 32
+    assert not splits.notices
+    assert not splits.seen(task.input_columns)
     assert task.shown(splits.train[0]).startswith("Name a colour.\nnot ")
-    with pytest.raises(
-        TaskError,
-        match=r"all 16 rows hold the same 'instruction': 'Name a colour\.', and rows of equal "
-        r"input stay on one side of a split\. The other columns are input, output: .*prompt_temp",
-    ):
-        task_from_files(path, **options).load()
+
+
+def test_rows_of_one_prompt_are_held_out_by_their_completions(write):
+    task = task_from_files(write(ALPACA), **SHARE)
+    splits = task.load()
+    (notice,) = splits.notices
+    assert notice == (
+        "all 16 prompts (instruction) are equal: rows are held out by their completions"
+    )
+    assert len(splits.train) + len(splits.validation) == 16
+    said = [{row["output"] for row in split} for split in (splits.train, splits.validation)]
+    assert not said[0] & said[1]
+
+
+def test_rows_that_are_all_equal_cannot_be_divided(write):
+    path = write([ALPACA[0]] * 3)
+    message = (
+        r"all 3 rows hold the same 'instruction', 'output': 'Name a colour\.', 'a', and rows of "
+        r"equal input stay on one side of a split\. The other columns are input\. Name input col"
+    )
+    with pytest.raises(TaskError, match=message):
+        task_from_files(path, **SHARE).load()
+    with pytest.raises(TaskError, match=r"all 3 rows hold the same 'instruction': .* Name input c"):
+        task_from_files(
+            path, kind="causal_lm", completion_column="instruction", validation_share=0.4
+        ).load()
 
 
 def test_choices_may_come_with_a_passage(write, words):

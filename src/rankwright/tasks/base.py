@@ -108,8 +108,16 @@ class Task(ABC):
             TaskError: If a file is missing, or rows do not parse or are not what the task declares;
                 the message has the first ten of them, and how many there are.
         """
+        return self._loaded(self.input_columns)
+
+    def _loaded(self, key_columns: tuple[str, ...]) -> Splits:
+        """The same; where a share is held out, rows that are equal in these columns stay together.
+
+        Raises:
+            EqualInputsError: If all are, and a share is to be held out.
+        """
         bad = BadRows(self.check, skip=self.skip_bad_rows)
-        splits = self.source.load(self.input_columns, bad)
+        splits = self.source.load(key_columns, bad)
         again = self.check_among(splits)
         if again is not None:
             splits = splits.sifted(lambda rows: bad.sift_again(rows, again))

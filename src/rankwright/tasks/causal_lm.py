@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,7 @@ from rankwright.tasks.base import Task
 from rankwright.tasks.errors import TaskError, cell_error
 from rankwright.tasks.metrics import METRICS, Form, final_number
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.sources import EqualInputsError, Splits
 from rankwright.tasks.template import Template
 
 if TYPE_CHECKING:
@@ -81,6 +81,19 @@ class CausalLM(Task):
     def generates(self) -> bool:
         """Whether a metric needs generated text."""
         return any("texts" in METRICS[name].forms for name in self.metrics)
+
+    def load(self) -> Splits:
+        """Reads and checks all rows; a share is held out by completions if prompts are equal."""
+        try:
+            return super().load()
+        except EqualInputsError:
+            if self.prompt_column is None:
+                raise
+        splits = self._loaded(self.columns)
+        size = len(splits.train) + len(splits.validation)
+        names = ", ".join(self.input_columns)
+        equal = f"all {size:,} prompts ({names}) are equal: rows are held out by their completions"
+        return replace(splits, notices=(equal, *splits.notices))
 
     def references(self, row: Row) -> list[str]:
         """Returns every acceptable completion of a row.

@@ -144,27 +144,31 @@ class Source(ABC):
             held_out = position([row[column] for column in key_columns], self.seed) < share
             parts["validation" if held_out else "train"].append(row)
         if not parts["train"] or not parts["validation"]:
-            raise TaskError(_one_sided(rows, key_columns, share))
+            raise _one_sided(rows, key_columns, share)
         return parts
 
 
-def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) -> str:
+class EqualInputsError(TaskError):
+    """All rows have the same input, so that no share of them can be held out."""
+
+
+def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) -> TaskError:
     """Says why a share of the rows leaves one side of a split empty."""
     remedy = "or name a validation file (--validation-data; validation in a task file)."
     inputs = {_key(row, key_columns) for row in rows}
     if len(rows) == 1 or len(inputs) > 1:
-        return (
+        return TaskError(
             f"a share of {share} of {len(rows)} rows with {len(inputs)} different inputs leaves "
             "one side empty. Add rows with other inputs, change the share (--validation-share, "
             f"--tuning-share), {remedy}"
         )
     names = ", ".join(map(repr, key_columns))
     cells = ", ".join(shorten(rows[0].fields.get(column)) for column in key_columns)
-    others = listing(name for name in rows[0].fields if name not in key_columns)
-    return (
+    others = [name for name in rows[0].fields if name not in key_columns]
+    more = f" The other columns are {listing(others)}." if others else ""
+    return EqualInputsError(
         f"all {len(rows)} rows hold the same {names}: {cells}, and rows of equal input stay on one "
-        f"side of a split. The other columns are {others}: let the model see more of them (in "
-        f"prompt_template, as {{column}}), {remedy}"
+        f"side of a split.{more} Name input columns that differ, {remedy}"
     )
 
 
