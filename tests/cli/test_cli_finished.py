@@ -87,7 +87,9 @@ def test_eval_gives_the_metrics_of_the_result(
 ) -> None:
     written = tmp_path / "metrics.json"
     assert main(["eval", str(run), "--batch-size", "7", "--output", str(written)]) == 0
-    metrics = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "all 13 validation rows are reported on" in err.splitlines()
+    metrics = json.loads(out)
     assert metrics == json.loads((run / "result.json").read_text("utf-8"))["after"]
     assert metrics == json.loads(written.read_text("utf-8"))
     assert main(["eval", str(run), "--split", "train", "--rows", "5"]) == 0

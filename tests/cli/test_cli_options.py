@@ -24,13 +24,16 @@ def write(path: Path, **values: object) -> str:
 
 
 def test_options_of_run_and_method() -> None:
-    values, resume = parse_train([*NEEDED, "--method", "dora", "--method.r", "4", "--epochs", "2"])
+    values, start = parse_train([*NEEDED, "--method", "dora", "--method.r", "4", "--epochs", "2"])
     assert values["model"] == "m"
     assert values["epochs"] == 2.0
     assert values["method"]["name"] == "dora"
     assert values["method"]["r"] == 4
-    assert not resume
-    assert parse_train([*NEEDED, "--resume"])[1]
+    assert start == {"resume": False, "overwrite": False}
+    assert parse_train([*NEEDED, "--resume"])[1] == {"resume": True, "overwrite": False}
+    assert parse_train([*NEEDED, "--overwrite"])[1] == {"resume": False, "overwrite": True}
+    with pytest.raises(UsageError, match="give one of --resume and --overwrite"):
+        parse_train([*NEEDED, "--overwrite", "--resume"])
 
 
 @pytest.mark.parametrize(

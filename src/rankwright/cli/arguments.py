@@ -24,6 +24,8 @@ from rankwright.job.paths import FILES, expanded
 DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)
 """Options that name what other options belong to."""
+STARTS = ("resume", "overwrite")
+"""Switches that say how a run starts; they are no fields of its description."""
 
 
 class UsageError(ValueError):
@@ -153,7 +155,9 @@ def with_values(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
     """`--bf16` alone as `--bf16=true`."""
     return [
         f"{argument}=true"
-        if _is_switch(types.get(argument[2:])) and argument != "--resume" and after.startswith("--")
+        if _is_switch(types.get(argument[2:]))
+        and argument[2:] not in STARTS
+        and after.startswith("--")
         else argument
         for argument, after in itertools.pairwise([*arguments, "--"])
     ]

@@ -65,13 +65,13 @@ def _hyphens(argument: str) -> str:
 
 
 def _train(arguments: list[str], rows: RunRows | None) -> int:
-    values, resume = parse_train(arguments)
+    values, start = parse_train(arguments)
     method = build_method(values.pop("method"), values.pop("parts"))
     main_process = os.environ.get("RANK", "0") == "0"  # torchrun sets it
     notify, at_once = (say, say_at_once) if main_process else (None, None)
     with progress_bar(Console(stderr=True)) as bar, interrupt_saves(at_once) as interrupts:
         folder, result = train(
-            TrainConfig(**values), method, resume=resume, callback=bar, notify=notify, rows=rows
+            TrainConfig(**values), method, **start, callback=bar, notify=notify, rows=rows
         )
     if result.interrupted:
         if main_process:

@@ -46,9 +46,9 @@ def evaluate(
         if value is not None and value < 1:
             raise MethodError(f"{name} {value}: expected at least 1")
     prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
-    for text in (*prepared.notices, prepared.limit_notice(split, rows)):
-        if text is not None:
-            notify(text)
+    everything = f"all {len(prepared.dataset(split)):,} {split} rows are reported on"
+    for text in (*prepared.notices, prepared.limit_notice(split, rows) or everything):
+        notify(text)
     model = load_adapted(folder, prepared)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rankwright.cli.arguments import (
     NAMED,
+    STARTS,
     Parser,
     UsageError,
     as_arguments,
@@ -74,7 +75,7 @@ def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) 
     """The fields of `TrainConfig`; the options of methods and parts are left for later."""
     hints = typing.get_type_hints(TrainConfig)
     types = {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
-    known = {*types, "config", "resume", *NAMED, *(f"{name}.name" for name in NAMED)}
+    known = {*types, "config", *STARTS, *NAMED, *(f"{name}.name" for name in NAMED)}
     check_names(filter(_is_of_the_run, config), known, f"{path}: ")
     check_names(filter(_is_of_the_run, _flags(arguments)), known, "")
     given = as_arguments({name: value for name, value in config.items() if name in types})

@@ -165,15 +165,14 @@ class StudyTable(Observer):
         if request.purpose != "run":
             what = f"{request.purpose} of {what}"
         steps = f"step {progress.step}/{progress.steps}"
-        return Text(f"  {what}: {progress.phase}, {steps}{loss}, {_clock(progress.seconds)}")
+        left = _left_of(progress)
+        ends = "" if left is None else f", about {_clock(left)} left"
+        return Text(f"  {what}: {progress.phase}, {steps}{loss}, {_clock(progress.seconds)}{ends}")
 
     def _left(self) -> str:
-        """The time that the missing runs will take, from what a pass of finished ones took."""
+        """The time that the missing runs will take, from what a pass of the others took."""
         assert self._plan is not None
-        speeds: dict[tuple[str, str], list[float]] = {}
-        for record in self._records.values():
-            speed = record.cost.total_seconds / record.cost.passes
-            speeds.setdefault((record.task, record.label), []).append(speed)
+        speeds = self._speeds()
         if not speeds:
             return ""
         average = statistics.mean(s for several in speeds.values() for s in several)
@@ -190,6 +189,30 @@ class StudyTable(Observer):
             for run in missing
         )
         return f", about {_clock(seconds / self._jobs)} left" if missing else ""
+
+    def _speeds(self) -> dict[tuple[str, str], list[float]]:
+        """Seconds of a pass by task and method, of finished runs; of none, of those at work."""
+        assert self._plan is not None
+        speeds: dict[tuple[str, str], list[float]] = {}
+        for record in self._records.values():
+            speed = record.cost.total_seconds / record.cost.passes
+            speeds.setdefault((record.task, record.label), []).append(speed)
+        if speeds:
+            return speeds
+        planned = {run.name: run for run in self._plan.record.runs}
+        for folder, (request, progress) in self._at_work.items():
+            left = _left_of(progress)
+            if left is not None and folder.name in planned:
+                speed = (progress.seconds + left) / planned[folder.name].passes
+                speeds.setdefault((request.task, request.label), []).append(speed)
+        return speeds
+
+
+def _left_of(progress: Progress) -> float | None:
+    """Seconds that a process will take yet; None before its first step."""
+    if not progress.step or not progress.steps:
+        return None
+    return progress.seconds * (progress.steps - progress.step) / progress.step
 
 
 def _clock(seconds: float) -> str:

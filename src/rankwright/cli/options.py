@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from rankwright.cli.arguments import (
     DEFAULT_METHOD,
     NAMED,
+    STARTS,
     Parser,
     UsageError,
     as_arguments,
@@ -47,7 +48,7 @@ _USAGE = (
 )
 
 
-def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
+def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, bool]]:
     """Options of `rankwright train` from a YAML file and the command line, which wins.
 
     Args:
@@ -55,7 +56,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
 
     Returns:
         Fields of `TrainConfig`, with the method's own under "method" and those of plugged parts
-        under "parts", and whether to resume.
+        under "parts"; and whether to `resume` and to `overwrite`.
 
     Raises:
         UsageError: An option is unknown, missing or of a wrong type.
@@ -74,7 +75,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     if name != named:  # the file's fields belong to another method
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
     types = _types(get(name), plugs)
-    check_names(config, types.keys() - {"config", "resume"}, f"{path}: ")
+    check_names(config, types.keys() - {"config", *STARTS}, f"{path}: ")
     check_nulls(config, types, f"{path}: ")
     parser = _parser(name, plugs)
     try:
@@ -84,10 +85,12 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], bool]:
     values = parsed.as_dict()
     values.pop("config")
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
-    resume = bool(values.pop("resume"))
-    if resume and file.name == DESCRIPTION and peek(arguments, "--output") is None:
+    start = {name: bool(values.pop(name)) for name in STARTS}
+    if all(start.values()):
+        raise UsageError("a run goes on or is replaced: give one of --resume and --overwrite")
+    if start["resume"] and file.name == DESCRIPTION and peek(arguments, "--output") is None:
         values["output"] = str(file.parent)  # the folder may have been moved
-    return values, resume
+    return values, start
 
 
 def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:
@@ -112,6 +115,11 @@ def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
     parser.add_argument("--config", help="YAML file with any of these options")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run that is in the folder; it is kept until this one is finished",
+    )
+    parser.add_argument(
         "--method.name",
         default=method,
         help=f"{', '.join(available())}, or package.module:Class; --help shows its options",
@@ -129,7 +137,11 @@ def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
 
 def _types(method: type[Method], plugs: Sequence[Plug]) -> dict[str, Any]:
     """Type of every option by name."""
-    types = {"config": str, "resume": bool, **{f"{name}.name": str for name in NAMED}}
+    types = {
+        "config": str,
+        **dict.fromkeys(STARTS, bool),
+        **{f"{name}.name": str for name in NAMED},
+    }
     owners: list[tuple[str, Any, set[str]]] = [
         ("", TrainConfig, set()),
         ("method.", method, {"plugged"}),

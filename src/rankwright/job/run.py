@@ -40,6 +40,7 @@ from rankwright.job.head import Head
 from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
 from rankwright.job.observing import PhaseNote, ValidationCurve, evaluation_seconds
+from rankwright.job.overwrite import check_replaceable, drop_replaced, set_aside
 from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.job.rows import RunRows
@@ -191,6 +192,7 @@ def set_up(
     method: Method,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     callback: CallbackFactory | None = None,
     notify: Notify | None = None,
     rows: RunRows | None = None,
@@ -201,6 +203,8 @@ def set_up(
         config: The run.
         method: The method.
         resume: Go on from the newest complete checkpoint of the run's folder.
+        overwrite: Take the place of a run that is in the folder; it is kept until this one is
+            finished.
         callback: Makes a Trainer callback, such as a progress bar.
         notify: Called with what the user should know: rows that were cut, where a run goes on.
         rows: The run's rows where they are read already.
@@ -210,6 +214,8 @@ def set_up(
             folder, or a run that goes on would do so on other data.
         TaskError: The data is not what the task declares.
     """
+    if resume and overwrite:
+        raise MethodError("resume and overwrite: a run cannot go on and be replaced; give one")
     task = config.make_task()
     folder = RunFolder(_output(config, method, task.name), config, method)
     if resume:
@@ -222,6 +228,8 @@ def set_up(
         start = None
         if resume:
             start = resumed_from(folder)
+        elif overwrite:
+            check_replaceable(folder)
         else:
             check_new(folder)
         data = read_data(config, load_tokenizer(config.model), rows)
@@ -232,14 +240,15 @@ def set_up(
         trainer = _trainer(model, data, folder)
         if callback is not None:
             trainer.add_callback(callback(trainer))
+        notices = [start_notice(start)] if resume else []
+        if base.missing_keys and not resume:
+            notices.append(whole_notice(model, base.missing_keys))
         if trainer.is_world_process_zero():
+            if overwrite:
+                notices += set_aside(folder)
             if not resume:
                 folder.write_description()
             write_json(folder.data, data.splits)
-        if resume:
-            notices = [start_notice(start)]
-        else:
-            notices = [whole_notice(model, base.missing_keys)] if base.missing_keys else []
         for text in (*data.notices, *notices):
             if notify is not None:
                 notify(text)
@@ -252,6 +261,7 @@ def train(
     method: Method,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     callback: CallbackFactory | None = None,
     notify: Notify | None = None,
     rows: RunRows | None = None,
@@ -267,7 +277,15 @@ def train(
         TrainingError: Training failed; the message names the newest checkpoint.
     """
     started = time.perf_counter()
-    job = set_up(config, method, resume=resume, callback=callback, notify=notify, rows=rows)
+    job = set_up(
+        config,
+        method,
+        resume=resume,
+        overwrite=overwrite,
+        callback=callback,
+        notify=notify,
+        rows=rows,
+    )
     try:
         return job.folder, _carried_out(job, _Clock(started, job))
     finally:
@@ -301,6 +319,7 @@ def _carried_out(job: Job, clock: _Clock) -> RunResult:
     if finished and job.trainer.is_world_process_zero():
         job.save_adapter()
         job.folder.finish(job.trainer.state.log_history, asdict(result))
+        drop_replaced(job.folder)
     return result
 
 
