@@ -1,5 +1,7 @@
 """Class names that are misspellings of others."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +93,15 @@ def test_sentences_name_the_rows():
         "labels that occur once in the training rows: 'Mixed' at t.csv:61"
     ]
     assert doubts(counted(Positive=29, Negative=30)) == []
+
+
+def test_a_column_of_texts_is_no_labels_but_takes_no_time_either():
+    start = time.process_time()
+    names = occurrences((f"{n:06} {'a' * 30}", Where("t.csv", n)) for n in range(20_000))
+    again = occurrences((f"{n % 500:06} {'a' * 30}", Where("t.csv", n)) for n in range(20_000))
+    assert len(doubts(names)) == 1
+    assert doubts(again) == []
+    assert time.process_time() - start < 5
 
 
 def test_many_doubtful_names_are_cut():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankwright.tasks.errors import Where, listing
@@ -14,7 +14,9 @@ SHOWN = 5
 RARE = 5
 """A misspelling is at least so many times rarer than the name that was meant."""
 LOOKED_AT = 200
-"""Only so many names, the rarest, are compared with all others."""
+"""So many names, the rarest, are compared letter by letter with as many of the most frequent."""
+LONGEST = 40
+"""Names with more letters are not compared letter by letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +73,36 @@ def doubts(names: Mapping[str, Found]) -> list[str]:
 def misspelt(names: Iterable[Found]) -> list[tuple[Found, Found]]:
     """Returns the names that are close to a more frequent one, each with that one."""
     by_count = sorted(names, key=lambda name: name.count)
-    pairs = []
-    for number, rare in enumerate(by_count[:LOOKED_AT]):
-        for often in reversed(by_count[number + 1 :]):
+    pairs = _variants(by_count)
+    known = {rare.name for rare, _ in pairs}
+    for rare in by_count[:LOOKED_AT]:
+        for often in by_count[: -LOOKED_AT - 1 : -1] if rare.name not in known else ():
             rarer = often.count >= RARE * rare.count or often.count > rare.count == 1
-            if _variants(rare.name, often.name) or (rarer and _typing_error(rare.name, often.name)):
+            if rarer and _typing_error(rare.name, often.name):
                 pairs.append((rare, often))
                 break
     return pairs
 
 
-def _variants(a: str, b: str) -> bool:
-    """Whether names differ in separators or in their plural alone."""
-    a, b = (re.sub(r"[_.-]", "", folded(name)) for name in (a, b))
-    shorter, longer = sorted((a, b), key=len)
-    if len(shorter) < 4:
-        return shorter == longer != ""
-    stem = shorter.removesuffix("y")
-    return longer in (shorter, f"{shorter}s", f"{shorter}es", f"{stem}ies")
+def _variants(by_count: Sequence[Found]) -> list[tuple[Found, Found]]:
+    """Returns the names that differ from a more frequent one in separators or their plural."""
+    often: dict[str, Found] = {}
+    pairs = []
+    for name in reversed(by_count):
+        bare = re.sub(r"[_.-]", "", folded(name.name))
+        forms = [bare, *(form for form in _other_numbers(bare) if min(len(form), len(bare)) >= 4)]
+        other = next((often[form] for form in forms if form in often), None)
+        if other is not None:
+            pairs.append((name, other))
+        elif bare:
+            often[bare] = name
+    return pairs
+
+
+def _other_numbers(name: str) -> Iterator[str]:
+    """Yields what may be the English plural, or the singular, of a name."""
+    yield from (f"{name}s", f"{name}es", re.sub("y$", "ies", name))
+    yield from (name.removesuffix("s"), name.removesuffix("es"), re.sub("ies$", "y", name))
 
 
 def _typing_error(a: str, b: str) -> bool:
@@ -100,7 +114,7 @@ def _typing_error(a: str, b: str) -> bool:
         if len(apart) == 1:  # sun-meal and soy-meal differ in a word of three letters
             a, b = apart[0]
     shorter, longer = sorted((a, b), key=len)
-    if len(shorter) < 4 or len(longer) - len(shorter) > 2:
+    if len(shorter) < 4 or len(longer) > LONGEST or len(longer) - len(shorter) > 2:
         return False
     if re.sub(r"\d", "", a) == re.sub(r"\d", "", b):  # class1 and class2
         return False
