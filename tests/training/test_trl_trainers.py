@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from rankwright.core.errors import MethodError
@@ -34,11 +35,14 @@ TAKEN = [name for name, row in TABLE.items() if row.every is None]
 TAKEN_BY_BIDORA = [name for name in TAKEN if TABLE[name].bidora is None]
 
 
-def build(name: str, method: Method, folder: Path, **changes: Any) -> Any:
+def build(
+    name: str, method: Method, folder: Path, options: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """A trainer of TRL with a method."""
     model = method.apply(TABLE[name].model(), seed=3)
+    values = {**arguments(name, folder), **(options or {})}
     trainer = with_method(trainer_class(name))(
-        model, args=configuration(name, folder, **changes), method=method, **arguments(name, folder)
+        model, args=configuration(name, folder, **changes), method=method, **values
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -79,6 +83,30 @@ def test_bidora_trains(name: str, tmp_path: Path) -> None:
     check_step(trainer)
     assert trainer.cost().passes == 3
     assert trainer.run.metrics["hypergradient_norm"] > 0
+
+
+@pytest.mark.parametrize("name", [*TAKEN_BY_BIDORA, "KTOTrainer"])
+def test_held_out_rows_are_prepared_as_the_others_are(name: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list(TABLE[name].rows[::-1])
+    trainer = build(name, BIDORA, tmp_path, {"held_out_dataset": rows})
+    assert trainer.eval_dataset is None
+    check_step(trainer)
+    assert trainer.run.metrics["hypergradient_norm"] > 0
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", ["SFTTrainer", "DPOTrainer"])
+def test_held_out_rows_beside_those_of_an_evaluation(
+    name: str, several: bool, tmp_path: Path
+) -> None:
+    rows = Dataset.from_list(TABLE[name].rows)
+    own = {"one": rows.select([0]), "two": rows.select([1, 2])} if several else rows.select([0])
+    options = {"held_out_dataset": rows, "eval_dataset": own}
+    trainer = build(name, BIDORA, tmp_path, options)
+    check_step(trainer)
+    found = trainer.eval_dataset
+    assert {k: len(v) for k, v in found.items()} == {"one": 1, "two": 2} if several else len(found)
+    assert trainer.evaluate()["eval_one_loss" if several else "eval_loss"] > 0
 
 
 @pytest.mark.parametrize("name", [name for name in TAKEN if name not in TAKEN_BY_BIDORA])

@@ -68,9 +68,9 @@ class Normalisation:
         self.by_targets = False
 
     def see(self, batches: list[Any]) -> None:
-        """Decide how the micro-batches of a step count; one may be a list of rows to prepare."""
+        """Decide how the micro-batches of a step count: not if they are rows yet to be prepared."""
         self.by_targets = not self._left and all(isinstance(b, Mapping) for b in batches)
-        # `Part.of_loss` has scaled it
+        # whether `compute_loss`, of which `Part.of_loss` is the end, has scaled the loss
         self._trainer.loss_is_scaled_for_ga = True if self.by_targets else self._declared
 
     def targets(self, inputs: dict[str, Any]) -> Tensor:

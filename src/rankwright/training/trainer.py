@@ -41,6 +41,7 @@ from rankwright.training.run import TrainerRun
 from rankwright.training.saving import Saving
 from rankwright.training.signals import Termination
 from rankwright.training.totals import Totals
+from rankwright.training.trl import beside, names, taken_apart
 
 compat.check(TRAINER_NAMES)
 
@@ -53,8 +54,8 @@ class MethodMixin(Saving):
     Args:
         args: Positional arguments of the Trainer.
         method: The method whose `apply` made the model.
-        held_out_dataset: For methods that learn from a second split: your own one. By default
-            rows of the training set are set aside.
+        held_out_dataset: For methods that learn from a second split: your own one, like the
+            training set. By default rows of the training set are set aside.
         head_learning_rate: Learning rate of modules trained in full, such as a new classification
             head; None for `args.learning_rate`.
         kwargs: Keyword arguments of the Trainer.
@@ -66,6 +67,7 @@ class MethodMixin(Saving):
 
     optimizer: Any
     lr_scheduler: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -77,7 +79,13 @@ class MethodMixin(Saving):
     ) -> None:
         check_class(type(self))
         check_reference(type(self), super().__init__, args, kwargs)
+        own = kwargs.get("eval_dataset")
+        along = held_out_dataset is not None and bool(names(type(self)))
+        if along:  # a trainer of TRL prepares its rows when it is built
+            kwargs["eval_dataset"] = beside(own, held_out_dataset)
         super().__init__(*args, **kwargs)
+        if along:
+            self.eval_dataset, held_out_dataset = taken_apart(self.eval_dataset, own)
         check_engine(self.args, method)
         if self.model_init is not None:
             raise MethodError(
@@ -228,9 +236,10 @@ class MethodMixin(Saving):
         check_recorded(self, self.method, not self._unrecorded)
         if not torch.isfinite(loss):
             raise TrainingError(not_finite(self, "the loss", float(loss)))
+        logged = loss - self._penalty  # the log has it apart
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
-        return loss - self._penalty  # the log has it apart
+        return logged
 
     def compute_loss(
         self,
@@ -240,23 +249,19 @@ class MethodMixin(Saving):
         num_items_in_batch: Any = None,
     ) -> Any:
         """A micro-batch's part of the step's loss, and what penalties add for its outputs."""
-        if (
-            self._unrecorded
-        ):  # the first of a training step, for inputs as the trainer prepared them
+        if self._unrecorded:  # here the inputs of a training step are prepared
             self._unrecorded = False
             self.run.record(inputs, num_items_in_batch)
         part = self._normalisation.part(inputs, num_items_in_batch)
-        compute, labels = super().compute_loss, inputs.get("labels")
+        original, labels = super().compute_loss, inputs.get("labels")
+
+        def compute() -> tuple[Any, ...]:
+            options = {"return_outputs": return_outputs, "num_items_in_batch": part.divisor}
+            given = original(model, inputs, **options)
+            return given if return_outputs else (given,)
+
         with part.alone:
-            given, penalty = self.run.with_penalty(
-                lambda: (
-                    compute(model, inputs, return_outputs=True, num_items_in_batch=part.divisor)
-                    if return_outputs
-                    else (compute(model, inputs, num_items_in_batch=part.divisor),)
-                ),
-                labels,
-                part.targets,
-            )
+            given, penalty = self.run.with_penalty(compute, labels, part.targets)
         loss = part.of_loss(given[0])
         if penalty is not None:
             added = part.of_penalty(penalty)

@@ -22,6 +22,8 @@ _GENERATING = frozenset(
     }
 )
 
+_EVAL, _HELD_OUT = "eval", "held-out"  # names of data sets while a trainer prepares them
+
 SERVED = {
     "AsyncDistillationTrainer": (
         "it loads its model by name and sends the weights to a vLLM server; use DistillationTrainer"
@@ -61,6 +63,28 @@ def copies_adapter(trainer_class: type, settings: Any) -> tuple[str, str]:
     if "GRPOTrainer" in known and beta:
         return f"beta is {beta}", "set beta=0, which takes no reference"
     return "", ""
+
+
+def beside(eval_dataset: Any, held_out: Any) -> Any:
+    """The rows to give a trainer as its evaluation's, so that it prepares held-out rows too."""
+    if eval_dataset is None:
+        return held_out
+    named = eval_dataset if isinstance(eval_dataset, dict) else {_EVAL: eval_dataset}
+    return {**named, _HELD_OUT: held_out}
+
+
+def taken_apart(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
+    """What a trainer made of `beside`: rows of its evaluation and held-out rows.
+
+    Args:
+        prepared: The trainer's `eval_dataset`.
+        eval_dataset: What `beside` was given.
+    """
+    if eval_dataset is None:
+        return None, prepared
+    named = {name: rows for name, rows in prepared.items() if name != _HELD_OUT}
+    own = named if isinstance(eval_dataset, dict) else named[_EVAL]
+    return own, prepared[_HELD_OUT]
 
 
 @contextlib.contextmanager
