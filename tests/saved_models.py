@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from mixtures import tiny_mixtral
 from models import tiny_bert, tiny_llama
 from rankwright.training.export_check import no_progress_bars
 
@@ -34,6 +35,14 @@ def save_llama(folder: Path) -> Path:
     """A three-layer Llama whose tokenizer has one token a word."""
     with no_progress_bars():
         tiny_llama(pad_token_id=0, bos_token_id=4, eos_token_id=5).save_pretrained(folder)
+    _fast(_word_level(), bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+def save_mixtral(folder: Path) -> Path:
+    """A two-layer Mixtral of four experts with the tokenizer of `save_llama`."""
+    with no_progress_bars():
+        tiny_mixtral().save_pretrained(folder)
     _fast(_word_level(), bos_token="<s>", eos_token="</s>").save_pretrained(folder)
     return folder
 

@@ -14,6 +14,8 @@ from rankwright.training.export_check import no_progress_bars
 # Start of a message -> where it comes from. Anything else is shown.
 _WARNINGS = {
     r"`is_gradient_checkpointing` is deprecated": FutureWarning,  # peft 0.21 reads it
+    # peft 0.21 looks for modules only; a key that matches nothing is an error of ours
+    r"The following (rank|alpha)_pattern keys did not match": RuntimeWarning,
 }
 _LOGGED = (
     "The tokenizer has new PAD/BOS/EOS tokens",  # the Trainer copies them, as it should

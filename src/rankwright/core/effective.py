@@ -22,18 +22,19 @@ from rankwright.core.matrix import (
 
 
 def check_adapted(module: LoraLayer, adapter_name: str) -> None:
-    """Refuse a layer whose adapter is not a change of one weight matrix.
+    """Refuse a layer whose adapter is not a change of its weight.
 
     Args:
         module: A PEFT LoRA layer.
         adapter_name: Name of the adapter.
 
     Raises:
-        TypeError: The layer has no single weight matrix, or another LoRA variant is active.
+        TypeError: The layer is attention as a whole, or another LoRA variant is active.
         ValueError: The layer is merged, its adapter has a bias, or it is a convolution that PEFT's
             LoRA cannot express.
     """
-    check_layer(module)
+    if not isinstance(module, ParamWrapper):
+        check_layer(module)
     if module.merged:
         raise ValueError(f"adapters {module.merged_adapters} are merged into the layer: unmerge()")
     if module.lora_bias.get(adapter_name):
@@ -83,7 +84,7 @@ def weight_change(module: LoraLayer, adapter_name: str) -> Tensor:
         adapter_name: Name of the adapter.
 
     Returns:
-        `(d_out, d_in)`, float64, on the layer's device.
+        `(d_out, d_in)`, of a bare parameter `(E, d_out, d_in)`; float64, on the layer's device.
 
     Raises:
         TypeError: See `check_adapted`.
@@ -106,14 +107,16 @@ def factor_tensors(module: LoraLayer, A: Tensor, B: Tensor) -> dict[str, Tensor]
 
     Args:
         module: The layer that they belong to.
-        A: `(r, d_in)`.
-        B: `(d_out, r)`.
+        A: As `low_rank_factors` gives it, of any rank.
+        B: The same.
 
     Returns:
         Name below the module's (`lora_A.weight`, ...) -> contiguous tensor.
     """
     if isinstance(module, Embedding):
         return {"lora_embedding_A": A.contiguous(), "lora_embedding_B": B.contiguous()}
+    if isinstance(module, ParamWrapper):
+        A, B = A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
     if isinstance(module, CONV_LAYERS):
         kernel = module.get_base_layer().weight.shape[1:]
         A, B = A.reshape(len(A), *kernel), B.reshape(*B.shape, *(1,) * (len(kernel) - 1))

@@ -10,6 +10,11 @@ an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA,
 | GPT-2 Conv1D   | `(in, out)`     | transposed      | `(r, in)`, `(out, r)`           |
 | Conv1d, 2d, 3d | `(out, in, k)`  | `(out, in * k)` | `(r, in, k)`, `(out, r, 1)`     |
 | Embedding      | `(vocab, dim)`  | transposed      | `(r, vocab)`, `(dim, r)`        |
+
+A bare parameter (PEFT's `ParamWrapper`) is a matrix for every expert: `W` `(E, d_out, d_in)`, `A`
+`(E, r, d_in)`, `B` `(E, d_out, r)`. It is stored as `(E, d_out, d_in)`, `(E, d_in, d_out)` if the
+module has `is_transposed`, or `(d_out, d_in)` for `E = 1`, with factors `(E r, d_in)` and
+`(d_out, r E)`. Parts refuse it (`check_layer`); exports take it.
 """
 
 from __future__ import annotations
@@ -101,10 +106,13 @@ def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:
         weight: Tensor of the shape of the layer's weight.
 
     Returns:
-        A view `(d_out, d_in)`.
+        A view `(d_out, d_in)`, of a bare parameter `(E, d_out, d_in)`.
     """
     if isinstance(module, CONV_LAYERS):
         return weight.flatten(1)
+    if isinstance(module, ParamWrapper):
+        weight = weight.mT if _stores_transpose(module) else weight
+        return weight if weight.ndim == 3 else weight[None]
     return weight.T if _stores_transpose(module) else weight
 
 
@@ -113,13 +121,16 @@ def as_weight(module: LoraLayer, rows: Tensor) -> Tensor:
 
     Args:
         module: The LoRA layer that the weight belongs to.
-        rows: `(d_out, d_in)`.
+        rows: As `as_rows` gives it.
 
     Returns:
         A contiguous tensor in the layout of the layer's weight.
     """
     if isinstance(module, CONV_LAYERS):
         return rows.reshape(module.get_base_layer().weight.shape)
+    if isinstance(module, ParamWrapper):
+        rows = rows.mT if _stores_transpose(module) else rows
+        return rows.reshape(module.get_param().shape).contiguous()
     return (rows.T if _stores_transpose(module) else rows).contiguous()
 
 
@@ -130,8 +141,10 @@ def base_rows(module: LoraLayer) -> Tensor:
         module: A PEFT LoRA layer.
 
     Returns:
-        `(d_out, d_in)`, detached; a view of the stored weight unless that is quantised.
+        As `as_rows` gives it, detached; a view of the stored weight unless that is quantised.
     """
+    if isinstance(module, ParamWrapper):
+        return as_rows(module, module.get_param().detach())
     return as_rows(module, _full_weight(module.get_base_layer()).detach())
 
 
@@ -199,13 +212,17 @@ def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
         adapter_name: Name of the adapter.
 
     Returns:
-        Views `A` `(r, d_in)` and `B` `(d_out, r)`, and the scaling.
+        Views `A` `(r, d_in)` and `B` `(d_out, r)`, with experts in front for a bare parameter, and
+        the scaling.
     """
     scaling = float(module.scaling[adapter_name])
     if isinstance(module, Embedding):
         A, B = module.lora_embedding_A[adapter_name], module.lora_embedding_B[adapter_name]
     else:
         A, B = module.lora_A[adapter_name].weight, module.lora_B[adapter_name].weight
+    if isinstance(module, ParamWrapper):
+        A = A.unflatten(0, (module.num_experts, -1))
+        return LowRankFactors(A, B.unflatten(1, (-1, module.num_experts)).permute(2, 0, 1), scaling)
     return LowRankFactors(A.flatten(1), B.flatten(1), scaling)
 
 
@@ -265,4 +282,8 @@ def _adapter(module: LoraLayer, adapter_name: str) -> tuple[LowRankFactors, Tens
 
 
 def _stores_transpose(module: LoraLayer) -> bool:
+    if isinstance(module, ParamWrapper):
+        return module.get_param().ndim == 3 and bool(
+            getattr(module.get_base_layer(), "is_transposed", False)
+        )
     return isinstance(module, Embedding) or bool(getattr(module, "fan_in_fan_out", False))

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Self
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import MultiheadAttention
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from rankwright.core.blocks import release
 from rankwright.core.catalogue import SLOTS, part_name
 from rankwright.core.errors import MethodError
+from rankwright.core.experts import advice, check_experts, expert_notice, left_out_notice
 from rankwright.core.fields import check_field, check_types
 from rankwright.core.fused import fuse
 from rankwright.core.heads import matching, missing_parameters, whole_modules, whole_notice
@@ -34,6 +35,7 @@ from rankwright.core.search import LOW_RANK, SearchSpace
 
 logger = logging.getLogger(__name__)
 ADAPTER = "default"
+ALL_LINEAR = "all-linear"
 
 _TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
@@ -115,7 +117,7 @@ class Method(ABC):
     r: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
@@ -220,15 +222,30 @@ class Method(ABC):
             peft_model = self._inject(model, slots.layer, absent)
             layers = adapted_layers(peft_model)
             _check_attention(layers)
+            check_experts(self.label, slots.parts(), layers, model)
             self._resolve_patterns(peft_model, layers)
             self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
         fuse(peft_model)
-        if missing_keys is None and absent:
-            logger.warning(whole_notice(peft_model, absent))
+        if missing_keys is None:  # who gives them has the notices too
+            for notice in self.notices(peft_model, absent or ()):
+                logger.warning(notice)
         return peft_model
+
+    def notices(self, model: PeftModel, missing_keys: Collection[str]) -> list[str]:
+        """What the user should know of an adapted model before it is trained, a line each.
+
+        Args:
+            model: What `apply` returned.
+            missing_keys: Parameters that no file has.
+        """
+        whole = [whole_notice(model, missing_keys)] if missing_keys else []
+        adapted = expert_notice(model, ADAPTER)
+        if adapted is None and self.target_modules == ALL_LINEAR:
+            adapted = left_out_notice(model)
+        return [*whole, *([adapted] if adapted else [])]
 
     def named_whole(self, model: nn.Module) -> list[str]:
         """Full names of the modules of `model` that the fields name to be trained whole.
@@ -281,6 +298,11 @@ class Method(ABC):
         except MethodError:
             raise
         except (TypeError, ValueError) as error:
+            if ParamWrapper.__name__ in str(error):  # DoRA's, or dropout's
+                raise MethodError(
+                    f"{self.name} does not work on the experts of {type(model).__name__}, which "
+                    f"are parameters and no linear layers ({error}); {advice(model)}"
+                ) from error
             raise MethodError(
                 f"{self.name} cannot be applied to {type(model).__name__} with target_modules="
                 f"{self.target_modules!r}: {error} Linear modules of this model end in: "
@@ -303,7 +325,7 @@ class Method(ABC):
             largest = min(rows, columns)
             if layer.r[ADAPTER] > largest:
                 raise MethodError(
-                    f"rank {layer.r[ADAPTER]} is larger than the layer {name} "
+                    f"rank {layer.r[ADAPTER]} is larger than the layer {target_name(name, layer)} "
                     f"({rows} x {columns}); choose r <= {largest}, or give "
                     "this layer its own rank with rank_pattern"
                 )

@@ -38,6 +38,9 @@ Shape = Callable[[int], Multiplier]
 class Part:
     """What fills a slot."""
 
+    experts: ClassVar[bool] = False
+    """Whether it works where bare parameters are adapted, such as the experts of a mixture."""
+
     @classmethod
     def from_fields(cls, method: Method, *, without: Iterable[str] = (), **others: Any) -> Self:
         """A part with the fields that a method takes from it (`part_fields.from_part`).

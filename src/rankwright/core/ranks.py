@@ -37,6 +37,12 @@ def target_name(name: str, layer: LoraLayer) -> str:
     return name
 
 
+def weight_name(name: str, layer: LoraLayer) -> str:
+    """The name of the parameter of the base model that a layer adapts; see `target_name`."""
+    target = target_name(name, layer)
+    return target if isinstance(layer, ParamWrapper) else f"{target}.weight"
+
+
 def entry_for(target: str) -> str:
     """A key of `rank_pattern` or `alpha_pattern` that matches this target and no other."""
     return f"^{re.escape(target)}$"

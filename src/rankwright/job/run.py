@@ -22,7 +22,6 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from rankwright.core.errors import MethodError
-from rankwright.core.heads import whole_notice
 from rankwright.core.method import Method
 from rankwright.job.arguments import (
     check_best,
@@ -240,9 +239,7 @@ def set_up(
         trainer = _trainer(model, data, folder)
         if callback is not None:
             trainer.add_callback(callback(trainer))
-        notices = [start_notice(start)] if resume else []
-        if base.missing_keys and not resume:
-            notices.append(whole_notice(model, base.missing_keys))
+        notices = [start_notice(start)] if resume else method.notices(model, base.missing_keys)
         if trainer.is_world_process_zero():
             if overwrite:
                 notices += set_aside(folder)

@@ -30,6 +30,7 @@ class LoraPlus(OptimizerPart):
     """
 
     sharded: ClassVar[bool] = True
+    experts: ClassVar[bool] = True
 
     lr_ratio: float = 16.0
 

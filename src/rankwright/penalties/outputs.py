@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,6 +65,8 @@ class Outputs(Penalty):
         centred: Subtract from each row of Z its mean, which a softmax does not see; else `spectral`
             falls when all logits grow (ours).
     """
+
+    experts: ClassVar[bool] = True
 
     consistency: float | None = None
     diversity: float | None = None

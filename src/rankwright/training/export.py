@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rankwright.core.effective import factor_tensors, weight_change
 from rankwright.core.linalg import compute_dtype, truncated_product, truncated_svd
 from rankwright.core.matrix import dora_magnitude, low_rank_factors
-from rankwright.core.ranks import PREFIX, write_patterns
+from rankwright.core.ranks import PREFIX, target_name, write_patterns
 from rankwright.training.adapter_file import save_adapter
 from rankwright.training.export_anew import check_anew
 from rankwright.training.export_check import (
@@ -38,7 +38,6 @@ from rankwright.training.export_check import (
     Probe,
     check_same,
     logit_difference,
-    logits_of,
     no_progress_bars,
     staged,
 )
@@ -265,9 +264,9 @@ def _truncated(source: Source, rank: int) -> _Written:
     tensors, ranks, errors = dict(heads), {}, Errors()
     for name, layer in source.layers.items():
         change = weight_change(layer, source.adapter)
-        A, B = _best_factors(layer, source.adapter, change, min(rank, *change.shape))
+        A, B = _best_factors(layer, source.adapter, change, min(rank, *change.shape[-2:]))
         errors.add(name, change, B.double() @ A.double())
-        ranks[name] = len(A)
+        ranks[target_name(name, layer)] = A.shape[-2]
         for key, tensor in factor_tensors(layer, A, B).items():
             tensors[f"{PREFIX}{name}.{key}"] = tensor
     largest = max(ranks.values())
@@ -280,17 +279,23 @@ def _truncated(source: Source, rank: int) -> _Written:
 def _best_factors(
     layer: LoraLayer, adapter: str, change: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """`A` `(r, d_in)` and `B` `(d_out, r)` with `r <= rank`, scaling 1, float32 or float64."""
+    """`A` and `B` of at most that rank with scaling 1, float32 or float64.
+
+    In the shapes of `low_rank_factors`; of experts each gets its best.
+    """
     A, B, s = low_rank_factors(layer, adapter)
     dtype = compute_dtype(A, B)
     A, B = A.to(dtype), s * B.to(dtype)
     if dora_magnitude(layer, adapter) is not None:
         best = truncated_svd(change.to(dtype), rank)
         return best.A, best.B
-    if len(A) <= rank:
+    if A.shape[-2] <= rank:
         return A, B
-    best = truncated_product(A, B, rank)
-    return best.A, best.B
+    if A.ndim == 2:
+        best = truncated_product(A, B, rank)
+        return best.A, best.B
+    experts = [truncated_product(*pair, rank) for pair in zip(A, B, strict=True)]
+    return torch.stack([e.A for e in experts]), torch.stack([e.B for e in experts])
 
 
 def _plain_config(config: LoraConfig, **changes: Any) -> LoraConfig:
@@ -316,18 +321,22 @@ def _check_adapter(
         except Exception as error:
             raise ExportError(f"plain PEFT cannot load what was written: {error}") from error
     check_same(tensors, get_peft_model_state_dict(loaded), "adapter")
-    logits = logits_of(loaded, source.probe)
+    logits = source.logits_of(loaded, routed=exact)
     difference = logit_difference(logits, source.logits, tolerance if exact else math.inf)
-    check_anew(source, folder, logits, tolerance)
+    check_anew(source, folder, logits, tolerance, routed=exact)
     return difference
 
 
 @contextlib.contextmanager
 def _quiet_embeddings() -> Iterator[None]:
-    """PEFT announces that it saves adapted embeddings, and that it found no config of the base."""
+    """PEFT announces that it saves adapted embeddings, and that it found no config of the base.
+
+    It looks for modules only where a key of a pattern is of a parameter.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
         warnings.filterwarnings("ignore", message="Could not find a config file in.*")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did")
         yield
 
 

@@ -18,13 +18,15 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankwright.training.export_check import ExportError, logits_of, no_progress_bars
+from rankwright.training.export_check import ExportError, no_progress_bars
 from rankwright.training.export_source import Source, unloaded
 
 OTHER_SEED = 0x5EED
 
 
-def check_anew(source: Source, folder: Path, expected: Tensor, tolerance: float) -> None:
+def check_anew(
+    source: Source, folder: Path, expected: Tensor, tolerance: float, *, routed: bool
+) -> None:
     """Refuse an adapter that does not fit the file that its base model came from.
 
     A base model without a file to be found here, or a quantised one, is not checked.
@@ -34,6 +36,7 @@ def check_anew(source: Source, folder: Path, expected: Tensor, tolerance: float)
         folder: The adapter as it was written.
         expected: Logits of the written adapter on the base in hand, on the probe.
         tolerance: How far logits may be off, relative to the largest.
+        routed: Whether `expected` are on the routes of the model in hand.
 
     Raises:
         ExportError: Weights that the adapter does not hold are not those of the file, and the
@@ -47,7 +50,7 @@ def check_anew(source: Source, folder: Path, expected: Tensor, tolerance: float)
         return
     anew = anew.to(expected.device)
     loaded = PeftModel.from_pretrained(anew, str(folder))
-    difference = float((logits_of(loaded, source.probe) - expected).abs().max())
+    difference = float((source.logits_of(loaded, routed=routed) - expected).abs().max())
     if not difference <= tolerance * float(expected.abs().max()):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise ExportError(

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from rankwright.core.effective import weight_change
 from rankwright.core.matrix import as_weight, base_rows
+from rankwright.core.ranks import weight_name
 from rankwright.training.export_check import (
     Errors,
     ExportError,
     check_same,
     logit_difference,
-    logits_of,
 )
 from rankwright.training.export_source import Source, unloaded
 
@@ -32,10 +32,11 @@ def merged_model(source: Source) -> tuple[PreTrainedModel, Errors]:
     merged = cast(PreTrainedModel, unloaded(source, heads=True))
     errors = Errors()
     for name, layer in source.layers.items():
-        weight, W = layer.get_base_layer().weight, base_rows(layer)
-        if not weight.is_floating_point():
+        place, _, parameter = weight_name(name, layer).rpartition(".")
+        stored, W = merged.get_submodule(place).get_parameter(parameter), base_rows(layer)
+        if not stored.is_floating_point():
             raise ExportError(
-                f"the base weight of {name} is quantised ({weight.dtype}); load the base model in "
+                f"the base weight of {name} is quantised ({stored.dtype}); load the base model in "
                 "bfloat16, put the adapter on it and export that"
             )
         change = weight_change(layer, source.adapter)
@@ -46,9 +47,8 @@ def merged_model(source: Source) -> tuple[PreTrainedModel, Errors]:
                 "in a wider dtype, or export an earlier checkpoint"
             )
         errors.add(name, change, rows.double() - W.double())
-        merged.get_submodule(name).weight = nn.Parameter(
-            as_weight(layer, rows), requires_grad=False
-        )
+        merged_weight = nn.Parameter(as_weight(layer, rows), requires_grad=False)
+        setattr(merged.get_submodule(place), parameter, merged_weight)
     _untie(cast(PreTrainedModel, unloaded(source)), merged)
     return merged, errors
 
@@ -95,4 +95,4 @@ def check_merged(source: Source, folder: Path, merged: PreTrainedModel, toleranc
             raise ExportError(f"transformers cannot load what was written: {error}") from error
     check_same(merged.state_dict(), loaded.state_dict(), "merged model")
     loaded = loaded.to(source.logits.device)
-    return logit_difference(logits_of(loaded, source.probe), source.logits, tolerance)
+    return logit_difference(source.logits_of(loaded), source.logits, tolerance)

@@ -23,6 +23,7 @@ from rankwright.training.export_check import (
     logits_of,
     probe_inputs,
 )
+from rankwright.training.export_routes import Routes, followed, recorded
 
 # These write to the base weight when they start, and once more whenever the adapter is loaded.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
@@ -40,6 +41,7 @@ class Source:
         layers: Adapted layers by their name in the base model.
         probe: Inputs for the check.
         logits: Of the model on the probe, float64.
+        routes: The experts that tokens of the probe go to.
     """
 
     model: PeftModel
@@ -49,6 +51,7 @@ class Source:
     layers: dict[str, LoraLayer]
     probe: dict[str, Tensor]
     logits: Tensor
+    routes: Routes
 
     @classmethod
     def of(cls, model: PeftModel, probe: Probe | None) -> Source:
@@ -71,10 +74,21 @@ class Source:
         except MethodError as error:
             raise ExportError(str(error)) from error
         inputs = probe_inputs(model, probe)
-        logits = logits_of(model, inputs)
+        with recorded(model) as routes:
+            logits = logits_of(model, inputs)
         if not logits.isfinite().all():
             raise ExportError("the model gives logits that are NaN or infinite on the probe inputs")
-        return cls(model, base, adapter, config, layers, inputs, logits)
+        return cls(model, base, adapter, config, layers, inputs, logits, routes)
+
+    def logits_of(self, model: nn.Module, *, routed: bool = True) -> Tensor:
+        """Logits of another model on the probe.
+
+        Args:
+            model: The model.
+            routed: Whether tokens go to the experts that they go to in the model in hand.
+        """
+        with followed(model, self.routes if routed else []):
+            return logits_of(model, self.probe)
 
     @property
     def is_plain(self) -> bool:
