@@ -26,7 +26,7 @@ CHOICES = ["a", "b"]
     ("cells", "kind", "columns"),
     [
         ({"text": "x", "label": "y"}, "sequence_classification", ("text", "label")),
-        ({"sentence": "x", "label": 1, "id": 3}, "sequence_classification", ("sentence", "label")),
+        ({"sentence": "x", "label": 1}, "sequence_classification", ("sentence", "label")),
         ({"text": "x", "labels": ["y"]}, "multi_label", ("text", "labels")),
         ({"tokens": ["x"], "tags": ["O"]}, "token_classification", ("tokens", "tags")),
         ({"tokens": ["x"], "ner_tags": ["O"]}, "token_classification", ("tokens", "ner_tags")),
@@ -103,7 +103,11 @@ def test_the_label_column_still_tells_classes(file_with):
     ("cells", "message"),
     [
         ({"review": "x", "stars": 1}, "the columns are review, stars, which do not tell the kind"),
-        ({"review": "x", "stars": 1}, "Name them: --text-column and --label-column for classes"),
+        ({"review": "x", "stars": 1}, "Name them: --text-column, --label-column and, of a pair, -"),
+        (
+            {"question": "x", "sentence": "y", "label": 1},
+            "the columns are question, sentence, ",
+        ),
         ({"text": "x", "label": 1, "labels": [1]}, "may be sequence_classification or multi_label"),
         ({"messages": [{"role": "user"}]}, "the columns are messages. Conversations are not read"),
     ],

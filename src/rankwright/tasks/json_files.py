@@ -102,10 +102,11 @@ def _skip_white(text: str, position: int) -> int:
 def _row(where: Where, fields: object) -> Row | BadRow:
     if isinstance(fields, dict):
         return Row(where, fields)
+    hint = " Is the file one array? Then name it .json." if isinstance(fields, list) else ""
     return BadRow(
         where,
         f"{where}: the row is {shorten(fields)}; expected a JSON object with the "
-        'columns as keys, such as {"text": "...", "label": 1}.',
+        f'columns as keys, such as {{"text": "...", "label": 1}}.{hint}',
     )
 
 

@@ -37,7 +37,11 @@ class Layout:
         """
         own = {**self.columns, **{name: c for name, c in given.items() if name in self.columns}}
         others = given.keys() - self.columns.keys() - {"text_pair_column", "references_column"}
-        return {*own.values()} <= {*found} and not others and (not self.alone or len(found) == 1)
+        return (
+            {*own.values()} <= {*found}
+            and not others
+            and (not self.alone or len(found) == len(self.columns))
+        )
 
     def options(self, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
         """The options that say so, without those that the user has set."""
@@ -49,9 +53,10 @@ class Layout:
 
 
 LAYOUTS = (
-    *(
-        Layout("sequence_classification", {"text_column": text, "label_column": "label"})
-        for text in ("text", "sentence")
+    Layout("sequence_classification", {"text_column": "text", "label_column": "label"}),
+    # beside others, such as a question, a sentence may be one of a pair
+    Layout(
+        "sequence_classification", {"text_column": "sentence", "label_column": "label"}, alone=True
     ),
     Layout("multi_label", {"text_column": "text", "label_column": "labels"}),
     *(
@@ -108,7 +113,8 @@ def untold(path: Path, found: Sequence[str]) -> TaskError:
         )
     return TaskError(
         f"{path}: the columns are {listing(found)}, which do not tell the kind of task; usual ones "
-        f"are {USUAL}. Name them: --text-column and --label-column for classes; --tokens-column "
+        f"are {USUAL}. Name them: --text-column, --label-column and, of a pair, --text-pair-column "
+        "for classes; --tokens-column "
         "and --tags-column; --question-column, --choices-column and --label-column; or "
         "--prompt-column and --completion-column. For numbers add --kind regression, for several "
         "labels a text --kind multi_label."

@@ -50,11 +50,16 @@ def digest(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return hashed.hexdigest()
 
 
+LONGEST_TEXT = 1_000_000
+"""Characters of a text; a tokenizer takes seconds for so many, and minutes for a whole corpus."""
+
+
 def text(row: Row, column: str) -> str:
     """Returns a cell that must be a string with something other than white space in it.
 
     Raises:
-        TaskError: If it is not a string, is empty, or holds half a character.
+        TaskError: If it is not a string, is empty, is longer than a book, or holds half a
+            character.
     """
     value = row[column]
     if not isinstance(value, str):
@@ -62,6 +67,12 @@ def text(row: Row, column: str) -> str:
     if not value.strip():
         fix = "Fill the cell or remove the row."
         raise cell_error(row.where, column, value, "a text that is not empty", fix)
+    if len(value) > LONGEST_TEXT:
+        fix = (
+            f"It has {len(value):,}, of which no more than max_length tokens would be used: divide "
+            "it into rows."
+        )
+        raise cell_error(row.where, column, value, f"at most {LONGEST_TEXT:,} characters", fix)
     _check_characters(row, column, value)
     return value
 
