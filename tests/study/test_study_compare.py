@@ -405,7 +405,10 @@ def test_reported_rows_that_are_trained_on_are_told(
     said = "4 of the 4 validation rows have the input of a training row"
     heard = Heard()
     folder = compare(config, "c", InProcess(), heard)
-    assert heard.said[0] == f"mine: {said}"
+    assert heard.said[:2] == [
+        "mine: labels of the 60 training rows: high 35, low 25",
+        f"mine: {said}",
+    ]
     found = figures(folder)
     for text in (markdown(found), page(found), model_card(found)[1]):
         assert f" {said}." in text
