@@ -1,8 +1,8 @@
 """Print the tables and verdicts of a study in Markdown: `python docs/results/study_table.py DIR`.
 
-DIR is the study's folder, or its part that is kept in `docs/results/records`. Of these only those
-of stdlib-docs have their parquet files, since the data's labels are in them: verdicts from the
-records of the others say nothing of other rows of the kind.
+DIR is the study's folder, or what is kept of it in `docs/results/records`, where each study is
+packed into one table. Only those of stdlib-docs have outcomes row by row in it, since these hold
+the data's labels: verdicts from the records of the others say nothing of other rows of the kind.
 """
 
 from __future__ import annotations

@@ -241,3 +241,21 @@ def test_adapted_embeddings_are_stored_beside_their_factors(tmp_path: Path) -> N
     model = method.apply(copy.deepcopy(base))
     model.save_pretrained(tmp_path, save_embedding_layers=True)
     assert read_adapter(copy.deepcopy(base), tmp_path).active_peft_config.r == 2
+
+
+def test_a_run_that_version_0_1_left_is_evaluated_and_exported(
+    bert_folder: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(Path(__file__).parent / "data" / "run-0.1", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)  # it names its model and its data from here
+    Path("bert").symlink_to(bert_folder)
+    Path("train.jsonl").symlink_to(rows_file)
+    assert main(["eval", "run"]) == 0
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    assert json.loads(capsys.readouterr().out) == result["after"] != result["before"]
+    assert main(["export", "run", "--as", "merged"]) == 0
+    assert not (run / MANIFEST).exists()

@@ -169,15 +169,16 @@ def _report(arguments: list[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="folder of the study")
     parser.add_argument(
         "--format",
-        choices=("html", "markdown", "model-card", "peft"),
+        choices=("html", "markdown", "model-card", "peft", "packed"),
         help="what to write (default: html and markdown); peft: a JSON file for every run, in the "
-        "layout of PEFT's own method comparison",
+        "layout of PEFT's own method comparison; packed: the study with its records in one table, "
+        "to keep or to publish",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
         help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter, "
-        "DIR/peft)",
+        "DIR/peft, DIR/packed)",
     )
     parser.add_argument(
         "--baseline",

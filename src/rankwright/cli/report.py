@@ -11,7 +11,7 @@ from rankwright.study.folder import StudyFolder
 from rankwright.study.peft_layout import write_peft_layout
 from rankwright.study.report import write_card, write_html, write_markdown
 
-Format = Literal["html", "markdown", "model-card", "peft"]
+Format = Literal["html", "markdown", "model-card", "peft", "packed"]
 
 
 def report(
@@ -30,7 +30,7 @@ def report(
     Args:
         folder: Folder of the study.
         format: What to write; None for HTML and Markdown.
-        output: File to write, a folder for "peft"; None for the places that
+        output: File to write, a folder for "peft" and "packed"; None for the places that
             `rankwright report --help` names.
         task: Task of the model card.
         method: Method of the model card.
@@ -54,6 +54,8 @@ def report(
     if format == "peft":
         files = write_peft_layout(study, target)
         print(f"in the layout of PEFT's comparison: {files[0].parent.parent}")
+    if format == "packed":
+        print(f"records in one table: {study.pack(target or study.path / 'packed')}")
     if format in (None, "html"):
         print(f"report: {write_html(found, study, target)}")
     if format in (None, "markdown"):

@@ -80,6 +80,8 @@ def compare(
     with _in_turn(study, processes):  # of two that measured, each would have its own steps
         study = _measured(_continued(study), in_seconds, processes, observer)
         study = _saved(study, specs)
+        if unpacked := study.folder.unpack():
+            observer.says(f"{unpacked} files of {study.folder.packed.name} unpacked, to go on")
     observer.planned(study)
     for task in config.parsed_tasks:  # tuned and run one by one: the first results come early
         failed: dict[str, str] = {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -67,9 +67,9 @@ class Examples:
             pq.write_table(table, temporary)
 
     @classmethod
-    def load(cls, path: Path) -> Examples:
+    def load(cls, file: Path | BinaryIO) -> Examples:
         """Read the parquet file."""
-        table = pq.read_table(path)
+        table = pq.read_table(file)
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
         return cls(
             table.schema.metadata[b"metric"].decode(),

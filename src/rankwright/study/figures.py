@@ -286,7 +286,7 @@ class _Task:
         outcomes = {
             run.name: self.folder.examples(run)
             for run in self.records
-            if self.folder.examples_file(run.name).exists()
+            if self.folder.holds(self.folder.examples_file(run.name))
         }
         if len({outcome.ids for outcome in outcomes.values()}) > 1:
             raise MethodError(

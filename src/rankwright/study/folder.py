@@ -11,6 +11,15 @@ DIR/
   runs/<run>/                   what `rankwright train` leaves, and the log of the process
 ```
 
+Instead of the folders `records`, `failures` and `tuning` a study that is kept may have one file:
+
+```
+  records.parquet               all of their files; see rankwright.study.packed
+```
+
+`StudyFolder` reads both forms, and where a file is in both, the one in its folder. `pack` writes
+the second; going on with a study turns it back into the first.
+
 A run's name is `<task>--<label>--<seed>`. `label` is what a study calls one of its methods: the
 name of the method, or another where the method stands there more than once with different
 hyperparameters. Every file is written whole or not at all.
@@ -18,16 +27,26 @@ hyperparameters. Every file is written whole or not at all.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from rankwright.core.errors import MethodError
+from rankwright.job.files import write_bytes
 from rankwright.job.folder import check_run, telling_edits
 from rankwright.study.examples import Examples
+from rankwright.study.json_record import Record
 from rankwright.study.names import in_file_names
+from rankwright.study.packed import read_packed, write_packed
 from rankwright.study.records import FailureRecord, RunRecord, StudyRecord, TuningRecord
 from rankwright.training.manifest import MANIFEST, check_files, load_manifest
+
+R = TypeVar("R", bound=Record)
+
+FILES = ("records/*.json", "records/*.parquet", "failures/*.json", "tuning/*.json")
+"""What is packed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,11 @@ class StudyFolder:
     def description(self) -> Path:
         """The `StudyRecord`."""
         return self.path / "study.json"
+
+    @property
+    def packed(self) -> Path:
+        """The table of a packed study."""
+        return self.path / "records.parquet"
 
     @property
     def storage(self) -> Path:
@@ -85,10 +109,13 @@ class StudyFolder:
                 "a folder that `rankwright compare` wrote"
             ) from error
 
+    def holds(self, file: Path) -> bool:
+        """Whether a file of the study is there, in its folder or packed."""
+        return file.exists() or self._name(file) in self._contents
+
     def records(self) -> list[RunRecord]:
         """The finished runs, in the order of the plan."""
-        files = (self.record(run.name) for run in self.study.runs)
-        return [RunRecord.load(file) for file in files if file.exists()]
+        return self._load(RunRecord, [self.record(run.name) for run in self.study.runs])
 
     def check(self) -> None:
         """Compare what every finished run wrote with its digests; older studies have none.
@@ -105,16 +132,77 @@ class StudyFolder:
 
     def failures(self) -> list[FailureRecord]:
         """The runs that ended with an error and have not been finished since."""
-        unfinished = (r.name for r in self.study.runs if not self.record(r.name).exists())
-        files = map(self.failure, unfinished)
-        return [FailureRecord.load(file) for file in files if file.exists()]
+        names = (run.name for run in self.study.runs if not self.holds(self.record(run.name)))
+        return self._load(FailureRecord, [self.failure(name) for name in names])
 
     def tunings(self) -> list[TuningRecord]:
         """The finished searches, by task and then method."""
         pairs = [(t.task, m.label) for t in self.study.tasks for m in self.study.methods]
-        files = (self.tuning(*pair) for pair in pairs)
-        return [TuningRecord.load(file) for file in files if file.exists()]
+        return self._load(TuningRecord, [self.tuning(*pair) for pair in pairs])
 
     def examples(self, record: RunRecord) -> Examples:
         """The outcomes of a finished run, row by row."""
-        return Examples.load(self.examples_file(record.name))
+        file = self.examples_file(record.name)
+        if not file.exists() and (packed := self._contents.get(self._name(file))):
+            return Examples.load(io.BytesIO(packed))
+        return Examples.load(file)
+
+    def pack(self, output: Path) -> Path:
+        """Write the study with its records in one table; this folder stays as it is.
+
+        Args:
+            output: Folder for `study.json` and the table.
+
+        Returns:
+            The table.
+
+        Raises:
+            MethodError: This folder holds no study, or `output` has files of one.
+        """
+        _ = self.study  # raises where there is none
+        target = StudyFolder(output)
+        if there := target._loose():
+            raise MethodError(
+                f"{there[0]} is there, and would hide what is packed; expected a folder without "
+                "files of a study. Choose another --output"
+            )
+        files = {self._name(file): file.read_bytes() for file in self._loose()}
+        write_packed(target.packed, self._contents | files)
+        write_bytes(target.description, self.description.read_bytes())
+        return target.packed
+
+    def unpack(self) -> int:
+        """Turn the table of a packed study into files; what a file holds already stays.
+
+        Returns:
+            How many files were written; 0 for a study that is not packed.
+        """
+        missing = {self.path / name: content for name, content in self._contents.items()}
+        missing = {file: content for file, content in missing.items() if not file.exists()}
+        for file, content in missing.items():
+            write_bytes(file, content)
+        self.packed.unlink(missing_ok=True)  # last: stopped before, all of it is still there
+        self.__dict__.pop("_contents", None)
+        return len(missing)
+
+    @cached_property
+    def _contents(self) -> dict[str, bytes]:
+        """What the table of a packed study holds, by path below the folder."""
+        return read_packed(self.packed) if self.packed.exists() else {}
+
+    def _loose(self) -> list[Path]:
+        """What can be packed."""
+        return [file for pattern in FILES for file in sorted(self.path.glob(pattern))]
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
+    def _load(self, kind: type[R], files: list[Path]) -> list[R]:
+        """Those of these records that are there."""
+        return [self._load_one(kind, file) for file in files if self.holds(file)]
+
+    def _load_one(self, kind: type[R], file: Path) -> R:
+        if file.exists():
+            return kind.load(file)
+        name = self._name(file)
+        return kind.parse(self._contents[name], f"{name} in {self.packed}", "Copy the study again")

@@ -35,12 +35,26 @@ class Record:
             MethodError: It does not hold such a record.
             OSError: It cannot be read.
         """
+        return cls.parse(path.read_bytes(), str(path), "Delete it to have it made again")
+
+    @classmethod
+    def parse(cls, content: bytes, source: str, remedy: str) -> Self:
+        """Read the text of such a file.
+
+        Args:
+            content: The text in UTF-8.
+            source: Where it is from, for an error.
+            remedy: What to do where it is not such a record, for an error.
+
+        Raises:
+            MethodError: It does not hold such a record.
+        """
         try:
-            return typing.cast(Self, _decoded(cls, json.loads(path.read_text("utf-8"))))
+            return typing.cast(Self, _decoded(cls, json.loads(content.decode("utf-8"))))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MethodError(
-                f"{path} is not a {cls.__name__} ({error}); expected the file as this version of "
-                "rankwright writes it. Delete it to have it made again"
+                f"{source} is not a {cls.__name__} ({error}); expected the file as this version of "
+                f"rankwright writes it. {remedy}"
             ) from error
 
 
