@@ -11,10 +11,12 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
-from models import VOCABULARY, tokens
+from models import VOCABULARY, batch, tokens
+from rankwright.core.loop import Loop
 from rankwright.core.method import Method
 from rankwright.methods import BALoRA, BiDoRA, LoRA
 from rankwright.training import Trainer
@@ -172,3 +174,14 @@ def together(
     kind, method = KINDS[TOGETHER[name][0]], TOGETHER[name][1]
     options = {"held_out_dataset": kind.rows()[::-1]} if method is _SEARCHING else {}
     return one_step(kind, output, size, accumulation, method=method, options=options)
+
+
+def by_loop(rank: int = 0, processes: int = 1) -> dict[str, Tensor]:
+    """The adapter after a step of a `Loop` on all rows, every process with its own of them."""
+    kind, method = KINDS["token classes"], LoRA(r=2, lora_alpha=4)
+    model = method.apply(kind.build(), seed=3)
+    wrapped = DistributedDataParallel(model) if processes > 1 else model
+    run = Loop(wrapped, method, total_steps=1, lr=0.5, optimizer=torch.optim.SGD)
+    rows = kind.rows()[rank::processes]
+    run.train_step(*(batch([row]) for row in rows))
+    return adapter(model)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from method_table import IN_TURN, method_named
 from trainers import adapter, build_trainer
-from uneven import COUNTS, TOGETHER
+from uneven import COUNTS, TOGETHER, by_loop
 from uneven import together as one_step
 
 WORKER = Path(__file__).with_name("two_processes.py")
@@ -56,4 +56,10 @@ def test_processes_count_by_their_targets(together: Path, name: str, tmp_path: P
     found = load_file(together / f"{name}.safetensors")
     assert found.keys() == expected.keys()
     for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_processes_of_a_loop_count_by_their_targets(together: Path) -> None:
+    found = load_file(together / "a loop.safetensors")
+    for key, value in by_loop().items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)

@@ -17,7 +17,7 @@ from models import rows_for, same_bits
 from quick import make_quick
 from rankwright.core.method import Method
 from trainers import adapter, build_trainer
-from uneven import TOGETHER, together
+from uneven import TOGETHER, by_loop, together
 
 torch.set_num_threads(1)
 
@@ -80,6 +80,13 @@ def uneven(folder: Path) -> None:
             save_file(trained, folder / f"{name}.safetensors")
 
 
+def uneven_loop(folder: Path) -> None:
+    """The same of a loop of one's own, two micro-batches on each process."""
+    trained = by_loop(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    if torch.distributed.get_rank() == 0:
+        save_file(trained, folder / "a loop.safetensors")
+
+
 def main(folder: Path) -> None:
     """All of it."""
     make_quick(pytest.MonkeyPatch())
@@ -89,6 +96,7 @@ def main(folder: Path) -> None:
             resumed(method_named(name), kind, folder)
     resumed(Guest(r=2), "llama", folder)
     uneven(folder)
+    uneven_loop(folder)
     torch.distributed.destroy_process_group()
 
 

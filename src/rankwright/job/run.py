@@ -271,7 +271,7 @@ def train(
     Raises:
         MethodError: The description cannot be carried out; nothing was trained.
         TaskError: The data is not what the task declares.
-        TrainingError: Training failed; the message names the newest checkpoint.
+        TrainingError: Training failed; the message names the last good checkpoint.
     """
     started = time.perf_counter()
     job = set_up(
