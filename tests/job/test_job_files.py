@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,32 @@ def test_what_json_does_not_have_is_null(tmp_path: Path, number: float) -> None:
     write_json(path, {"a": [number, 1.0], "b": {"c": (number,)}})
     values = json.loads(path.read_text("utf-8"), parse_constant=pytest.fail)
     assert values == {"a": [None, 1.0], "b": {"c": [None]}}
+
+
+def killed_in(code: str) -> None:
+    """Run Python code in a process of its own that kills itself in it."""
+    code = (
+        f"import os, signal\nfrom pathlib import Path\n{code}\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_the_next_writer_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path, other = tmp_path / "data[1].json", tmp_path / "other.json"
+    for each in (path, other):
+        killed_in(
+            "from rankwright.job.files import replacing\n"
+            f"with replacing(Path({str(each)!r})) as file:\n"
+            "    file.write_text('half')"
+        )
+    assert len(list(tmp_path.iterdir())) == 2
+    with replacing(path) as living:
+        living.write_text("mine")
+        assert len(list(tmp_path.iterdir())) == 2  # the other file's, and this
+        write_json(path, [1])
+        assert living.exists()
+    assert path.read_text("utf-8") == "mine"
+    write_json(other, [])
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, other.name}

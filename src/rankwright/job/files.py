@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rankwright.core.locks import acquire, remove_unheld, unique_name
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path`, flushed to disk, if nothing is raised.
+
+    What a process that was killed has left of the same file is deleted.
 
     Args:
         path: The file; folders on the way to it are made.
@@ -23,14 +27,18 @@ def replacing(path: Path) -> Iterator[Path]:
         Where to write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.saving")
+    remove_unheld(path.parent.glob(f".{glob.escape(path.name)}.*.saving"))
+    lock = None
+    while lock is None:  # until nobody takes it for a leftover before it is held
+        temporary = path.with_name(f".{path.name}.{unique_name()}.saving")
+        lock = acquire(temporary)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -166,14 +166,30 @@ def staging(folder: Path, step: int) -> Iterator[Path]:
 
 def publish(source: Path, target: Path) -> None:
     """Rename `source` to `target` in one step; an older `target` is gone afterwards."""
+    recover(target)
     replaced = None
     if target.exists():
-        replaced = target.with_name(f"{_STAGING}old-{target.name}")
+        replaced = _replaced(target)
         target.rename(replaced)
     source.rename(target)
     _flush(target.parent)
     if replaced is not None:
         shutil.rmtree(replaced)
+
+
+def recover(target: Path) -> None:
+    """Put back, or delete, the older folder that a process killed in `publish` had set aside."""
+    replaced = _replaced(target)
+    if not replaced.exists():
+        return
+    if target.exists():
+        shutil.rmtree(replaced)
+    else:
+        replaced.rename(target)
+
+
+def _replaced(target: Path) -> Path:
+    return target.with_name(f"{_STAGING}old-{target.name}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import shutil
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from rankwright.core.forward import evaluating
-from rankwright.training.checkpoint import publish
+from rankwright.core.locks import acquire, remove_folders, unique_name
+from rankwright.training.checkpoint import publish, recover
 
 PROBE_TOKENS = 32
 PROBE_CHOICES = 2
@@ -148,24 +150,51 @@ def _random_tokens(config: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
 def staged(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its name if all goes well, and else is gone.
 
+    One process at a time writes to `path`; what one that was killed has left there is deleted.
+
     Args:
         path: The folder to be; its parents are made.
         overwrite: Replace a model that is there.
 
     Raises:
-        ExportError: Something is in the way.
+        ExportError: Something is in the way, or another process is writing there.
     """
-    target = Path(path).resolve()
+    target = Path(path).expanduser().resolve()
     _check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.writing-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = target.with_name(f".{target.name}.writing-{unique_name()}")
+    with _held(target):
+        _check_target(target, overwrite)  # another process may have been through meanwhile
+        temporary.mkdir()
+        try:
+            yield temporary
+            if not overwrite:  # where the file system has no locks, too
+                _check_target(target, overwrite)
+            publish(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(target: Path) -> Iterator[None]:
+    """Hold a folder to be against other exports, and clear away what dead ones have left."""
     try:
-        yield temporary
-        publish(temporary, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = acquire(target.with_name(f".{target.name}.lock"))
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {target}: {error.strerror} ({error.filename}); name another folder"
+        ) from error
+    if lock is None:
+        raise ExportError(
+            f"another process is writing {target}; wait for its end, or name another folder"
+        )
+    try:
+        if lock.sure:
+            remove_folders(target.parent.glob(f".{glob.escape(target.name)}.writing-*"))
+            recover(target)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
