@@ -130,7 +130,7 @@ def name_of(model: nn.Module, getter: str) -> str | None:
     """Full name of the module that a method such as `get_output_embeddings` gives."""
     try:
         wanted = getattr(model, getter)()
-    except (AttributeError, NotImplementedError):  # images and sounds have no words
+    except (AttributeError, NotImplementedError):  # image and audio models
         return None
     return next((name for name, module in model.named_modules() if module is wanted), None)
 
