@@ -40,8 +40,8 @@ def check_experts(
     if wrapped and unable:
         raise MethodError(
             f"{method} does not work on {next(iter(wrapped))}, which is a parameter of "
-            f"{type(model).__name__} and no linear layer ({', '.join(unable)} cannot change it); "
-            f"{advice(model)}"
+            f"{type(model).__name__} and no linear layer: {' and '.join(unable)} cannot work on "
+            f"it; {advice(model)}"
         )
 
 
