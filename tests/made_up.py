@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rankwright.job.head import Head
 from rankwright.study.examples import Examples
 from rankwright.study.folder import StudyFolder
 from rankwright.study.records import (
@@ -205,6 +206,7 @@ def _run(folder: StudyFolder, task: TaskRecord, label: str, seed: int, rows: int
         else None,
         constant=_constant(task, examples),
         alike=examples.alike,
+        head=_head(task),
         hyperparameters={"r": 8, "lora_alpha": 16},
         options={"learning_rate": 5e-4, "seed": seed},
         data_sha256=task.data_sha256,
@@ -215,6 +217,14 @@ def _run(folder: StudyFolder, task: TaskRecord, label: str, seed: int, rows: int
     )  # fmt: skip
     examples.save(folder.examples_file(record.name))
     record.save(folder.record(record.name))
+
+
+def _head(task: TaskRecord) -> Head:
+    if task.task == "e2e":
+        return Head("AutoModelForCausalLM", {})
+    names = {0: "entailment", 1: "not_entailment"}
+    labels = {"num_labels": 2, "id2label": names, "label2id": {n: i for i, n in names.items()}}
+    return Head("AutoModelForSequenceClassification", labels)
 
 
 def _constant(task: TaskRecord, examples: Examples) -> Constant | None:

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 import made_up
 import raw_files
 from rankwright.core.errors import MethodError
+from rankwright.job.card import loading_section
 from rankwright.study.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.folder import StudyFolder
 from rankwright.study.records import RunRecord, StudyRecord, TaskRecord
@@ -367,6 +368,30 @@ def test_the_card_of_the_best_method(small: StudyFolder) -> None:
     assert str(small.path) not in text
     assert "| seed | 0 |" in text
     assert "| learning_rate | 0.0005 |" in text
+
+
+def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
+    """As the adapter's own README has them; a study of before they were noted says what lacks."""
+    found = figures(small)
+    run, text = model_card(found)
+    assert run.head is not None
+    assert loading_section(run.head, "sentence-transformers/all-MiniLM-L6-v2") in text
+    assert text.count("    num_labels=2,\n") == 2
+    assert text.count("    id2label={0: 'entailment', 1: 'not_entailment'},\n") == 2
+    for record in small.records():
+        dataclasses.replace(record, head=None).save(small.record(record.name))
+    _, old = model_card(figures(small))
+    assert "num_labels=" not in old
+    assert "needs `num_labels` too" in old
+
+
+def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: StudyFolder) -> None:
+    for record in small.records():
+        kind = "multiple_choice"
+        dataclasses.replace(record, head=None, kind=kind).save(small.record(record.name))
+    _, text = model_card(figures(small))
+    assert "AutoModelForCausalLM.from_pretrained" in text
+    assert "AutoModelForMultipleChoice" not in text
 
 
 def test_a_card_is_asked_for_by_task_method_and_seed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,20 @@ import torch
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
-from rankwright.job.card import write_card
+from rankwright.job.card import Facts, write_card
 from rankwright.job.files import json_text, write_json
 from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
 from rankwright.job.load import load_tokenizer
 from rankwright.job.paths import expanded
 from rankwright.training import export
+
+NOTES = {
+    "adapter": "",
+    "lora": "This is a plain LoRA that the adapter was exported as. The figures below are those of "
+    "the adapter as it was trained.",
+}
+"""What the README of an export says beside what is known of the run."""
 
 
 def evaluate(
@@ -46,10 +54,11 @@ def evaluate(
         if value is not None and value < 1:
             raise MethodError(f"{name} {value}: expected at least 1")
     prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
-    everything = f"all {len(prepared.dataset(split)):,} {split} rows are reported on"
-    for text in (*prepared.notices, prepared.limit_notice(split, rows) or everything):
+    for text in prepared.notices:
         notify(text)
     model = load_adapted(folder, prepared)
+    everything = f"all {len(prepared.dataset(split)):,} {split} rows are reported on"
+    notify(prepared.limit_notice(split, rows) or everything)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)
     for name, metric in metrics.items():
@@ -95,7 +104,8 @@ def export_run(
 
     def describe(written: Path) -> None:
         tokenizer.save_pretrained(written)
-        write_card(written, model, read_whole(folder.head, Head.load))
+        head = read_whole(folder.head, Head.load)
+        write_card(written, model, head, Facts.of_run(folder, _result(folder)), NOTES[kind])
 
     if kind == "lora":
         report = export.export_lora(model, target, rank, finish=describe, **options)
@@ -105,3 +115,8 @@ def export_run(
         report = export.export_adapter(model, target, finish=describe, **options)
     print(report)
     return 0
+
+
+def _result(folder: RunFolder) -> dict[str, Any]:
+    """What a finished run has in `result.json`."""
+    return read_whole(folder.result, lambda path: dict(json.loads(path.read_text("utf-8"))))

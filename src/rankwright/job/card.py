@@ -1,4 +1,4 @@
-"""The README of an adapter's folder: how to load the adapter, in calls that run as they stand.
+"""The README of an adapter: what it is, calls that load it as they stand, how good, how trained.
 
 The loader inside transformers reads nothing about the head from such a folder: it takes the number
 of labels and their names as arguments, or in a config. A `config.json` beside the adapter would not
@@ -8,36 +8,258 @@ model, with the labels in it, lies in a subfolder that the calls name.
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 
+from rankwright.core.describe import described, registered_name
+from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
+from rankwright.job.paths import MINILM
 
 README = "README.md"
 CONFIG_FOLDER = "base_config"
 ADAPTER = 'adapter = "."  # this folder, or its name on the hub'
 NAMES_SHOWN = 20
 """Up to so many labels are arguments in the calls; more are taken from `CONFIG_FOLDER`."""
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForCausalLM": "text-generation",
+}
+"""Class that loads a model -> what the hub calls its task."""
+# Options that may be places on the machine that trained, or that have a line of their own.
+HIDDEN = frozenset(
+    {"model", "task", "data", "validation_data", "test_data", "held_out_data", "output", "seed"}
+    | {"steps"}
+)
 
 
-def write_card(folder: Path, model: PeftModel, head: Head) -> None:
+@dataclass(frozen=True)
+class Score:
+    """A metric of one split.
+
+    Attributes:
+        split: "validation" or "test".
+        metric: Its name.
+        rows: Number of rows; None where it is not known.
+        before: Before training; None where it was not measured.
+        after: After training.
+    """
+
+    split: str
+    metric: str
+    rows: int | None
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says of one run.
+
+    Attributes:
+        name: Name of the adapter.
+        base: The base model, without the folders of a machine.
+        method: Registered name of the method.
+        label: The method with the parts that are plugged onto it.
+        summary: What the method does, in one line.
+        reference: Its paper.
+        task: The task.
+        scores: The metrics; the first is the one to judge by.
+        settings: Fields of the method and options of the run; those of `HIDDEN` are not shown.
+        details: More of how it was trained, in words, by name: cost, versions.
+    """
+
+    name: str
+    base: str
+    method: str
+    label: str
+    summary: str
+    reference: str
+    task: str
+    scores: Sequence[Score]
+    settings: Mapping[str, Any]
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, result: Mapping[str, Any]) -> Facts:
+        """What a run leaves tells of it.
+
+        Args:
+            folder: The run's folder, with `data.json`.
+            result: A `RunResult` as a dictionary.
+        """
+        method, config = folder.method, folder.config
+        return cls(
+            name=f"{method.label}-{result['task'].replace('/', '-')}-{config.seed}",
+            base=model_name(config.model),
+            method=registered_name(type(method)),
+            label=method.label,
+            summary=method.summary,
+            reference=method.reference,
+            task=result["task"],
+            scores=_scores(folder, result),
+            settings={**described(method), **config.as_dict()},
+            details=_details(folder, result),
+        )
+
+
+def write_card(folder: Path, model: PeftModel, head: Head, facts: Facts, note: str = "") -> None:
     """Write `README.md`, and the base model's config where the head needs arguments.
 
     Args:
         folder: The adapter's folder; PEFT's blank README is replaced.
         model: The adapted model.
         head: What its base model was loaded with.
+        facts: The run.
+        note: A sentence on what is in the folder, where it is not the adapter as trained.
     """
     base = model.get_base_model()
     if head.model_kwargs:
         base.config.save_pretrained(folder / CONFIG_FOLDER)
-    lines = ["# Adapter", "", *loading_section(head, base.name_or_path)]
-    (folder / README).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sections = [
+        front_matter(facts, head),
+        f"# {facts.label} on {facts.task}",
+        introduction(facts),
+        *([note] if note else []),
+        loading_section(head, base.name_or_path),
+        _results_section(facts),
+        training_section(facts),
+    ]
+    (folder / README).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def loading_section(head: Head, base: str) -> list[str]:
-    """The lines of a Markdown section that loads an adapter with PEFT and with transformers.
+def front_matter(facts: Facts, head: Head) -> str:
+    """The metadata that the hub reads, as a YAML block."""
+    pipeline = PIPELINES.get(head.auto_class)
+    first = next(iter(facts.scores), None)
+    results: dict[str, Any] = {}
+    if first is not None and pipeline is not None and math.isfinite(first.after):
+        result = EvalResult(
+            task_type=pipeline,
+            dataset_type=facts.task,
+            dataset_name=facts.task,
+            dataset_split=first.split,
+            metric_type=first.metric,
+            metric_value=first.after,
+        )
+        results = {"model_name": facts.name, "eval_results": [result]}
+    data = ModelCardData(
+        base_model=facts.base,
+        library_name="peft",
+        pipeline_tag=pipeline,
+        tags=["rankwright", facts.method],
+        metrics=list(dict.fromkeys(score.metric for score in facts.scores)) or None,
+        **results,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def introduction(facts: Facts) -> str:
+    """What the adapter is, in a sentence or two."""
+    return (
+        f"An adapter of {facts.base}, trained with rankwright: {facts.summary} "
+        f"({facts.reference}). It loads with `peft`; rankwright is not needed."
+    )
+
+
+def training_section(facts: Facts) -> str:
+    """How the adapter was trained, as a table."""
+    settings = {
+        name: parameter(value)
+        for name, value in sorted(facts.settings.items())
+        if name not in HIDDEN and value not in (None, {}, [])
+    }
+    rows = [f"| {name} | {cell(text)} |" for name, text in {**settings, **facts.details}.items()]
+    return "\n".join(["## Training", "", "| | |", "| --- | --- |", *rows])
+
+
+def _results_section(facts: Facts) -> str:
+    header = ["| | rows | before training | after |", "| --- | ---: | ---: | ---: |"]
+    rows = [
+        f"| {score.split} {cell(score.metric)} | {_number(score.rows, ',')} | "
+        f"{_number(score.before, '.4f')} | {score.after:.4f} |"
+        for score in facts.scores
+    ]
+    before = "Before training the adapter changes nothing; a new head is random."
+    return "\n".join(["## Results", "", *header, *rows, "", before])
+
+
+def _scores(folder: RunFolder, result: Mapping[str, Any]) -> list[Score]:
+    """The metrics of a run, the primary one first."""
+    splits: dict[str, Any] = {}
+    if folder.data.is_file():
+        splits = read_whole(folder.data, lambda path: dict(json.loads(path.read_text("utf-8"))))
+    scores = []
+    for split, before, after in (
+        ("validation", result["before"], result["after"]),
+        ("test", {}, result.get("test", {})),
+    ):
+        rows = splits.get(split, {}).get("rows")
+        reported = rows and min(rows, folder.config.eval_rows or rows)
+        scores += [
+            Score(split, name, reported, before.get(name), math.nan if value is None else value)
+            for name, value in after.items()
+        ]
+    return sorted(scores, key=lambda score: score.metric != result["primary_metric"])
+
+
+def _details(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
+    cost = result["cost"]
+    return {
+        "seed": str(folder.config.seed),
+        "training rows": f"{result['train_rows']:,}",
+        "steps, passes": f"{cost['steps']:,}, {cost['passes']:,g}",
+        "trainable, stored parameters": (
+            f"{cost['trainable_parameters']:,}, {cost['stored_parameters']:,}"
+        ),
+        "time of training, of a step": (
+            f"{cost['training_seconds']:.3g} s, {cost['median_step_seconds']:.3g} s"
+        ),
+        "peak memory": f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        "versions": versions_text(result["versions"]),
+    }
+
+
+def versions_text(versions: Mapping[str, str]) -> str:
+    """`python 3.11.7, torch 2.13.0`."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def model_name(model: str) -> str:
+    """A name on the hub as it is; of a folder, which is of one machine, the last part."""
+    if model == MINILM:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    path = Path(model)  # a name on the hub has one slash at most, and begins with neither . nor ~
+    is_folder = model.startswith((".", "~", "/")) or model.count("/") > 1 or path.exists()
+    return path.name if is_folder else model
+
+
+def parameter(value: object) -> str:
+    """A hyperparameter: floats to three digits."""
+    if value is None:
+        return "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def cell(text: str) -> str:
+    """The text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def loading_section(head: Head, base: str) -> str:
+    """A Markdown section that loads an adapter with PEFT and with transformers.
 
     Args:
         head: What the base model was loaded with.
@@ -52,7 +274,7 @@ def loading_section(head: Head, base: str) -> list[str]:
     if head.replaces:
         arguments.append("ignore_mismatched_sizes=True")
     imports = f"from transformers import {', '.join(names)}"
-    return [
+    lines = [
         "## Loading",
         "",
         "With PEFT:",
@@ -78,6 +300,7 @@ def loading_section(head: Head, base: str) -> list[str]:
         "",
         "The tokenizer is in the folder: `AutoTokenizer.from_pretrained(adapter)`.",
     ]
+    return "\n".join(lines)
 
 
 def _call(name: str, auto_class: str, first: str, arguments: list[str]) -> list[str]:

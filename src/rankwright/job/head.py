@@ -26,6 +26,12 @@ class Head:
     model_kwargs: dict[str, Any]
     replaces: bool = field(default=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Take keys out of JSON, which has no whole numbers for them, for what they are."""
+        if "id2label" in self.model_kwargs:
+            names = self.model_kwargs["id2label"].items()
+            self.model_kwargs["id2label"] = {int(index): name for index, name in names}
+
     @classmethod
     def of(cls, prepared: PreparedTask, *, replaces: bool = False) -> Head:
         """The head that a task wants."""
@@ -34,11 +40,7 @@ class Head:
     @classmethod
     def load(cls, path: Path) -> Head:
         """Read the JSON file."""
-        head = cls(**json.loads(path.read_text("utf-8")))
-        if "id2label" in head.model_kwargs:  # JSON has no whole numbers for keys
-            names = head.model_kwargs["id2label"].items()
-            head.model_kwargs["id2label"] = {int(index): name for index, name in names}
-        return head
+        return cls(**json.loads(path.read_text("utf-8")))
 
     def save(self, path: Path) -> None:
         """Write the JSON file whole or not at all."""

@@ -30,7 +30,7 @@ from rankwright.job.arguments import (
     steps_of,
     training_arguments,
 )
-from rankwright.job.card import write_card
+from rankwright.job.card import Facts, write_card
 from rankwright.job.config import TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.files import write_json
@@ -141,15 +141,20 @@ class Job:
         self.trainer.train(resume_from_checkpoint=None if self.start is None else str(self.start))
         return not self.trainer.interrupted
 
-    def save_adapter(self) -> None:
+    @property
+    def head(self) -> Head:
+        """What the base model was loaded with."""
+        return Head.of(self.prepared, replaces=self.replaces_head)
+
+    def save_adapter(self, result: RunResult) -> None:
         """Write adapter, tokenizer and README, whole or not at all; before them, the head."""
-        head = Head.of(self.prepared, replaces=self.replaces_head)
-        head.save(self.folder.head)
+        self.head.save(self.folder.head)
         temporary = self.folder.path / ".saving-adapter"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
         save_adapter(self.model, temporary)
         self.prepared.tokenizer.save_pretrained(temporary)
-        write_card(temporary, self.model, head)
+        facts = Facts.of_run(self.folder, asdict(result))
+        write_card(temporary, self.model, self.head, facts)
         checkpoint.publish(temporary, self.folder.adapter)
 
     def release(self) -> None:
@@ -314,7 +319,7 @@ def _carried_out(job: Job, clock: _Clock) -> RunResult:
         evaluation_seconds=evaluation_seconds(job.trainer.state.log_history),
     )
     if finished and job.trainer.is_world_process_zero():
-        job.save_adapter()
+        job.save_adapter(result)
         job.folder.finish(job.trainer.state.log_history, asdict(result))
         drop_replaced(job.folder)
     return result

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rankwright.core.errors import MethodError
+from rankwright.job.head import Head
 from rankwright.study.json_record import Record
 from rankwright.study.names import run_name
 from rankwright.tasks.constant import Constant
@@ -286,6 +287,7 @@ class RunRecord(Record):
             on the reported rows; None where a task has no such answer, or it was not noted yet.
         alike: Whether every reported row got one and the same answer; None where that was not noted
             yet.
+        head: What its base model is loaded with; None where that was not noted yet.
         hyperparameters: Every field of the method, after tuning.
         options: Every field of `TrainConfig` that differs from its default.
         data_sha256: Digest of the rows by split.
@@ -312,6 +314,7 @@ class RunRecord(Record):
     forgetting: ForgettingRecord | None = None
     constant: Constant | None = None
     alike: bool | None = None
+    head: Head | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     data_sha256: dict[str, str] = field(default_factory=dict)

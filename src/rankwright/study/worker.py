@@ -137,19 +137,20 @@ class Worker:
                 "training, of which no mean can be taken: the model has diverged; a smaller "
                 "learning rate may help"
             )
-        if self.request.keep_adapter:
-            job.save_adapter()
         rows = examples(job, outcomes, self.request.reported_split)
         rows.save(study.examples_file(name))
         forgotten = held.record(known) if held and known else None
         record = self._record(job, before, after, forgotten)
         record = replace(record, constant=constant(job.prepared, outcomes), alike=rows.alike)
+        result = self._result(job, record)
+        if self.request.keep_adapter:
+            job.save_adapter(result)
         record.save(study.record(name))
         study.failure(name).unlink(missing_ok=True)
         written = (study.record(name), study.examples_file(name))
         self.folder.finish(
             job.trainer.state.log_history,
-            asdict(self._result(job, record)),
+            asdict(result),
             records=file_entries(study.path, written),
         )
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
@@ -265,6 +266,7 @@ class Worker:
             cost=CostRecord(**job.trainer.cost().as_dict(), total_seconds=self.seconds),
             curve=curve(job, *on_curve),
             curve_metric=job.prepared.training_metric.name,
+            head=job.head,
             forgetting=forgetting,
             hyperparameters=described(method),
             options={k: v for k, v in config.as_dict().items() if k not in own},

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from rankwright.core.errors import MethodError
+from rankwright.job.card import (
+    Facts,
+    Score,
+    front_matter,
+    introduction,
+    loading_section,
+    model_name,
+    training_section,
+    versions_text,
+)
+from rankwright.job.head import Head
 from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures
 from rankwright.study.records import RunRecord
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
 
-# The hub's name of each kind of task, and the class of transformers that loads its models.
-KINDS = {
-    "sequence_classification": ("text-classification", "AutoModelForSequenceClassification"),
-    "multi_label": ("text-classification", "AutoModelForSequenceClassification"),
-    "regression": ("text-classification", "AutoModelForSequenceClassification"),
-    "token_classification": ("token-classification", "AutoModelForTokenClassification"),
-    "causal_lm": ("text-generation", "AutoModelForCausalLM"),
-    "multiple_choice": ("multiple-choice", "AutoModelForMultipleChoice"),
+# The class that loads the models of a kind of task, where a run has not noted it.
+CLASSES = {
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "multi_label": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "multiple_choice": "AutoModelForCausalLM",
 }
-# Options that may be places on the machine that trained, or that have a line of their own.
-HIDDEN = (
-    "model", "task", "data", "validation_data", "test_data", "held_out_data", "output", "seed",
-    "steps",
-)  # fmt: skip
+NO_LABELS = (
+    "Each `from_pretrained` of a transformers class needs `num_labels` too, as many as it was "
+    "trained with."
+)
 
 
 def model_card(
@@ -51,50 +57,54 @@ def model_card(
     of_task = _chosen_task(figures, task)
     of_method = _chosen_method(of_task, method)
     run = _chosen_run(of_method, seed)
-    settings = {**run.hyperparameters, **run.options}
     template = environment(autoescape=False).get_template("card.md.j2")
-    body = template.render(
+    results = template.render(
         study=figures.study,
         failures=figures.failures,
         task=of_task,
         method=of_method,
         run=run,
-        settings={k: v for k, v in settings.items() if k not in HIDDEN and v not in (None, {})},
-        base=_model_name(run.model),
-        auto_class=KINDS[run.kind][1],
         words=words,
     )
-    card = ModelCard(f"---\n{_metadata(run).to_yaml()}\n---\n\n{body}")
-    return run, str(card)
+    head, facts = run.head or Head(CLASSES[run.kind], {}), _facts(run, of_method, of_task)
+    unknown = run.head is None and "Classification" in head.auto_class
+    sections = [
+        front_matter(facts, head),
+        f"# {run.label} on {run.task}",
+        introduction(facts),
+        loading_section(head, facts.base),
+        *([NO_LABELS] if unknown else []),
+        results.strip(),
+        training_section(facts),
+    ]
+    return run, "\n\n".join(sections) + "\n"
 
 
-def _metadata(run: RunRecord) -> ModelCardData:
-    result = EvalResult(
-        task_type=KINDS[run.kind][0],
-        dataset_type=run.task,
-        dataset_name=run.task,
-        dataset_split=run.reported_split,
-        metric_type=run.metric,
-        metric_value=run.value,
+def _facts(run: RunRecord, method: MethodFigures, task: TaskFigures) -> Facts:
+    """What the card says of the run itself."""
+    cost, split = run.cost, run.reported_split
+    score = Score(split, run.metric, words.reported(task), run.before.get(run.metric), run.value)
+    return Facts(
+        name=run.name,
+        base=model_name(run.model),
+        method=run.method,
+        label=run.label,
+        summary=method.method.summary,
+        reference=method.method.reference,
+        task=run.task,
+        scores=[score],
+        settings={**run.hyperparameters, **run.options},
+        details={
+            "seed": str(run.seed),
+            "steps, passes": f"{cost.steps}, {cost.passes:g}",
+            "trainable, stored parameters": (
+                f"{cost.trainable_parameters:,}, {cost.stored_parameters:,}"
+            ),
+            "computed on": run.device,
+            "versions": versions_text(run.versions),
+            **{f"SHA-256 of the {name} rows": f"`{s}`" for name, s in run.data_sha256.items()},
+        },
     )
-    return ModelCardData(
-        model_name=run.name,
-        base_model=_model_name(run.model),
-        library_name="peft",
-        pipeline_tag=KINDS[run.kind][0],
-        tags=["rankwright", run.method],
-        metrics=[run.metric],
-        eval_results=[result],
-    )
-
-
-def _model_name(model: str) -> str:
-    """A name on the hub as it is; of a folder, which is of one machine, the last part."""
-    if model == "minilm":
-        return "sentence-transformers/all-MiniLM-L6-v2"
-    path = Path(model)  # a name on the hub has one slash at most, and begins with neither . nor ~
-    is_folder = model.startswith((".", "~", "/")) or model.count("/") > 1 or path.exists()
-    return path.name if is_folder else model
 
 
 def _chosen_task(figures: StudyFigures, name: str | None) -> TaskFigures:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rankwright.job.card import cell
+
 
 def environment(*, autoescape: bool) -> Environment:
     """The templates of a report: escaped for HTML, as they are for Markdown."""
@@ -28,8 +30,3 @@ def source(templates: Environment, name: str) -> str:
 def glued(text: str) -> str:
     """The text with means that do not break before their interval."""
     return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-
-
-def cell(text: str) -> str:
-    """The text as a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")

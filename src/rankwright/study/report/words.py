@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from rankwright.job.card import parameter as parameter
 from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
 from rankwright.study.records import StudyRecord, TaskRecord
 from rankwright.study.statistics import Estimate, Unit
@@ -77,13 +78,6 @@ def half_width(e: Estimate) -> str:
     return "–" if math.isinf(e.half_width) else f"{e.half_width:.4g}"
 
 
-def parameter(value: object) -> str:
-    """A hyperparameter: floats to three digits."""
-    if value is None:
-        return "none"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def units(figures: StudyFigures) -> str:
     """What differences are in."""
     in_points = all(task.unit.scale == 100 for task in figures.tasks)
@@ -102,9 +96,13 @@ def axis(name: str, unit: Unit, greater_is_better: bool) -> str:
 
 def rows(task: TaskFigures) -> str:
     """What is reported on: `277 validation rows`."""
-    split, limit = task.task.reported_split, task.task.options.get("eval_rows")
-    reported = min(task.task.rows[split], limit or task.task.rows[split])
-    return f"{reported:,} {split} rows"
+    return f"{reported(task):,} {task.task.reported_split} rows"
+
+
+def reported(task: TaskFigures) -> int:
+    """How many rows are reported on."""
+    rows, limit = task.task.rows[task.task.reported_split], task.task.options.get("eval_rows")
+    return int(min(rows, limit or rows))
 
 
 def notices(task: TaskFigures) -> str:
