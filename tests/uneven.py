@@ -185,3 +185,21 @@ def by_loop(rank: int = 0, processes: int = 1) -> dict[str, Tensor]:
     rows = kind.rows()[rank::processes]
     run.train_step(*(batch([row]) for row in rows))
     return adapter(model)
+
+
+EVALUATED = ("classes", "token classes", "causal", "numbers")
+
+
+def evaluated(name: str, output: Path, size: int) -> float:
+    """The loss of an evaluation of a kind's rows without the one that has no target."""
+    rows = [row for n, row in enumerate(KINDS[name].rows()) if COUNTS[n]]
+    method = LoRA(r=2, lora_alpha=4)
+    trainer = Trainer(
+        method.apply(KINDS[name].build()),
+        arguments(output, per_device_eval_batch_size=size),
+        eval_dataset=rows + rows[:1],
+        method=method,
+    )
+    trainer.remove_callback(PrinterCallback)
+    loss: float = trainer.evaluate()["eval_loss"]
+    return loss

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from method_table import IN_TURN, method_named
 from trainers import adapter, build_trainer
-from uneven import COUNTS, TOGETHER, by_loop
+from uneven import COUNTS, EVALUATED, TOGETHER, by_loop, evaluated
 from uneven import together as one_step
 
 WORKER = Path(__file__).with_name("two_processes.py")
@@ -63,3 +63,10 @@ def test_processes_of_a_loop_count_by_their_targets(together: Path) -> None:
     found = load_file(together / "a loop.safetensors")
     for key, value in by_loop().items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_the_loss_of_an_evaluation_is_that_of_one_process(together: Path, tmp_path: Path) -> None:
+    """The Trainer multiplies those of models that do not divide by the number of targets."""
+    found = load_file(together / "evaluation.safetensors")
+    for name in EVALUATED:
+        assert float(found[name]) == pytest.approx(evaluated(name, tmp_path, 4), rel=1e-5), name

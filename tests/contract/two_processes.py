@@ -17,7 +17,7 @@ from models import rows_for, same_bits
 from quick import make_quick
 from rankwright.core.method import Method
 from trainers import adapter, build_trainer
-from uneven import TOGETHER, by_loop, together
+from uneven import EVALUATED, TOGETHER, by_loop, evaluated, together
 
 torch.set_num_threads(1)
 
@@ -87,6 +87,13 @@ def uneven_loop(folder: Path) -> None:
         save_file(trained, folder / "a loop.safetensors")
 
 
+def evaluation(folder: Path) -> None:
+    """One batch, of two rows on each process."""
+    losses = {name: torch.tensor(evaluated(name, folder / "run", 2)) for name in EVALUATED}
+    if torch.distributed.get_rank() == 0:
+        save_file(losses, folder / "evaluation.safetensors")
+
+
 def main(folder: Path) -> None:
     """All of it."""
     make_quick(pytest.MonkeyPatch())
@@ -97,6 +104,7 @@ def main(folder: Path) -> None:
     resumed(Guest(r=2), "llama", folder)
     uneven(folder)
     uneven_loop(folder)
+    evaluation(folder)
     torch.distributed.destroy_process_group()
 
 
