@@ -95,7 +95,7 @@ def main() -> None:
         model, args, train_dataset=rows(), processing_class=tokenizer, method=method
     )
     trainer.train()
-    model.save_pretrained(options.output)
+    trainer.save_model(options.output)
     print(f"a plain PEFT adapter is in {options.output}")
 
 

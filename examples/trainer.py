@@ -53,7 +53,7 @@ def main() -> None:
     model = method.apply(small_model())  # 2
     trainer = Trainer(model, args, train_dataset=rows, method=method)  # 3: import and method=
     trainer.train()
-    model.save_pretrained(options.output)
+    trainer.save_model(options.output)
     print(trainer.cost())
     print(f"a plain PEFT adapter is in {options.output}")
 
