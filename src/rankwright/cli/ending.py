@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rankwright.cli.arguments import UsageError
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.errors import FieldError, MethodError, TrainingError
 from rankwright.tasks.errors import TaskError
 
 SIGNALLED = 128
@@ -34,6 +34,9 @@ def ending(command: str) -> Iterator[Ending]:
         end.status = 2
     except BrokenPipeError:  # of `rankwright methods | head`; main ends it
         raise
+    except FieldError as error:
+        say(f"rankwright {command}: {_with_option(error, command)}")
+        end.status = 1
     except (MethodError, TaskError, TrainingError, OSError) as error:  # a disk that is full, say
         say(f"rankwright {command}: {error}")
         end.status = 1
@@ -42,6 +45,30 @@ def ending(command: str) -> Iterator[Ending]:
         end.status = SIGNALLED + signal.SIGINT
     except SystemExit as leaving:  # argparse, after --help or a wrong option
         end.status = int(leaving.code or 0)
+
+
+def _with_option(error: FieldError, command: str) -> str:
+    """The message, in which the field is the option that sets it."""
+    option = None
+    if error.owner in ("TrainConfig", "StudyConfig"):
+        option = "--" + error.name.replace("_", "-")
+    elif command == "train":
+        option = _option_of(error)
+    return str(error) if option is None else str(error).replace(error.place, option, 1)
+
+
+def _option_of(error: FieldError) -> str | None:
+    """The option of `train` that sets a field of a method or part; None if there is none."""
+    from rankwright.core.catalogue import SLOTS, parts  # they import torch, as the owner did
+    from rankwright.core.registry import available
+
+    if error.owner in {cls.__name__ for cls in available().values()}:
+        return f"--method.{error.name}"
+    for slot in SLOTS:
+        for name, cls in parts(slot).items():
+            if cls.__name__ == error.owner:
+                return f"--{slot}.{name}.{error.name}"
+    return None
 
 
 def say(text: str) -> None:

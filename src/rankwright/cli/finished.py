@@ -13,7 +13,7 @@ import torch
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
-from rankwright.job.files import json_text, write_json
+from rankwright.job.files import check_output, json_text, write_json
 from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
 from rankwright.job.load import load_tokenizer
@@ -53,6 +53,8 @@ def evaluate(
     for name, value in (("--batch-size", batch_size), ("--rows", rows)):
         if value is not None and value < 1:
             raise MethodError(f"{name} {value}: expected at least 1")
+    if output is not None:
+        check_output(expanded(output))
     prepared = folder.config.make_task().prepare(load_tokenizer(folder.config.model))
     for text in prepared.notices:
         notify(text)

@@ -20,6 +20,7 @@ from rankwright.cli.arguments import (
     UsageError,
     as_arguments,
     check_names,
+    check_nulls,
     gathered,
     normalise,
     one_line,
@@ -78,6 +79,7 @@ def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) 
     known = {*types, "config", *STARTS, *NAMED, *(f"{name}.name" for name in NAMED)}
     check_names(filter(_is_of_the_run, config), known, f"{path}: ")
     check_names(filter(_is_of_the_run, _flags(arguments)), known, "")
+    check_nulls(config, types, f"{path}: ")
     given = as_arguments({name: value for name, value in config.items() if name in types})
     given += with_values(list(_of_these(arguments, types)), types)
     parser = Parser(exit_on_error=False, allow_abbrev=False)

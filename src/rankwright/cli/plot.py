@@ -9,6 +9,7 @@ from rankwright.cli.drawing import draw
 from rankwright.cli.run_log import RunLog
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder
+from rankwright.job.files import check_output
 from rankwright.job.paths import expanded
 
 
@@ -24,6 +25,7 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
     folder = RunFolder.read(run, check=not edited)
     log = _chosen(RunLog.of(folder), only)
     target = expanded(output) if output else folder.path / "plot.png"
+    check_output(target)
     figure = draw(log)
     try:
         figure.savefig(target)

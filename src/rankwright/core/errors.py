@@ -23,7 +23,12 @@ class FieldError(MethodError):
         self.owner, self.name, self.value, self.expected = owner, name, value, expected
 
     def __str__(self) -> str:
-        return f"{self.owner}.{self.name} = {self.value!r}: expected {self.expected}"
+        return f"{self.place} = {self.value!r}: expected {self.expected}"
+
+    @property
+    def place(self) -> str:
+        """The field, as the message names it."""
+        return f"{self.owner}.{self.name}"
 
 
 class TrainingError(RuntimeError):

@@ -7,10 +7,12 @@ import glob
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rankwright.core.errors import MethodError
 from rankwright.core.locks import acquire, remove_unheld, unique_name
 
 
@@ -45,6 +47,35 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def telling_output(path: Path) -> Iterator[None]:
+    """Say of a place that cannot be written to that `--output` is what to change.
+
+    Raises:
+        MethodError: Making or opening a file within failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        above = next((p for p in (path, *path.parents) if p.is_file()), None)
+        reason = error.strerror if above is None else f"{above} is a file, not a folder"
+        raise MethodError(f"cannot write to {path}: {reason}; choose another --output") from error
+
+
+def check_output(path: Path) -> None:
+    """Refuse, before anything is computed for it, a file that could not be written.
+
+    Raises:
+        MethodError: It is a folder, lies under a file, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise MethodError(f"cannot write to {path}: it is a folder; choose another --output")
+    with telling_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def write_text(path: Path, text: str) -> None:

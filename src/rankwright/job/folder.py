@@ -17,7 +17,7 @@ import yaml
 import rankwright.methods  # noqa: F401  registers every method
 from rankwright.core.catalogue import SLOTS
 from rankwright.core.describe import build_method, plain, registered_name
-from rankwright.core.errors import MethodError
+from rankwright.core.errors import FieldError, MethodError
 from rankwright.core.method import Method
 from rankwright.core.yamls import NumberDumper, NumberLoader, yaml_problem
 from rankwright.job.config import TrainConfig
@@ -205,7 +205,7 @@ class RunFolder:
             values = with_paths_found(dict(yaml.load(text, Loader=NumberLoader)), folder)
             method = build_method(values.pop("method"), _taken(values))
             return cls(folder, TrainConfig(**values), method)
-        except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (AttributeError, FieldError, KeyError, TypeError, yaml.YAMLError) as error:
             problem = yaml_problem(error)
             raise MethodError(
                 f"{file} does not describe a run ({problem}); expected the file as `rankwright "

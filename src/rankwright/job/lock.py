@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rankwright.core.errors import MethodError
 from rankwright.core.locks import Lock, acquire
+from rankwright.job.files import telling_output
 
 NAME = ".lock"
 
@@ -22,14 +23,14 @@ class FolderLock:
         folder: The folder; it is made if it is not there.
 
     Raises:
-        MethodError: Another process holds it.
+        MethodError: Another process holds it, or it cannot be made or written to.
     """
 
     def __init__(self, folder: Path) -> None:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / NAME
-        lock = acquire(file)
+        with telling_output(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = acquire(folder / NAME)
         if lock is None:
             raise MethodError(f"another process is training into {folder}; choose another --output")
         self.release = weakref.finalize(self, _release, lock, made)

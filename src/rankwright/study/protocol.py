@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rankwright.core.errors import MethodError
+from rankwright.job.files import telling_output
 from rankwright.study.json_record import Record
 
 REQUEST = "request.json"
@@ -118,7 +119,8 @@ def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[boo
     Raises:
         MethodError: Its file system has no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with telling_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
