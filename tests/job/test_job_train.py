@@ -47,6 +47,14 @@ class _Stop(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def losses(folder: RunFolder) -> list[float]:
+    """All losses of the log, and last the mean over the run."""
+    logged = [entry.get("loss", entry.get("train_loss")) for entry in folder.logged()]
+    found = [loss for loss in logged if loss is not None]
+    assert min(found) > 0
+    return found
+
+
 def stopped(config: TrainConfig, method: Method, step: int, how: str = "SIGTERM") -> RunResult:
     def stop(trainer: Trainer) -> TrainerCallback:
         return _Stop(step, how)
@@ -79,6 +87,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert result.after == expected.after
     assert result.before == expected.before
     assert result.cost.passes == expected.cost.passes
+    assert losses(folder) == losses(whole)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +99,13 @@ def test_a_run_stopped_after_its_last_step_makes_no_other(
     config: TrainConfig, method: Method
 ) -> None:
     folder, whole = train(config, method)
-    kept = adapter_bytes(folder.path)
+    kept, logged = adapter_bytes(folder.path), losses(folder)
     folder.result.unlink()  # killed while it was evaluated
     shutil.rmtree(folder.adapter)
     _, result = train(config, method, resume=True)
     assert (result.cost.steps, result.cost.passes) == (8, whole.cost.passes)
     assert adapter_bytes(folder.path) == kept
+    assert losses(folder) == logged
     assert result.after == whole.after
 
 

@@ -40,6 +40,7 @@ def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
         raise MethodError(
             f"train_sampling_strategy={strategy!r}: the phases of {method.label} draw their own "
             f"rows, at random; leave it at 'random' for {name}{_with_random(trainer)}"
+            f"{', or pass a held_out_dataset of your own' if procedure.asks_held_out else ''}"
         )
 
 
