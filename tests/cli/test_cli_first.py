@@ -52,6 +52,39 @@ def test_bad_data_is_refused_without_torch(data: Path) -> None:
     assert f"{data}:23: column 'review' holds ''" in ended.stderr
 
 
+def test_a_study_refuses_bad_data_without_torch(data: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"methods: [lora, dora]\nmodel: m\nlabel_column: grade\nvalidation_share: 0.5\n"
+        f"task:\n- stdlib-docs\n- {{label: mine, data: {data}, text_column: review}}\n"
+    )
+    of_files = ["--methods", "lora", "--seeds", "2", *options(data)]
+    for given in (["--config", str(study)], of_files):
+        ended = subprocess.run(
+            [sys.executable, "-c", ENDS, "compare", *given],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(ended.stdout) == [1, []], ended.stderr
+        assert ended.stderr.startswith("rankwright compare: 2 of 22 rows are bad:\n")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--task", "stdlib-docs,rte", "--methods", "lora"],
+        ["--task", "[3, {label: x}]"],
+        ["--task", "{a: b}"],
+        ["--task", "a: b: ["],
+        ["--methods", "lora"],
+        ["--help"],
+    ],
+)
+def test_other_tasks_of_a_study_are_left_for_later(given: list[str]) -> None:
+    assert rows_first("compare", given) is None
+
+
 def test_rows_are_those_of_the_description(data: Path) -> None:
     rows = rows_first("train", [*options(data), "--skip-bad-rows", "--steps", "3"])
     assert rows is not None

@@ -10,8 +10,10 @@ import dataclasses
 import itertools
 import typing
 from argparse import ArgumentError
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import yaml
 
 from rankwright.cli.arguments import (
     NAMED,
@@ -28,9 +30,10 @@ from rankwright.cli.arguments import (
     read_config,
     with_values,
 )
-from rankwright.job.config import TrainConfig
+from rankwright.job.config import DATA_OPTIONS, TrainConfig
 from rankwright.job.paths import DESCRIPTION, expanded
 from rankwright.job.rows import RunRows
+from rankwright.tasks.sources import Files
 from rankwright.tasks.spec import kinds_in_words
 
 
@@ -38,11 +41,11 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
     """Read and check the rows of a run, from the options of its data.
 
     Args:
-        command: `train` has rows to check.
+        command: `train` and `compare` have rows to check.
         arguments: The command line after it.
 
     Returns:
-        The rows; None where there is nothing to check yet, as for `--help`.
+        The rows of a run; None where there are none yet, as for `--help`, or several runs.
 
     Raises:
         UsageError: An option of the run is unknown, missing or of a wrong type.
@@ -54,14 +57,46 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
     if _asks_for_kinds(arguments):
         print(kinds_in_words())
         raise SystemExit(0)
-    if command != "train" or {"-h", "--help"} & {*arguments}:
+    if {"-h", "--help"} & {*arguments}:
         return None
     arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
+    if command == "compare":
+        for task in _of_tasks(read_config(path)[0], arguments):
+            if isinstance(task.make_task().source, Files):
+                RunRows.read(task)
+        return None
     if expanded(path or "").name == DESCRIPTION:  # of a run that had its data checked when it began
         return None
     config, _ = read_config(path)
     return RunRows.read(TrainConfig(**_parsed(config, arguments, path)))
+
+
+def _of_tasks(config: dict[str, Any], arguments: Sequence[str]) -> Iterator[TrainConfig]:
+    """A description of the data of every task of a study; what else is wrong is found later."""
+    given = peek(arguments, "--task")
+    try:
+        tasks = config.get("task") if given is None else yaml.safe_load(given)
+    except yaml.YAMLError:
+        return
+    every = tasks.split(",") if isinstance(tasks, str) else tasks or [{}]
+    if not isinstance(every, list):
+        return
+    shared = _parsed_data(config, arguments)
+    for task in every:
+        options = {"task": task.strip()} if isinstance(task, str) else task
+        if isinstance(options, dict) and ("task" in options) != ("data" in {**shared, **options}):
+            own = {name: value for name, value in options.items() if name in DATA_OPTIONS}
+            yield TrainConfig(model="of the study", **{**shared, **own})
+
+
+def _parsed_data(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of the data that all tasks of a study share."""
+    types = {name: hint for name, hint in _types().items() if name in DATA_OPTIONS[1:]}
+    given = as_arguments({name: value for name, value in config.items() if name in types})
+    given += with_values(list(_of_these(arguments, types)), types)
+    values = _parse(given, types, {*_types()} - {*types})
+    return {name: values[name] for name in {*_flags(given)}}
 
 
 def _asks_for_kinds(arguments: Sequence[str]) -> bool:
@@ -74,16 +109,25 @@ def _asks_for_kinds(arguments: Sequence[str]) -> bool:
 
 def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) -> dict[str, Any]:
     """The fields of `TrainConfig`; the options of methods and parts are left for later."""
-    hints = typing.get_type_hints(TrainConfig)
-    types = {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
+    types = _types()
     known = {*types, "config", *STARTS, *NAMED, *(f"{name}.name" for name in NAMED)}
     check_names(filter(_is_of_the_run, config), known, f"{path}: ")
     check_names(filter(_is_of_the_run, _flags(arguments)), known, "")
     check_nulls(config, types, f"{path}: ")
     given = as_arguments({name: value for name, value in config.items() if name in types})
     given += with_values(list(_of_these(arguments, types)), types)
+    return _parse(given, types, set())
+
+
+def _types() -> dict[str, Any]:
+    """Type of every option of a run by name."""
+    hints = typing.get_type_hints(TrainConfig)
+    return {field.name: hints[field.name] for field in dataclasses.fields(TrainConfig)}
+
+
+def _parse(given: Sequence[str], types: dict[str, Any], skip: set[str]) -> dict[str, Any]:
     parser = Parser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(TrainConfig, None)
+    parser.add_class_arguments(TrainConfig, None, skip=skip)
     try:
         return dict(parser.parse_args(given).as_dict())
     except ArgumentError as error:

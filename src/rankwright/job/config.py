@@ -36,6 +36,16 @@ _TASK_OPTIONS = (
     "skip_bad_rows",
 )
 
+DATA_OPTIONS = (
+    "task",
+    "data",
+    "validation_data",
+    "test_data",
+    "held_out_data",
+    *_TASK_OPTIONS,
+)
+"""Options that say what the rows of a run are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
