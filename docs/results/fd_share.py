@@ -27,7 +27,7 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method, Slots
 from rankwright.core.part import Procedure, ProcedureState
 from rankwright.core.run import Run
-from rankwright.job.load import resolve_model
+from rankwright.job.paths import resolve_model
 from rankwright.layers import Dora
 from rankwright.procedures.hypergradient import Hypergradient, LowerStep, Mode
 

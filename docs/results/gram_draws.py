@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rankwright.core.run import adapted_layers, seeded_generator
-from rankwright.job.load import resolve_model
+from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram
 

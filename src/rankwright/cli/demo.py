@@ -15,7 +15,8 @@ from rankwright.cli.tables import result_table
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, train
 from rankwright.job.files import write_json
-from rankwright.job.load import load_tokenizer, resolve_model
+from rankwright.job.load import load_tokenizer
+from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification
 from rankwright.training.progress import progress_bar

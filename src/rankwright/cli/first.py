@@ -10,12 +10,13 @@ import dataclasses
 import itertools
 import typing
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from rankwright.cli.arguments import (
+    DEFAULT_METHOD,
     NAMED,
     STARTS,
     Parser,
@@ -33,6 +34,7 @@ from rankwright.cli.arguments import (
 from rankwright.job.config import DATA_OPTIONS, TrainConfig
 from rankwright.job.paths import DESCRIPTION, expanded
 from rankwright.job.rows import RunRows
+from rankwright.job.widths import check_rank
 from rankwright.tasks.sources import Files
 from rankwright.tasks.spec import kinds_in_words
 
@@ -69,7 +71,19 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
     if expanded(path or "").name == DESCRIPTION:  # of a run that had its data checked when it began
         return None
     config, _ = read_config(path)
-    return RunRows.read(TrainConfig(**_parsed(config, arguments, path)))
+    run = TrainConfig(**_parsed(config, arguments, path))
+    check_rank(run.model, _rank(config, arguments))
+    return RunRows.read(run)
+
+
+def _rank(config: Mapping[str, Any], arguments: Sequence[str]) -> int:
+    """The rank that is asked for; 0 where none is, or where a method of the user's own has it."""
+    in_file = config.get("method.name", DEFAULT_METHOD)
+    name = peek(arguments, "--method.name") or in_file
+    rank = peek(arguments, "--method.r")
+    if rank is None and name == in_file:
+        rank = config.get("method.r")
+    return int(str(rank)) if str(rank).isdecimal() and ":" not in str(name) else 0
 
 
 def _of_tasks(config: dict[str, Any], arguments: Sequence[str]) -> Iterator[TrainConfig]:

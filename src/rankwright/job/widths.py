@@ -1,0 +1,54 @@
+"""A rank that no layer of a model can have, told from the model's config before anything is loaded.
+
+A layer's rank is at most the smaller of its two sizes, and that one is in the config, or derived
+from a larger one that is. `Method.apply` looks at the layers themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rankwright.core.errors import MethodError
+from rankwright.job.paths import resolve_model
+
+_NO_WIDTH = re.compile(r"vocab|position|token|length|max_|window|n_ctx|theta|version|seed|label")
+"""Keys of numbers that are no sizes of a layer; one more that is not excluded lets more pass."""
+
+
+def check_rank(model: str, rank: int) -> None:
+    """Refuse a rank that is larger than every size in the config of a model.
+
+    Args:
+        model: Folder or name of the model; what lies in no folder here is not looked at.
+        rank: The rank.
+
+    Raises:
+        MethodError: It is larger, or a folder that is named is not there.
+    """
+    config = Path(resolve_model(model)) / "config.json"
+    try:
+        widths = list(_numbers(json.loads(config.read_text("utf-8"))))
+    except (OSError, ValueError):
+        return  # whoever loads the model says what is wrong with it
+    if widths and rank > max(widths):
+        raise MethodError(
+            f"rank r = {rank} is larger than every layer of {model}: no size in its config is "
+            f"above {max(widths)}; choose a smaller r, such as 8 or 16"
+        )
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """All whole numbers of a config but those under keys that are no sizes."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not _NO_WIDTH.search(key):
+                yield from _numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif type(value) is int:
+        yield value
