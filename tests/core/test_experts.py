@@ -19,7 +19,7 @@ from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
 from rankwright.core.ranks import target_name
 from rankwright.core.run import adapted_layers
-from rankwright.methods import HeadOnly, LoRA, LoRAPlus
+from rankwright.methods import Full, HeadOnly, LoRA, LoRAPlus
 from rankwright.penalties.outputs import Outputs
 from rankwright.training import Trainer
 from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
@@ -91,6 +91,16 @@ def test_a_router_that_was_not_merged_is_noticed(tmp_path: Path) -> None:
     merged.save_pretrained(tmp_path)
     with pytest.raises(ExportError, match="logits that are off by"):
         check_merged(source, tmp_path, merged, source.tolerance(None))
+
+
+@pytest.mark.parametrize("build", [*ADAPTED, tiny_gpt_oss])
+@pytest.mark.parametrize("method", [Full(), HeadOnly()], ids=lambda m: m.name)
+def test_whole_modules_around_experts(method: Method, build: Any, tmp_path: Path) -> None:
+    """Their originals stay in the model beside what is trained, and are not called."""
+    model = changed(method.apply(build()))
+    for export in (export_adapter, export_merged):
+        report = export(model, tmp_path / export.__name__)
+        assert report.logit_difference <= 1e-5 * report.largest_logit
 
 
 def of_peft() -> PeftModel:

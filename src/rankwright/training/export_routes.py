@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Routes = list[list[Tensor]]
-"""For every module of experts, in the order of the model, the indices of each of its calls."""
+Routes = list[Tensor]
+"""The indices of every call of experts, in the order of the calls."""
 
 
 @contextlib.contextmanager
@@ -25,10 +25,10 @@ def recorded(model: nn.Module) -> Iterator[Routes]:
     Args:
         model: Any module.
     """
-    routes: Routes = [[] for _ in _experts(model)]
+    routes: Routes = []
 
-    def note(place: int, indices: Tensor) -> Tensor:
-        routes[place].append(indices.detach())
+    def note(indices: Tensor) -> Tensor:
+        routes.append(indices.detach())
         return indices
 
     with _at_calls(model, note):
@@ -43,39 +43,35 @@ def followed(model: nn.Module, routes: Routes) -> Iterator[None]:
         model: A module with the experts of the one that was recorded; called with the same inputs.
         routes: What was recorded.
     """
-    left = [iter(calls) for calls in routes]
+    left = iter(routes)
 
-    def replace(place: int, indices: Tensor) -> Tensor:
-        before = next(left[place], None) if place < len(left) else None
-        fits = before is not None and before.shape == indices.shape
-        return before.to(indices.device) if fits and before is not None else indices
+    def replace(indices: Tensor) -> Tensor:
+        before = next(left, None)
+        if before is None or before.shape != indices.shape:
+            return indices
+        return before.to(indices.device)
 
     with _at_calls(model, replace):
         yield
 
 
 @contextlib.contextmanager
-def _at_calls(model: nn.Module, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Pass the indices of every call of experts through a function of their place and them."""
-    handles = []
-    for place, module in enumerate(_experts(model)):
+def _at_calls(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Pass the indices of every call of experts through a function."""
 
-        def before(_module: nn.Module, args: Any, kwargs: Any, place: int = place) -> Any:
-            def changed(value: Any) -> Any:
-                return change(place, value) if _is_index(value) else value
+    def changed(value: Any) -> Any:
+        return change(value) if _is_index(value) else value
 
-            return tuple(map(changed, args)), {k: changed(v) for k, v in kwargs.items()}
+    def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return tuple(map(changed, args)), {k: changed(v) for k, v in kwargs.items()}
 
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+    experts = (m for m in model.modules() if type(m).__name__.endswith("Experts"))
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in experts]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _experts(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if type(module).__name__.endswith("Experts")]
 
 
 def _is_index(value: Any) -> bool:
