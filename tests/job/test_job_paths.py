@@ -14,6 +14,8 @@ from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.load import load_tokenizer
 from rankwright.job.paths import MINILM, absolute, absolute_model, absolute_task
+from rankwright.study.config import StudyConfig
+from studies import carried_out
 
 COLUMNS = ("--text-column", "sentence", "--label-column", "topic", "--validation-share", "0.2")
 
@@ -157,3 +159,25 @@ def test_a_model_without_its_tokenizer_is_refused(
         (folder / name).unlink()
     with pytest.raises(MethodError, match=f"{kind}' comes without a tokenizer: expected tokenizer"):
         load_tokenizer(str(folder))
+
+
+def test_the_runs_of_a_study_are_read_from_anywhere(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StudyConfig(
+        methods="lora",
+        task="task.yaml",
+        model="models/base",
+        seeds=1,
+        budget="4-passes",
+        output="studies/it",
+        options={"batch_size": 4},
+    )
+    folder, _ = carried_out(config)
+    (run,) = folder.study.runs
+    monkeypatch.chdir(tmp_path)
+    project.rename(tmp_path / "elsewhere")
+    assert main(["eval", f"elsewhere/studies/it/runs/{run.name}"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _, processes = carried_out(config)  # the same command in the moved folder does nothing again
+    assert processes.done == []
