@@ -120,6 +120,36 @@ def test_other_columns_are_listed_with_what_would_tell(file_with, cells, message
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", ": the file has no rows"),
+        ("t.csv", b"text,label\n", ": the file has no rows"),
+        ("t.csv", "text,label\nGröße,1\nMaß,0\n".encode("latin-1"), "2 of 2 rows are bad"),
+        ("t.csv", b"text,label\na,b,c\nd,e,f\n", "the row has 3 cells"),
+        ("t.jsonl", b'[{"text": "x"}]\n', "Is the file one array? Then name it .json."),
+        ("t.conll", b"1\ta\tNOUN\n2\tb\tVERB\n", "columns counts the words, as in CoNLL-U"),
+    ],
+)
+def test_what_is_wrong_with_all_rows_is_said_and_not_that_columns_are_missing(
+    tmp_path, name, content, message
+):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TaskError) as error:
+        task_from_files(path, validation=path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "the columns are" not in str(error.value)
+
+
+def test_columns_may_be_known_late(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("[1]\n" * 60 + '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n')
+    task = task_from_files(path, validation=path, skip_bad_rows=True)
+    assert len(task.load().train) == 2
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.json", "t.parquet", "t.conll", "t.csv.gz"])
 def test_every_kind_of_file_is_looked_into(tmp_path, name):
     import gzip

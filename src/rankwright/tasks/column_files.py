@@ -69,8 +69,8 @@ def _width(path: Path, split: list[list[str]]) -> int:
     if width < 2 or same < MOSTLY * len(words):
         other = next((line for line in words if len(line) != width), words[0] if words else [])
         raise TaskError(
-            f"{path}: expected a word and its tag a line, in columns, but the first line has "
-            f"{width} and another {len(other)}: {shorten(' '.join(other))}. Plain text goes into a "
+            f"{path}: expected a word and its tag a line, in columns as many as in the first line, "
+            f"which has {width}, but found {shorten(' '.join(other))}. Plain text goes into a "
             '.jsonl file, one {"text": "..."} a line.'
         )
     return width

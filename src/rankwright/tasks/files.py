@@ -93,10 +93,13 @@ def first_columns(path: Path, delimiter: str | None = None) -> tuple[str, ...]:
     """Returns the columns of the first row that parses, from a look at the start of a file.
 
     Raises:
-        TaskError: If the file is missing, unreadable or of an unknown extension.
+        TaskError: If the file is missing, unreadable or of an unknown extension, or no row parses.
     """
-    items = _items(path, delimiter, LOOKED_AT)
-    return next((tuple(item.fields) for item in items if isinstance(item, Row)), ())
+    for item in _items(path, delimiter, LOOKED_AT):
+        if isinstance(item, Row):
+            return tuple(item.fields)
+    rows = BadRows(skip=True).sift(parsed_rows(path, delimiter))  # which says why there is none
+    return tuple(rows[0].fields)
 
 
 def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item]:

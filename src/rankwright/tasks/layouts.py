@@ -105,6 +105,11 @@ def untold(path: Path, found: Sequence[str]) -> TaskError:
             f"{path}: the columns are {listing(found)}. Conversations are not read yet: write each "
             "as a prompt and a completion, in columns of these names."
         )
+    if all(column.isdecimal() for column in found):
+        return TaskError(
+            f"{path}: the first of its {len(found)} columns counts the words, as in CoNLL-U. Name "
+            "words and tags by the number of their columns: --tokens-column 2 --tags-column 4."
+        )
     several = [layout for layout in LAYOUTS if layout.fits(found, {})]
     if several:
         kinds = " or ".join(dict.fromkeys(layout.kind for layout in several))
