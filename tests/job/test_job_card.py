@@ -156,7 +156,8 @@ def test_a_run_leaves_a_card_that_says_what_it_is(config: TrainConfig) -> None:
         row = f"| validation {name} | 5 | {before:.4f} | {result.after[name]:.4f} |"
         assert row in text
     for row in (
-        "| r | 2 |", "| weight_decay | 0.125 |", "| seed | 0 |", "| steps, passes | 8, 8 |",
+        "| method | dora |", "| r | 2 |", "| learning_rate | 0.0005 |", "| batch_size | 4 |",
+        "| weight_decay | 0.125 |", "| seed | 0 |", "| steps, passes | 8, 8 |",
         f"| training rows | {result.train_rows} |", "| trainer | {'adam_beta1': 0.8} |",
     ):  # fmt: skip
         assert row in text

@@ -39,6 +39,8 @@ HIDDEN = frozenset(
     {"model", "task", "data", "validation_data", "test_data", "held_out_data", "output", "seed"}
     | {"steps"}
 )
+ALWAYS = ("learning_rate", "schedule", "warmup", "weight_decay", "batch_size", "accumulation")
+"""Options that a card has also where they are the defaults."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,11 @@ class Facts:
             reference=method.reference,
             task=result["task"],
             scores=_scores(folder, result),
-            settings={**described(method), **config.as_dict()},
+            settings={
+                **described(method),
+                **{name: getattr(config, name) for name in ALWAYS},
+                **config.as_dict(),
+            },
             details=_details(folder, result),
         )
 
@@ -214,6 +220,7 @@ def _scores(folder: RunFolder, result: Mapping[str, Any]) -> list[Score]:
 def _details(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
     cost = result["cost"]
     return {
+        "method": folder.method.label,
         "seed": str(folder.config.seed),
         "training rows": f"{result['train_rows']:,}",
         "steps, passes": f"{cost['steps']:,}, {cost['passes']:,g}",
