@@ -42,7 +42,7 @@ MANY = NAMES_SHOWN + 1
 FACTS = Facts(
     name="lora-topics-0", base="some/base", method="lora", label="lora", summary="W + s B A",
     reference="Hu et al.", task="topics", scores=[Score("validation", "accuracy", 9, 0.5, 0.75)],
-    settings={"r": 2, "data": "/home/me/rows.csv", "a|b": None},
+    settings={"r": 2, "data": "/mine/rows.csv", "a|b": None},
 )  # fmt: skip
 
 
