@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -85,6 +85,8 @@ class Probe(Procedure):
 
 @dataclass(frozen=True, kw_only=True)
 class Probed(Method):
+    name: ClassVar[str] = "probed"
+
     norm_grad: str = "full"
 
     def slots(self) -> Slots:
