@@ -32,8 +32,7 @@ def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
         raise MethodError(
             f"{method.label} {wish}, and {name} generates the completions that it trains on, in "
             "an order of prompts of its own: its rows have no loss. Use a method that takes all "
-            f"rows, {'DoRA' if procedure.asks_held_out else 'LoRA'} say, or SFTTrainer or "
-            "DPOTrainer on rows with completions"
+            "rows, or SFTTrainer or DPOTrainer on rows with completions"
         )
     strategy = trainer.args.train_sampling_strategy
     if divides and strategy != "random":
