@@ -64,6 +64,7 @@ def test_the_model_sees_the_input_of_an_instruction(file_with):
     task = task_from_files(path, validation=path)
     (row,) = task.load().train
     assert task.shown(row) == "Add\n1 and 2\n"
+    assert "the columns instruction, output, input are read as causal_lm" in task.source.notes[0]
     assert task.references(row) == ["3"]
 
 
@@ -172,6 +173,26 @@ def test_every_kind_of_file_is_looked_into(tmp_path, name):
         path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     kind = "token_classification" if name == "t.conll" else "sequence_classification"
     assert task_from_files(path, validation=path).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rows"),
+    [
+        ("alpaca.json", "causal_lm", 20),
+        ("arc.jsonl", "multiple_choice", 40),
+        ("choices_letters.jsonl", "multiple_choice", 40),
+        ("conll.txt", "token_classification", 20),
+        ("multi.csv", "multi_label", 20),
+        ("semicolon_bom.csv", "sequence_classification", 40),
+        ("tab.tsv", "sequence_classification", 40),
+    ],
+)
+def test_shared_files_are_read_as_they_are(data_root, name, kind, rows):
+    path = data_root.parent / "cases" / "files" / name
+    if not path.is_file():
+        pytest.skip("no cases/files beside the data sets")
+    task = load_task(path, validation=path)
+    assert (task.kind, len(task.load().train)) == (kind, rows)
 
 
 def test_several_files_are_one_split(tmp_path):

@@ -204,7 +204,8 @@ def _kind_of_file(
             raise untold(path, found)
         return KINDS[kind], ()
     options.values |= layout.options(found, {**given, **_set(options)})
-    columns = listing({**layout.columns, **given}.values())
+    further = [column for column in layout.optional if column in found]
+    columns = listing([*{**layout.columns, **given}.values(), *further])
     note = f"{path}: the columns {columns} are read as {layout.kind}"
     said = named is None and layout.kind == told
     return KINDS[layout.kind], () if said else (note,)
