@@ -77,3 +77,12 @@ LOW_RANK: SearchSpace = {**RATES, "r": OneOf((4, 8, 16))}
 
 LARGE_STEPS: SearchSpace = {**LOW_RANK, "learning_rate": LogRange(3e-5, 3e-3)}
 """The same for methods that at one rate move W farther than LoRA does."""
+
+
+def points(space: SearchSpace) -> float:
+    """How many points a search space has: infinitely many if it has a range, 0 if it is empty."""
+    sizes = [
+        len({*choice.values}) if isinstance(choice, OneOf) else math.inf
+        for choice in space.values()
+    ]
+    return math.prod(sizes) if sizes else 0

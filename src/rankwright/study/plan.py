@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rankwright.core.describe import described, registered_name
 from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
-from rankwright.core.search import OneOf, SearchSpace
+from rankwright.core.search import SearchSpace, points
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.data import RunData, read_data
 from rankwright.job.load import load_tokenizer
@@ -237,15 +236,6 @@ def plan(config: StudyConfig, command: str, measurements: Iterable[Measurement] 
     return Plan(
         config, folder, record, {task.label: _set_aside(config, task, tokenizer) for task in aside}
     )
-
-
-def points(space: SearchSpace) -> float:
-    """How many points a search space has: infinitely many if it has a range, 0 if it is empty."""
-    sizes = [
-        len({*choice.values}) if isinstance(choice, OneOf) else math.inf
-        for choice in space.values()
-    ]
-    return math.prod(sizes) if sizes else 0
 
 
 def measured_steps(method: Method) -> int:

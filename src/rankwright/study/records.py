@@ -1,7 +1,4 @@
-"""What a study notes: its plan, its runs, its trials, as typed records.
-
-Where they lie is in :mod:`rankwright.study.folder`.
-"""
+"""What a study notes, as typed records; where they lie is in :mod:`rankwright.study.folder`."""
 
 from __future__ import annotations
 
@@ -283,10 +280,9 @@ class RunRecord(Record):
         curve_metric: Metric of the curve: the primary one, or where that needs generated text the
             first that one forward pass gives.
         forgetting: For generative tasks.
-        constant: What the commonest answer of the training rows, or the mean of their numbers, gets
-            on the reported rows; None where a task has no such answer, or it was not noted yet.
-        alike: Whether every reported row got one and the same answer; None where that was not noted
-            yet.
+        constant: What the commonest answer of the training rows, or their mean, gets on the
+            reported rows; None where a task has no such answer, or it was not noted yet.
+        alike: Whether every reported row got the same answer; None where that was not noted yet.
         head: What its base model is loaded with; None where that was not noted yet.
         hyperparameters: Every field of the method, after tuning.
         options: Every field of `TrainConfig` that differs from its default.

@@ -12,8 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from rankwright.core.search import OneOf, SearchSpace
-from rankwright.study.plan import points
+from rankwright.core.search import OneOf, SearchSpace, points
 from rankwright.study.trials import in_order, place
 
 
