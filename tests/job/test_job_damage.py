@@ -134,6 +134,37 @@ def test_a_finished_run(
                 one_message([command, str(run), *options], capsys)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"auto_class": 3, "model_kwargs": {}}',
+        '{"auto_class": "AutoModel", "model_kwargs": []}',
+        '{"auto_class": "os", "model_kwargs": {}}',
+        '{"auto_class": "AutoModel", "model_kwargs": {"id2label": 3}}',
+        '{"auto_class": "AutoModel", "model_kwargs": {"id2label": {"x": "y"}}}',
+        '{"auto_class": "AutoModel", "model_kwargs": {"label2id": 3}}',
+    ],
+)
+def test_a_head_of_another_shape(
+    finished: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run", ignore=CHECKPOINTS)
+    (run / "head.json").write_text(text)
+    for command in ("eval", "export"):
+        options = ["--as", "adapter"] if command == "export" else []
+        assert one_message([command, str(run), *options, "--edited"], capsys)
+
+
+@pytest.mark.parametrize("text", ['{"train": 3}', '{"train": {}}', '{"train": null}', "[]"])
+def test_rows_of_another_shape(
+    killed: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(killed, tmp_path / "run")
+    (run / "data.json").write_text(text)
+    said = one_message(["train", "--config", str(run / "run.yaml"), "--resume"], capsys)
+    assert f"cannot read {run / 'data.json'}: rows and their digest" in said
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_unfinished_run_goes_on_or_says_why_not(
     killed: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

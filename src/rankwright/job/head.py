@@ -11,6 +11,8 @@ from typing import Any
 from rankwright.job.files import write_json
 from rankwright.tasks import PreparedTask
 
+_NAMINGS = ("id2label", "label2id")
+
 
 @dataclass(frozen=True)
 class Head:
@@ -39,8 +41,22 @@ class Head:
 
     @classmethod
     def load(cls, path: Path) -> Head:
-        """Read the JSON file."""
-        return cls(**json.loads(path.read_text("utf-8")))
+        """Read the JSON file.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is not JSON.
+            TypeError: It is of another shape.
+        """
+        head = json.loads(path.read_text("utf-8"))
+        kwargs = head.get("model_kwargs") if isinstance(head, dict) else None
+        if (
+            not isinstance(kwargs, dict)
+            or not isinstance(head.get("auto_class"), str)
+            or not all(isinstance(kwargs.get(name, {}), dict) for name in _NAMINGS)
+        ):
+            raise TypeError("the name of a class and keyword arguments were expected")
+        return cls(**head)
 
     def save(self, path: Path) -> None:
         """Write the JSON file whole or not at all."""

@@ -68,12 +68,21 @@ def _newest(folder: RunFolder) -> Path | None:
     return checkpoint.newest_complete(folder.checkpoints)
 
 
+def _splits(path: Path) -> dict[str, dict[str, Any]]:
+    splits = json.loads(path.read_text("utf-8"))
+    if not isinstance(splits, dict) or not all(
+        isinstance(split, dict) and "rows" in split for split in splits.values()
+    ):
+        raise TypeError("rows and their digest by split were expected")
+    return splits
+
+
 def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse to go on with other rows than the run started with; a study's start has no file."""
     if not folder.data.is_file():
         return
     config, none = folder.config, {"rows": 0}
-    started = read_whole(folder.data, lambda path: dict(json.loads(path.read_text("utf-8"))))
+    started = read_whole(folder.data, _splits)
     for split in sorted(started.keys() | data.keys()):
         old, new = started.get(split, none), data.get(split, none)
         if old != new:
