@@ -227,6 +227,7 @@ def test_on_the_command_line(whole: StudyFolder, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().err
     assert "is there, and would hide what is packed" in said
     assert not whole.packed.exists()
+    assert main([*arguments, "--output", str(kept)]) == 0, "over what was packed before"
 
 
 def test_a_loose_study_of_version_0_1_is_read(tmp_path: Path) -> None:

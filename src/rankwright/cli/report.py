@@ -13,6 +13,8 @@ from rankwright.study.peft_layout import write_peft_layout
 from rankwright.study.report import write_card, write_html, write_markdown
 
 Format = Literal["html", "markdown", "model-card", "peft", "packed"]
+FOLDERS = ("peft", "packed")
+"""Formats that are written as folders."""
 
 
 def report(
@@ -49,7 +51,7 @@ def report(
         study.check()
     found = figures(study, baseline)
     target = None if output is None else expanded(output)
-    if target is not None and format != "peft":
+    if target is not None and format not in FOLDERS:
         check_output(target)
     if format == "model-card":
         path = write_card(found, study, target, task=task, method=method, seed=seed)
