@@ -230,6 +230,17 @@ def test_on_the_command_line(whole: StudyFolder, capsys: pytest.CaptureFixture[s
     assert main([*arguments, "--output", str(kept)]) == 0, "over what was packed before"
 
 
+@pytest.mark.parametrize("form", ["packed", "peft"])
+def test_a_folder_that_is_a_file_is_refused(
+    form: str, whole: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine", "utf-8")
+    assert main(["report", str(whole.path), "--format", form, "--output", str(file)]) == 1
+    assert f"cannot write to {file}: {file} is a file, not a folder" in capsys.readouterr().err
+    assert file.read_text("utf-8") == "mine"
+
+
 def test_a_loose_study_of_version_0_1_is_read(tmp_path: Path) -> None:
     folder = StudyFolder(shutil.copytree(OF_0_1, tmp_path / "study"))
     assert {record.name: record.value for record in folder.records()} == {

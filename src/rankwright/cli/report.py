@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rankwright.core.errors import MethodError
-from rankwright.job.files import check_output
+from rankwright.job.files import check_output, telling_output
 from rankwright.job.paths import expanded
 from rankwright.study.figures import figures
 from rankwright.study.folder import StudyFolder
@@ -51,7 +51,10 @@ def report(
         study.check()
     found = figures(study, baseline)
     target = None if output is None else expanded(output)
-    if target is not None and format not in FOLDERS:
+    if target is not None and format in FOLDERS:
+        with telling_output(target):
+            target.mkdir(parents=True, exist_ok=True)
+    elif target is not None:
         check_output(target)
     if format == "model-card":
         path = write_card(found, study, target, task=task, method=method, seed=seed)
