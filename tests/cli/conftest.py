@@ -26,6 +26,8 @@ def options(bert_folder: Path, rows_file: Path) -> list[str]:
 def train(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
-    """`rankwright train` with these options and more, in `tmp_path`."""
+    """`rankwright train` with these options and more, in `tmp_path`; files of `--data` add up."""
     monkeypatch.chdir(tmp_path)
-    return lambda *more: main(["train", *options, *more])
+    at = options.index("--data")
+    others = options[:at] + options[at + 2 :]
+    return lambda *more: main(["train", *(others if "--data" in more else options), *more])
