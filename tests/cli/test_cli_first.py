@@ -167,6 +167,18 @@ def test_several_files_of_data(data: Path, form: list[str]) -> None:
     assert rows.task.source.train == (data, other)
 
 
+@pytest.mark.parametrize("form", [["[yes, no]"], ["yes,no"], ["yes", "no"], ["file"]])
+def test_names_of_labels_are_words(tmp_path: Path, form: list[str]) -> None:
+    data, file = tmp_path / "d.csv", tmp_path / "run.yaml"
+    data.write_text("text,label\n" + "".join(f"{n},{('yes', 'no')[n % 2]}\n" for n in range(20)))
+    file.write_text("model: m\nlabel_names: [yes, no]\n")
+    given = ["--config", str(file)] if form == ["file"] else ["--model=m", "--label-names", *form]
+    rows = rows_first("train", [*given, "--data", str(data), "--validation-share=0.5"])
+    assert rows is not None
+    assert rows.task.summary(rows.splits)[0].startswith("labels of the ")
+    assert rows.task.label_names == ("yes", "no")
+
+
 @pytest.mark.parametrize("end", [["--kind"], ["--kind", "--help"]])
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_kind_lists_its_values(
