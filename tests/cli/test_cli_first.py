@@ -109,6 +109,16 @@ def test_a_file_of_options_and_the_command_line_that_wins(data: Path, tmp_path: 
     assert rows.task.source.train == data
 
 
+def test_a_file_of_options_may_be_called_as_the_description_of_a_run(data: Path) -> None:
+    file = data.with_name("run.yaml")
+    file.write_text(f"model: m\ndata: {data}\nvalidation_share: 0.5\n")
+    columns = ["--text-column=review", "--label-column=grade", "--config", str(file)]
+    with pytest.raises(TaskError, match="2 of 22 rows are bad"):
+        rows_first("train", columns)
+    file.with_name("data.json").touch()  # of a run
+    assert rows_first("train", columns) is None
+
+
 def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
     held_out = tmp_path / "held.csv"
     held_out.write_text("review,grade\nfine,great\n")
