@@ -61,7 +61,7 @@ def _made_up(base: Any) -> dict[str, Tensor]:
 
 
 def _tokens(base: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    config = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else None
     vocabulary = getattr(text, "vocab_size", None)
     if vocabulary is None:
