@@ -125,7 +125,7 @@ def test_equal_inputs_are_told_which_columns_differ(write):
     path = write([{"text": "a", "note": str(i), "label": i % 2} for i in range(4)])
     message = r"all 4 rows hold the same 'text': .*Rows differ in note, label: name an input column"
     with pytest.raises(TaskError, match=message):
-        task_from_files(path, **SHARE).load()
+        task_from_files(path, label_column="label", validation_share=0.4).load()
 
 
 def test_choices_may_come_with_a_passage(write, words):
