@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rankwright.core.run import adapted_layers, seeded_generator
+from rankwright.core.random_state import seeded_generator
+from rankwright.core.run import adapted_layers
 from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram

@@ -101,7 +101,7 @@ def test_the_command_line_says_it(command: list[str], capsys: pytest.CaptureFixt
     with contextlib.suppress(SystemExit):
         main(command)
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("Threshold on the gates after every optimizer", "0.0003", "Here of the gates"):
+    for words in ("Threshold on the gates after every optimizer", "0.0003", "Applied to the gates"):
         assert words in shown
 
 
@@ -158,12 +158,12 @@ def test_a_field_that_is_misspelt_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({}, "Quiet and its part Perturbation: per_micro_batch, same_on_all_processes is said no"),
-        ({"per_micro_batch": True}, "same_on_all_processes is said nothing of"),
-        ({"without": ["per_micro_batch", "same_on_all_processes", "rho"]}, "rho is said twice"),
+        ({}, "its part Perturbation: missing: per_micro_batch, same_on_all_processes; expected"),
+        ({"per_micro_batch": True}, ": missing: same_on_all_processes;"),
+        ({"without": ["per_micro_batch", "same_on_all_processes", "rho"]}, ": given twice: rho;"),
         (
             {"without": ["per_micro_batch", "same_on_all_processes", "seed"]},
-            "seed does not exist; a field of the part is one of the method's",
+            ": unknown: seed; expected each field of the part once",
         ),
     ],
 )

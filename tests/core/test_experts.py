@@ -241,7 +241,7 @@ def test_what_is_adapted_is_said_before_training(caplog: pytest.LogCaptureFixtur
 
 def test_experts_that_are_left_out_are_said(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = said(caplog, LoRA(r=4), tiny_gpt_oss())
-    assert line.endswith("no linear layers: mlp.experts.gate_up_proj, mlp.experts.down_proj")
+    assert line.endswith("not linear layers: mlp.experts.gate_up_proj, mlp.experts.down_proj")
 
 
 @pytest.mark.parametrize(

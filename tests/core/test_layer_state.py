@@ -129,7 +129,7 @@ def test_a_checkpoint_without_it_is_refused_by_name() -> None:
     with pytest.raises(
         MethodError,
         match=r"cannot be resumed: base_model.model.l0.lora_A.default.live is not there in it and "
-        r"of shape \(2, 6\) in this run; it was written by another version",
+        r"of shape \(2, 6\) in this run; another version of rankwright wrote it",
     ):
         run_of(SoRA(**toy.FIELDS)).load_state_dict(state)
 

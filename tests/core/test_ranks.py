@@ -173,5 +173,7 @@ def test_a_key_that_never_takes_effect(kind: str, keys: list[str], message: str)
 
 @pytest.mark.parametrize("kind", ["rank_pattern", "alpha_pattern"])
 def test_a_key_that_is_no_regular_expression(kind: str) -> None:
-    with pytest.raises(MethodError, match=rf"{kind} key '\(q' is no regular expression \(missing"):
+    with pytest.raises(
+        MethodError, match=rf"{kind} key '\(q' is not a regular expression \(missing"
+    ):
         LoRA(**{kind: {"(q": 2}})

@@ -240,7 +240,7 @@ def test_code_in_a_checkpoint_is_not_run_and_nobody_is_advised_to(
     torch.save({"state": Forged(tmp_path / "was-run")}, checkpoint / name)
     forge(checkpoint)
     said = one_message(["train", "--config", str(run / "run.yaml"), "--resume"], capsys)
-    assert "expected tensors and numbers alone" in said
+    assert "expected only tensors and numbers" in said
     assert "weights_only" not in said
     assert not (tmp_path / "was-run").exists()
 
@@ -264,7 +264,7 @@ def test_a_file_in_the_place_of_a_checkpoint_is_refused_before_training(
     run = shutil.copytree(killed, tmp_path / "run")
     (run / "checkpoints" / "checkpoint-9").write_text("a note")
     said = one_message(["train", "--config", str(run / "run.yaml"), "--resume"], capsys)
-    assert "checkpoint-9 is a file, and a checkpoint is a folder" in said
+    assert "checkpoint-9 is a file, but checkpoints are folders" in said
     assert "disk" not in said
 
 

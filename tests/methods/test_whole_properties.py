@@ -9,7 +9,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from models import batch, classification_rows, rows_for, tiny_bart, tiny_bert, tiny_llama
 from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.run import is_head
+from rankwright.core.parameter_groups import is_head
 from rankwright.core.whole import owners
 from rankwright.methods import Full, HeadOnly
 from rankwright.training.export import export_adapter, export_lora, export_merged

@@ -128,23 +128,24 @@ def release(model: nn.Module) -> None:
 
 
 class _Prepared(nn.Module):
-    """Mixed into the class of a module whose forward is replaced.
+    """Mixin for the class of a module whose forward is replaced.
 
-    The class and not the instance has the new forward: what copies an instance's attributes, as
-    `nn.DataParallel` does for its replicas, would take along a forward bound to the original.
+    The new forward belongs to the class, not to the instance: `nn.DataParallel` copies the
+    attributes of an instance to its replicas, and a forward among them would stay bound to the
+    original module.
     """
 
     own: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """For copies and pickles, which could not find this class by its name."""
+        """Copy and pickle through the original class; this one cannot be imported by name."""
         del protocol
         return _unpickled, (self.own,), self.__dict__.copy()
 
 
 @cache
 def _prepared_class(own: Any, forward: Forward) -> Any:
-    """A subclass that computes `forward(module, x)` and goes by the name of its base."""
+    """Make a subclass that computes `forward(module, x)` and carries the name of its base."""
 
     @wraps(own.forward)
     def replaced(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -155,7 +156,7 @@ def _prepared_class(own: Any, forward: Forward) -> Any:
 
 
 def _unpickled(own: Any) -> Any:
-    """An empty module, prepared if its class is known here; its state is set next."""
+    """Make an empty module, prepared if its class is known here; pickle sets its state next."""
     module, forward = own.__new__(own), _forward_for(own)
     if forward is not None:
         module.__class__ = _prepared_class(own, forward)

@@ -1,4 +1,4 @@
-"""A method as plain values, and a method from them."""
+"""Convert methods to plain values and back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from rankwright.core.registry import get
 def build_method(
     method: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Method:
-    """A method with parts plugged in, from names and fields.
+    """Build a method with plugged parts from names and fields.
 
     Args:
         method: `name` and hyperparameters.
-        parts: By slot, `name` and fields of every part.
+        parts: Slot -> `name` and fields of each part.
 
     Raises:
-        MethodError: There is no such method or part, or they do not go together.
+        MethodError: A method or part is unknown, a field is refused, or the parts do not go
+            together.
     """
     fields = {name: value for name, value in method.items() if name != "name"}
     made: dict[str, Any] = {
@@ -30,19 +31,22 @@ def build_method(
 
 
 def described(method: Method) -> dict[str, Any]:
-    """Hyperparameters by name, and plugged parts by slot, as JSON has them."""
+    """Hyperparameters by name and plugged parts by slot, as JSON values."""
     values: dict[str, Any] = plain({**method.hyperparameters(), **method.plugged.described()})
     return values
 
 
 def registered_name(cls: type[Method]) -> str:
-    """The name under which another process finds a method: `package.module:Class` for a guest."""
+    """The name under which another process finds a method.
+
+    That of the registry for rankwright's own methods, `package.module:Class` for any other.
+    """
     own = cls.__module__.startswith("rankwright.methods.")
     return cls.name if own else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def plain(value: Any) -> Any:
-    """The same value with tuples as lists, as YAML and JSON have them."""
+    """Convert tuples to lists at every depth, as YAML and JSON store them."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -29,7 +29,7 @@ def check_adapted(module: LoraLayer, adapter_name: str) -> None:
         adapter_name: Name of the adapter.
 
     Raises:
-        TypeError: The layer is attention as a whole, or another LoRA variant is active.
+        TypeError: The layer is a whole attention module, or another LoRA variant is active.
         ValueError: The layer is merged, its adapter has a bias, or it is a convolution that PEFT's
             LoRA cannot express.
     """
@@ -84,7 +84,7 @@ def weight_change(module: LoraLayer, adapter_name: str) -> Tensor:
         adapter_name: Name of the adapter.
 
     Returns:
-        `(d_out, d_in)`, of a bare parameter `(E, d_out, d_in)`; float64, on the layer's device.
+        `(d_out, d_in)`, or `(E, d_out, d_in)` for a bare parameter; float64, on the layer's device.
 
     Raises:
         TypeError: See `check_adapted`.
@@ -107,8 +107,8 @@ def factor_tensors(module: LoraLayer, A: Tensor, B: Tensor) -> dict[str, Tensor]
 
     Args:
         module: The layer that they belong to.
-        A: As `low_rank_factors` gives it, of any rank.
-        B: The same.
+        A: `(r, d_in)`, or `(E, r, d_in)` for a bare parameter; any rank.
+        B: `(d_out, r)`, or `(E, d_out, r)`.
 
     Returns:
         Name below the module's (`lora_A.weight`, ...) -> contiguous tensor.

@@ -14,8 +14,8 @@ class FieldError(MethodError):
     Args:
         owner: Class of the method or part.
         name: The field.
-        value: What was given.
-        expected: What would have been right.
+        value: The value given.
+        expected: A description of the values that are allowed.
     """
 
     def __init__(self, owner: str, name: str, value: object, expected: str) -> None:
@@ -27,7 +27,7 @@ class FieldError(MethodError):
 
     @property
     def place(self) -> str:
-        """The field, as the message names it."""
+        """The field as the message names it: `Owner.name`."""
         return f"{self.owner}.{self.name}"
 
 

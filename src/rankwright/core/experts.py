@@ -1,7 +1,7 @@
-"""Experts: weights of a mixture that transformers keeps as one parameter, not as linear layers.
+"""Mixture-of-experts weights that transformers stores as parameters instead of linear layers.
 
-PEFT adapts such a parameter, and the router beside it, through a `ParamWrapper`; with
-"all-linear" it does so by itself for the models whose experts were linear layers once.
+PEFT adapts such a parameter, and that of the router, through a `ParamWrapper`. With "all-linear" it
+does so without being asked, for models whose experts used to be linear layers.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ _ATTENTION = ("attn", "attention")
 def check_experts(
     method: str, parts: Iterable[Part], layers: Mapping[str, LoraLayer], model: nn.Module
 ) -> None:
-    """Refuse experts under a part that does not know them.
+    """Refuse adapted experts under a part that does not support them.
 
     Args:
         method: Name of the method, for messages.
-        parts: What its slots are filled with.
+        parts: The parts in its slots.
         layers: The adapted layers by name.
         model: The base model.
 
     Raises:
-        MethodError: There are both.
+        MethodError: Experts are adapted, and a part does not support them.
     """
     wrapped = _adapted(layers)
     unable = [part_name(part) for part in parts if not part.experts]
     if wrapped and unable:
         raise MethodError(
-            f"{method} does not work on {next(iter(wrapped))}, which is a parameter of "
-            f"{type(model).__name__} and no linear layer: {' and '.join(unable)} cannot work on "
-            f"it; {advice(model)}"
+            f"{method} does not work on {next(iter(wrapped))}, a parameter of "
+            f"{type(model).__name__} and not a linear layer: {' and '.join(unable)} does not "
+            f"support it; {advice(model)}"
         )
 
 
 def advice(model: nn.Module) -> str:
-    """What to do where experts cannot be adapted: name the linear layers of the attention."""
+    """Advise to target the linear layers of the attention instead of the experts."""
     linears = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    # the adapter may be on already
+    # the model may carry the adapter already
     named = [name.partition(".base_layer")[0] for name in linears if ".lora_" not in name]
     attention = [name for name in named if any(word in name for word in _ATTENTION)] or named
     ends = dict.fromkeys(name.rpartition(".")[2] for name in attention)
     names = ", ".join(f'"{end}"' for end in ends)
-    return f"name the attention modules, which it works on: target_modules=[{names}]"
+    return f"name the attention modules, which are supported: target_modules=[{names}]"
 
 
 def expert_notice(model: PeftModel, adapter: str) -> str | None:
-    """One line: which parameters of experts and routers are adapted; None if there are none.
+    """Say in one line which parameters of experts and routers are adapted; None without any.
 
     Args:
         model: The adapted model.
@@ -76,18 +76,18 @@ def expert_notice(model: PeftModel, adapter: str) -> str | None:
     )
     share = _size(adapted.values(), adapter) / _size(layers.values(), adapter)
     return (
-        f"experts and routers are adapted: {', '.join(each)}; {share:.0%} of the factors' numbers "
-        f"are theirs. To leave them out, {advice(model.get_base_model())}"
+        f"experts and routers are adapted: {', '.join(each)}; they have {share:.0%} of the "
+        f"parameters of all factors. To leave them out, {advice(model.get_base_model())}"
     )
 
 
 def left_out_notice(model: PeftModel) -> str | None:
-    """One line: the experts that a model has, none of which is adapted; None without experts."""
+    """Say in one line that the experts of a model are not adapted; None without experts."""
     left = dict.fromkeys(map(_without_number, _experts(model.get_base_model())))
     if not left:
         return None
     return (
-        f"the experts are not adapted, for they are parameters and no linear layers: "
+        f"the experts are not adapted, because they are parameters and not linear layers: "
         f"{', '.join(left)}"
     )
 

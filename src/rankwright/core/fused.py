@@ -56,9 +56,9 @@ class Factors:
 class FusedLinear(Linear):
     """PEFT's LoRA layer over a linear layer, with a forward of one autograd function.
 
-    What is no `nn.Linear` takes part if it has a method for it: `factors_with(lora_B)`, which gives
-    `Factors` or None, in the place of `lora_A`, `weight_in_use() -> Tensor` in the place of the
-    base layer, and a LoRA variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
+    Modules other than `nn.Linear` are fused if they have the method for it: `lora_A` needs
+    `factors_with(lora_B) -> Factors | None`, the base layer `weight_in_use() -> Tensor`, and a LoRA
+    variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
 
     Attributes:
         siblings: The projections of its block that see the same input, if it has any.

@@ -1,12 +1,13 @@
-"""Modules that an adapter has to hold whole, since no other file has their weights.
+"""Modules that an adapter has to store in full because no other file has their weights.
 
-Whoever loads an adapter has two files, the base model's and the adapter's. A module that is not in
-the base model's file, such as a new head or the pooler that a masked language model does without,
-starts at random numbers that nobody gets again. Factors on it would change an unknown weight. So it
-is trained whole and saved with the adapter (PEFT's `modules_to_save`), or the model is refused.
+A user who loads an adapter has two files, the base model's and the adapter's. A module that is
+missing from the base model's file, such as a new head or the pooler that masked language models
+lack, is initialised at random, and the same numbers cannot be drawn again. Factors on it would
+change an unknown weight. Such a module is therefore trained in full and saved with the adapter
+(PEFT's `modules_to_save`), or the model is refused.
 
-`from_pretrained` marks every parameter that it fills from a file. The marks are lost with a copy;
-what may be new is then taken as new.
+`from_pretrained` marks every parameter that it fills from a file. A copy of the model loses the
+marks; then every module that may be new counts as new.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from torch import nn
 from rankwright.core.errors import MethodError, did_you_mean
 
 FILLED = "_is_hf_initialized"
-"""The attribute of a parameter by which transformers knows that it came from a file."""
+"""Attribute that transformers sets on parameters filled from a file."""
 POOLER = "pooler"
-"""What transformers calls the module between a body and its head; many files lack it."""
+"""Name in transformers of the module between body and head; many checkpoints lack it."""
 NEW_HEADS = (
     "Classification",
     "QuestionAnswering",
@@ -32,21 +33,21 @@ NEW_HEADS = (
     "NextSentencePrediction",
     "DoubleHeads",
 )
-"""Parts of the names of classes whose heads are new with every task and trained whole always."""
+"""Substrings of model class names whose heads are new for every task and always trained in full."""
 
 
 def whole_modules(
     model: nn.Module, named: Iterable[str] = (), missing_keys: Collection[str] | None = None
 ) -> list[str]:
-    """Full names of the modules to train whole, none inside another.
+    """Full names of the modules to train in full, none inside another.
 
     Args:
         model: The base model.
-        named: Full names that are in any case among them.
-        missing_keys: Parameters that no file has; None if it is not known (`missing_parameters`).
+        named: Full names that are always included.
+        missing_keys: Parameters that no file has; None if unknown (`missing_parameters`).
 
     Raises:
-        MethodError: A parameter of the pretrained body is in no file, and none of the modules.
+        MethodError: A parameter of the pretrained body is in no file and in none of the modules.
     """
     found = [*named, *new_heads(model)]
     if missing_keys is None and getattr(model, "name_or_path", None):
@@ -64,12 +65,12 @@ def new_heads(model: nn.Module) -> list[str]:
 
 
 def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[str] | None:
-    """Names of the parameters that no file has; None if it cannot be known.
+    """Names of the parameters that no file has; None if that cannot be known.
 
     Args:
         model: The base model.
-        given: The missing and mismatched keys of its loading report; None to go by the marks that
-            transformers left on the parameters.
+        given: The missing and mismatched keys of its loading report; None to use the marks that
+            transformers leaves on the parameters.
 
     Raises:
         MethodError: A given key names no parameter and no buffer.
@@ -92,10 +93,14 @@ def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[st
 
 
 def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
-    """Full names of the modules whose names end so, as PEFT's `modules_to_save` matches them.
+    """Full names of the modules whose names have a given ending, as in PEFT's `modules_to_save`.
+
+    Args:
+        model: The base model.
+        ends: Endings of module names.
 
     Raises:
-        MethodError: An end matches no module.
+        MethodError: An ending matches no module.
     """
     names = [name for name, _ in model.named_modules() if name]
     found = []
@@ -111,13 +116,13 @@ def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
 
 
 def outermost(names: Iterable[str]) -> list[str]:
-    """Names of modules, each once, without those inside another of them."""
+    """Drop duplicates and modules inside another of the named ones."""
     unique = dict.fromkeys(names)
     return [name for name in unique if not _is_inside(name, unique)]
 
 
 def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
-    """One line: which modules are trained whole since the base model's file lacks them."""
+    """Say in one line which modules are trained in full because no file has them."""
     modules = model.get_base_model().named_modules()
     wrapped = [name for name, module in modules if isinstance(module, ModulesToSaveWrapper)]
     found = [name for name in wrapped if any(_is_inside(key, {name}) for key in missing_keys)]
@@ -127,7 +132,7 @@ def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
 
 
 def name_of(model: nn.Module, getter: str) -> str | None:
-    """Full name of the module that a method such as `get_output_embeddings` gives."""
+    """Full name of the module that a getter such as `get_output_embeddings` returns, or None."""
     try:
         wanted = getattr(model, getter)()
     except (AttributeError, NotImplementedError):  # image and audio models
@@ -155,39 +160,25 @@ def _pretrained(model: nn.Module) -> list[str]:
 
 
 def _outside_bodies(model: nn.Module) -> list[str]:
-    """Full names of modules with parameters outside bodies, word embeddings and the word head."""
+    """Full names of modules with parameters outside bodies, word embeddings and the LM head."""
+    getters = ("get_input_embeddings", "get_output_embeddings")
+    words = [name for getter in getters if (name := name_of(model, getter)) is not None]
     bodies = _bodies(model)
-    words = _words(model, bodies)
     found: list[str] = []
 
     def visit(name: str) -> None:
         for child_name, child in model.get_submodule(name).named_children():
             full = f"{name}.{child_name}" if name else child_name
-            if full in bodies or full in words or next(child.parameters(), None) is None:
-                continue
-            inside = any(_is_inside(kept, [full]) for kept in (*bodies, *words))
-            if inside or not _is_called(child):
+            if any(_is_inside(body, [full]) for body in bodies):
                 visit(full)
-            else:
+            elif full in bodies or full in words or any(_is_inside(word, [full]) for word in words):
+                continue
+            elif next(child.parameters(), None) is not None:
                 found.append(full)
 
-    if bodies not in ([], [""]):  # without a body nothing says what a head is
+    if bodies not in ([], [""]):  # without a body a head cannot be told from the rest
         visit("")
     return found
-
-
-def _words(model: nn.Module, bodies: list[str]) -> list[str]:
-    """Full names of the word embeddings, and of the layers between the body and the words."""
-    embeddings, head = (name_of(model, f"get_{end}_embeddings") for end in ("input", "output"))
-    around = (head or "").rpartition(".")[0]
-    if around and not any(_is_inside(body, [around]) for body in bodies):
-        head = around
-    return [name for name in (embeddings, head) if name]
-
-
-def _is_called(module: nn.Module) -> bool:
-    """Whether it has a forward: PEFT cannot train a list of modules whole, but each of them."""
-    return type(module).forward is not nn.Module.forward
 
 
 def _poolers(model: nn.Module) -> list[str]:
@@ -199,17 +190,17 @@ def _poolers(model: nn.Module) -> list[str]:
 
 
 def _homes(model: nn.Module, absent: list[str]) -> list[str]:
-    """The module to train whole for each parameter that no file has.
+    """The module to train in full for each parameter that no file has.
 
-    Outside a body it is the largest module all of whose parameters are absent, or else the one that
-    the parameter is of; in a body it is the pooler.
+    Outside a body this is the largest module whose parameters are all absent, or else the
+    parameter's own module; inside a body it is the pooler.
 
     Raises:
-        MethodError: There is none for some of them.
+        MethodError: Some of them belong to no such module.
     """
     bodies, keys = _bodies(model), set(absent)
     homes = {
-        key: _up_to_pooler(key) if _is_of_body(key, bodies) else _largest(model, key, keys)
+        key: _up_to_pooler(key) if _is_in_body(key, bodies) else _largest(model, key, keys)
         for key in absent
     }
     lost = [key for key, home in homes.items() if not home]
@@ -218,21 +209,19 @@ def _homes(model: nn.Module, absent: list[str]) -> list[str]:
     return list(homes.values())
 
 
-def _is_of_body(key: str, bodies: list[str]) -> bool:
+def _is_in_body(key: str, bodies: list[str]) -> bool:
     return bodies == [""] or _is_inside(key, bodies)
 
 
 def _largest(model: nn.Module, key: str, absent: Container[str]) -> str:
-    """The largest module around a parameter that has absent ones only, or else its own."""
-    name = home = key.rpartition(".")[0]
+    """The largest module around a parameter with absent parameters only, or else its own."""
+    name = key.rpartition(".")[0]
     while parent := name.rpartition(".")[0]:
         inside = (key for key, _ in model.get_submodule(parent).named_parameters(prefix=parent))
         if not all(key in absent for key in inside):
             break
         name = parent
-        if _is_called(model.get_submodule(name)):
-            home = name
-    return home
+    return name
 
 
 def _up_to_pooler(key: str) -> str:
@@ -245,8 +234,8 @@ def _is_new(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     if hasattr(parameter, FILLED) or parameter.is_meta:  # offloaded
         return False
     quantised = getattr(model, "hf_quantizer", None) is not None
-    if quantised and not _up_to_pooler(name) and _is_of_body(name, _bodies(model)):
-        return False  # some quantisers make the weights of the body anew after loading
+    if quantised and not _up_to_pooler(name) and _is_in_body(name, _bodies(model)):
+        return False  # some quantisers replace the weights of the body after loading
     ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     if any(re.search(pattern, name) for pattern in ignored):
         return False
@@ -254,7 +243,7 @@ def _is_new(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def _is_resized(model: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether it is of a word head that `resize_token_embeddings` made; PEFT saves those itself."""
+    """Whether it is in an LM head that `resize_token_embeddings` made; PEFT saves it by itself."""
     name = name_of(model, "get_output_embeddings")
     if name is None or all(p is not parameter for p in model.get_submodule(name).parameters()):
         return False
@@ -271,7 +260,7 @@ def _in_no_file(model: nn.Module, keys: list[str]) -> MethodError:
     place = f" {model.name_or_path!r}" if getattr(model, "name_or_path", "") else ""
     return MethodError(
         f"{type(model).__name__}: the file{place} that it was loaded from has no {shown}. They "
-        "start at random numbers, and no adapter would hold them. Load a file that has them; or "
-        "save the model whole (model.save_pretrained(folder)) and load it from there; or name "
-        "modules that have them in modules_to_save"
+        "are initialised at random, and the adapter would not contain them. Load a file that has "
+        "them, or save the whole model (model.save_pretrained(folder)) and load it from there, or "
+        "name their modules in modules_to_save"
     )

@@ -1,9 +1,9 @@
 """State of the adapted layers that the adapter's own file does not hold.
 
-PEFT saves what lies below an adapter's name under `lora_`, as each module's state dict has it. A
-layer part may put more on a layer: a factor that is computed from other parameters (gates) is saved
-as the product alone; a router beside the factors, or a buffer that is not persistent, is not saved
-at all. Checkpoints of a run hold these tensors, in their own dtypes, whatever part made them.
+PEFT saves the state dict entries whose name has `lora_` and the adapter's name. A layer part may
+add other tensors to a layer: of a factor that is computed from several parameters (gates) PEFT
+saves the product alone, and a router beside the factors, or a non-persistent buffer, it does not
+save at all. Checkpoints of a run hold these tensors, in their own dtypes, whichever part made them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rankwright.core.errors import MethodError
 
 
 def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tensor]:
-    """The parameters and buffers of adapted layers that the adapter's file does not hold.
+    """Collect the parameters and buffers of adapted layers that the adapter's file does not hold.
 
     A tensor that several layers share is listed once.
 
@@ -43,7 +43,7 @@ def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tens
 def load_layer_state(
     layers: Mapping[str, LoraLayer], adapter: str, state: Mapping[str, Tensor]
 ) -> None:
-    """Undo of `layer_state`, in place.
+    """Restore in place what `layer_state` collected.
 
     Args:
         layers: The same layers.
@@ -51,7 +51,7 @@ def load_layer_state(
         state: From `layer_state`.
 
     Raises:
-        MethodError: A tensor is missing, left over, or of another shape.
+        MethodError: A tensor is missing, unknown, or of another shape.
     """
     present = layer_state(layers, adapter)
     for name in dict.fromkeys((*present, *state)):
@@ -59,8 +59,8 @@ def load_layer_state(
         if here != saved:
             raise MethodError(
                 f"this checkpoint cannot be resumed: {name} is {saved} in it and {here} in this "
-                "run; it was written by another version of rankwright, or its layers had other "
-                "settings. Resume with the same, or start a new run"
+                "run; another version of rankwright wrote it, or its layers had other settings. "
+                "Resume with the same version and settings, or start a new run"
             )
     for name, tensor in present.items():
         tensor.copy_(state[name])
@@ -71,7 +71,7 @@ def _in_words(tensor: Tensor | None) -> str:
 
 
 def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of all that PEFT does not save with the adapter."""
+    """Yield name and tensor of everything that PEFT does not save with the adapter."""
     others = set(layer.scaling) - {adapter}
     for path, module in layer.named_modules():
         parts = path.split(".") if path else []
@@ -87,7 +87,7 @@ def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, T
 
 
 def _is_saved(module: nn.Module, name: str, key: str, adapter: str) -> bool:
-    """Whether the adapter's file has a tensor under its own name."""
+    """Whether the adapter's file stores a tensor under its own name."""
     by_name = type(module)._save_to_state_dict is nn.Module._save_to_state_dict
     persistent = name not in module._non_persistent_buffers_set
     return by_name and persistent and key.startswith("lora_") and adapter in key.split(".")

@@ -1,7 +1,7 @@
-"""Files that a living process holds, and what dead ones have left behind.
+"""Lock files, and the removal of temporary files that dead processes have left behind.
 
-A file is held through `flock`: the system lets go when its process ends, however it ends, and no
-other process can be taken for it, as one with the same number could.
+A file is locked with `flock`: the system releases it when the process ends, however it ends.
+Unlike a stored process id, it cannot be mistaken for that of a later process with the same id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Lock:
-    """A file that this process holds.
+    """A file that this process has locked.
 
     Attributes:
         file: The file.
-        descriptor: The open file.
-        sure: Whether others are kept off; False on a file system without locks.
+        descriptor: Its file descriptor.
+        sure: Whether other processes are excluded; False on a file system without locks.
     """
 
     file: Path
@@ -32,14 +32,14 @@ class Lock:
     sure: bool
 
     def release(self) -> None:
-        """Delete the file, if it still has its name, and let go."""
+        """Delete the file, if it still has its name, and release the lock."""
         if is_there(self.file, self.descriptor):
-            self.file.unlink()  # before it is let go: afterwards it may be another process's
+            self.file.unlink()  # before the release: afterwards another process may lock it
         os.close(self.descriptor)
 
 
 def acquire(file: Path) -> Lock | None:
-    """Hold a file, which is made if it is not there; None while another process does."""
+    """Lock a file, created if it does not exist; None while another process has it locked."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -51,7 +51,7 @@ def acquire(file: Path) -> Lock | None:
             return Lock(file, descriptor, sure=False)
         if is_there(file, descriptor):
             return Lock(file, descriptor, sure=True)
-        os.close(descriptor)  # of a process that let go, and deleted it, in between
+        os.close(descriptor)  # its holder deleted it between open and lock: try again
 
 
 def is_there(file: Path, descriptor: int) -> bool:
@@ -63,39 +63,40 @@ def is_there(file: Path, descriptor: int) -> bool:
 
 
 def unique_name() -> str:
-    """Part of the name of a temporary file: this machine, and what nobody else draws."""
+    """Suffix for the name of a temporary file: this machine's name and random digits."""
     return f"{_machine()}-{secrets.token_hex(4)}"
 
 
 def remove_unheld(files: Iterator[Path]) -> None:
-    """Delete temporary files of this machine that no living process holds."""
+    """Delete temporary files of this machine that no living process has locked."""
     for file in files:
         if not _of_this_machine(file.name):
             continue
         try:
             descriptor = os.open(file, os.O_RDWR)
-        except OSError:  # gone by now, or somebody else's
+        except OSError:  # already gone, or another user's
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.unlink(missing_ok=True)
-        except OSError:  # held, or a file system without locks
+        except OSError:  # locked, or a file system without locks
             pass
         finally:
             os.close(descriptor)
 
 
 def remove_folders(folders: Iterator[Path]) -> None:
-    """Delete temporary folders of this machine; the caller holds the lock of their target."""
+    """Delete temporary folders of this machine; the caller has locked their target."""
     for folder in folders:
         if _of_this_machine(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _of_this_machine(name: str) -> bool:
-    """Whether a temporary name was made here, as far as it says, and by no process of version 0.1.
+    """Whether a temporary name was made on this machine by a process that may be dead.
 
-    That version noted its number and held no lock.
+    Version 0.1 put its process id into the name and took no lock: its files count once that process
+    is gone.
     """
     if number := re.search(r"\.writing-(\d+)$", name):
         return not _is_alive(int(number[1]))
@@ -108,8 +109,8 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)  # no signal, only the check
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass
+    except PermissionError:  # another user's
+        return True
     return True
 
 

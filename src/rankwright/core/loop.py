@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.parameter_groups import clipping
 from rankwright.core.part import Multiplier, Shape
-from rankwright.core.run import MicroBatch, Run, clipping, random_state, set_random_state
+from rankwright.core.random_state import random_state, set_random_state
+from rankwright.core.run import MicroBatch, Run
 from rankwright.core.targets import count_targets, nothing_scored, weigh
 
 if TYPE_CHECKING:
@@ -59,8 +61,9 @@ class Loop(Run):
         weight_decay: Decoupled weight decay of the matrices.
         schedule: Number of steps -> learning-rate factor at every step.
         loss: (model, batch) -> scalar loss, a mean over the batch's targets.
-        targets: (model, batch) -> their number. Micro-batches of a step, on all processes, count by
-            it. The default counts labels that are not -100, or rows where there are no labels.
+        targets: (model, batch) -> number of targets, by which the micro-batches of a step are
+            weighted on all processes. The default counts labels that are not -100, or rows if
+            there are no labels.
         held_out: Number k -> k-th held-out batch, for methods that learn from a second split; must
             be a pure function of k.
         max_grad_norm: Clip the global gradient norm to this; None for no clipping. Without effect,
@@ -150,12 +153,11 @@ class Loop(Run):
     def train_step(self, *batches: Any) -> float:
         """One optimizer step on one batch, or on several micro-batches; returns the mean loss.
 
-        The step is that of one batch of all their rows. Penalties are not in the loss; they are in
-        `metrics`.
+        Micro-batches give the step of one batch with all their rows. Penalties are not part of the
+        returned loss; they are in `metrics`.
 
         Raises:
-            TrainingError: The loss is not finite, nothing in the step is scored, or the run is
-                already over.
+            TrainingError: The loss is not finite, the step has no targets, or the run is over.
         """
         if self.step >= self.total_steps:
             raise TrainingError(f"all {self.total_steps} steps of this run are done")
@@ -194,12 +196,12 @@ class Loop(Run):
         return total
 
     def _of_step(self, batches: Sequence[Any], where: str) -> Tensor:
-        """Targets of all processes' micro-batches, divided by the number of processes.
+        """Number of targets on all processes, divided by the number of processes; 0-dim, float32.
 
         Raises:
-            TrainingError: There is none.
+            TrainingError: There are none.
         """
-        device = next(self.model.parameters()).device  # a collective takes no other
+        device = next(self.model.parameters()).device  # required by the collective
         counts = [torch.as_tensor(self._targets(self.model, inputs)) for inputs in batches]
         own = torch.stack([count.to(device) for count in counts]).sum()
         (mean,) = self.average([own.float()])
@@ -208,14 +210,14 @@ class Loop(Run):
         return mean
 
     def _loss_of(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
-        """A batch's part of the step's loss, and what penalties add for its outputs."""
+        """A batch's share of the step's loss, and that of the penalties on its outputs."""
         inputs = batch.inputs
         labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
         targets = torch.as_tensor(self._targets(self.model, inputs))
         of_step = targets if batch.scale is None else batch.scale
         loss, penalty = self.with_penalty(lambda: self._loss(model, inputs), labels, targets)
-        weighed = None if penalty is None else weigh(penalty, targets, of_step)
-        return weigh(loss, targets, of_step), weighed
+        share = None if penalty is None else weigh(penalty, targets, of_step)
+        return weigh(loss, targets, of_step), share
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run: method, adapter, optimizer, schedule, position."""

@@ -11,10 +11,10 @@ an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA,
 | Conv1d, 2d, 3d | `(out, in, k)`  | `(out, in * k)` | `(r, in, k)`, `(out, r, 1)`     |
 | Embedding      | `(vocab, dim)`  | transposed      | `(r, vocab)`, `(dim, r)`        |
 
-A bare parameter (PEFT's `ParamWrapper`) is a matrix for every expert: `W` `(E, d_out, d_in)`, `A`
-`(E, r, d_in)`, `B` `(E, d_out, r)`. It is stored as `(E, d_out, d_in)`, `(E, d_in, d_out)` if the
-module has `is_transposed`, or `(d_out, d_in)` for `E = 1`, with factors `(E r, d_in)` and
-`(d_out, r E)`. Parts refuse it (`check_layer`); exports take it.
+A bare parameter (PEFT's `ParamWrapper`) holds one matrix for each of `E` experts: `W`
+`(E, d_out, d_in)`, `A` `(E, r, d_in)`, `B` `(E, d_out, r)`. It is stored as `(E, d_out, d_in)`,
+as `(E, d_in, d_out)` if the module has `is_transposed`, or as `(d_out, d_in)` for `E = 1`; its
+factors as `(E r, d_in)` and `(d_out, r E)`. Parts refuse it (`check_layer`); exports support it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:
         weight: Tensor of the shape of the layer's weight.
 
     Returns:
-        A view `(d_out, d_in)`, of a bare parameter `(E, d_out, d_in)`.
+        A view `(d_out, d_in)`, or `(E, d_out, d_in)` for a bare parameter.
     """
     if isinstance(module, CONV_LAYERS):
         return weight.flatten(1)
@@ -212,8 +212,8 @@ def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
         adapter_name: Name of the adapter.
 
     Returns:
-        Views `A` `(r, d_in)` and `B` `(d_out, r)`, with experts in front for a bare parameter, and
-        the scaling.
+        Views `A` `(r, d_in)` and `B` `(d_out, r)`, or `(E, r, d_in)` and `(E, d_out, r)` for a bare
+        parameter, and the scaling.
     """
     scaling = float(module.scaling[adapter_name])
     if isinstance(module, Embedding):

@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -100,8 +101,8 @@ class Method(ABC):
         alpha_pattern: The same for `lora_alpha`.
         use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
         modules_to_save: Modules trained in full and saved beside the adapter, by the ends of their
-            names. Heads of classification, question answering and their kin always are, and so is
-            what the model's file does not have (`core/heads.py`).
+            names. New heads (classification, question answering and the like) always are, and so
+            are modules that the model's file lacks (`core/heads.py`).
         plugged: What was plugged in; see `with_parts`.
     """
 
@@ -112,7 +113,7 @@ class Method(ABC):
     space: ClassVar[SearchSpace] = LOW_RANK
     """What `rankwright compare --tune` searches: learning rates, and two or three fields."""
     origins: ClassVar[dict[str, Origin]] = {}
-    """The parts' fields among its own, by name; see `part_fields.from_part`."""
+    """Fields that it takes from its parts, by name; see `part_fields.from_part`."""
 
     r: int = 8
     lora_alpha: float = 16.0
@@ -153,6 +154,10 @@ class Method(ABC):
         Raises:
             MethodError: The parts do not go together.
         """
+        return self._filled
+
+    @cached_property
+    def _filled(self) -> Slots:
         return self.plugged.into(self.slots(), self)
 
     @property
@@ -179,7 +184,7 @@ class Method(ABC):
         for kind in ("rank_pattern", "alpha_pattern"):
             for key in getattr(self, kind):
                 compiled(kind, key)
-        self.slots()  # the parts check the fields that are theirs
+        self.slots()  # each part checks its own fields
 
     def apply(
         self, model: nn.Module, *, seed: int = 0, missing_keys: Iterable[str] | None = None
@@ -191,10 +196,10 @@ class Method(ABC):
             seed: Seed of the factors. The global random state is left as it was.
             missing_keys: Names of the parameters that the model's file does not have, as
                 `from_pretrained(..., output_loading_info=True)` reports them; [] if it has all.
-                None goes by the marks that transformers leaves on what it loads; of a copy of a
-                loaded model, which has none, all that may be new is taken as new: poolers, and
-                what is outside the pretrained body. Modules with such parameters are trained
-                whole and saved with the adapter, as the heads of classification are anyway.
+                None: told by the marks that transformers leaves on loaded parameters. A copy of a
+                loaded model has no marks; then poolers and modules outside the pretrained body
+                count as missing. Modules with missing parameters are trained in full and saved
+                with the adapter, as new heads always are.
 
         Returns:
             The adapted model. Its logits are the base model's.
@@ -229,16 +234,16 @@ class Method(ABC):
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
         fuse(peft_model)
-        if missing_keys is None:  # who gives them has the notices too
+        if missing_keys is None:  # a caller who passes them prints the notices itself
             for notice in self.notices(peft_model, absent or ()):
                 logger.warning(notice)
         return peft_model
 
     def notices(self, model: PeftModel, missing_keys: Collection[str]) -> list[str]:
-        """What the user should know of an adapted model before it is trained, a line each.
+        """Lines about an adapted model that the user should read before training.
 
         Args:
-            model: What `apply` returned.
+            model: The model that `apply` returned.
             missing_keys: Parameters that no file has.
         """
         whole = [whole_notice(model, missing_keys)] if missing_keys else []
@@ -248,7 +253,7 @@ class Method(ABC):
         return [*whole, *([adapted] if adapted else [])]
 
     def named_whole(self, model: nn.Module) -> list[str]:
-        """Full names of the modules of `model` that the fields name to be trained whole.
+        """Full names of the modules of `model` that the fields select to be trained in full.
 
         Raises:
             MethodError: A name matches no module.
@@ -266,13 +271,16 @@ class Method(ABC):
         Args:
             model: The base model.
             layer: The layer part; the method's own if None.
-            missing_keys: Parameters that no file has; None if it is not known.
+            missing_keys: Parameters that no file has; None if unknown.
 
         Raises:
             MethodError: A name matches no module, or a weight of the body is in no file.
         """
+        task_type = next(
+            (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__), None
+        )
         return LoraConfig(
-            task_type=_task_type(model),
+            task_type=task_type,
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
@@ -295,22 +303,22 @@ class Method(ABC):
         except MethodError:
             raise
         except (TypeError, ValueError) as error:
-            if ParamWrapper.__name__ in str(error):  # DoRA's, or dropout's
+            if ParamWrapper.__name__ in str(error):  # PEFT refuses DoRA and dropout there
                 raise MethodError(
                     f"{self.name} does not work on the experts of {type(model).__name__}, which "
-                    f"are parameters and no linear layers ({error}); {advice(model)}"
+                    f"are parameters and not linear layers ({error}); {advice(model)}"
                 ) from error
             raise MethodError(
                 f"{self.name} cannot be applied to {type(model).__name__} with target_modules="
                 f"{self.target_modules!r}: {error} Linear modules of this model end in: "
                 f"{', '.join(linears)}."
             ) from error
-        if isinstance(config.target_modules, set):  # a head is none, and "lm_head" PEFT asks about
+        if isinstance(config.target_modules, set):  # PEFT lists heads too; they are not targets
             config.target_modules -= {*(config.modules_to_save or ())}
         return adapted
 
     def _resolve_patterns(self, model: PeftModel, layers: dict[str, LoraLayer]) -> None:
-        """Check the user's patterns, and note what came of them, module by module."""
+        """Check the user's patterns and replace them by one entry for each module."""
         targets = [target_name(name, layer) for name, layer in layers.items()]
         check_patterns("rank_pattern", [*self.rank_pattern], targets)
         check_patterns("alpha_pattern", [*self.alpha_pattern], targets)
@@ -326,17 +334,6 @@ class Method(ABC):
                     f"({rows} x {columns}); choose r <= {largest}, or give "
                     "this layer its own rank with rank_pattern"
                 )
-
-
-def _task_type(model: nn.Module) -> TaskType | None:
-    """What PEFT calls the task; None where its wrapper would hand on token ids that are not there.
-
-    Speech and images have classes by the same names.
-    """
-    if getattr(model, "main_input_name", "input_ids") != "input_ids":
-        return None
-    name = type(model).__name__
-    return next((kind for suffix, kind in _TASK_TYPES.items() if suffix in name), None)
 
 
 def _check_attention(layers: dict[str, LoraLayer]) -> None:

@@ -39,7 +39,7 @@ class Part:
     """What fills a slot."""
 
     experts: ClassVar[bool] = False
-    """Whether it works where bare parameters are adapted, such as the experts of a mixture."""
+    """Whether it supports adapted parameters that are not in linear layers (experts)."""
 
     @classmethod
     def from_fields(cls, method: Method, *, without: Iterable[str] = (), **others: Any) -> Self:
@@ -47,16 +47,16 @@ class Part:
 
         Args:
             method: The method.
-            without: Fields that the method leaves out; they keep their defaults, and so do those
-                that only Python can set (`repr=False`).
-            others: Values of fields that are not the method's.
+            without: Fields that keep their defaults, as do those that only Python can set
+                (`repr=False`).
+            others: Values of fields that the method does not have.
 
         Raises:
-            FieldError: A value is refused; under the name that the field has in the method.
-            MethodError: A field is none of the three, or there is no such field.
+            FieldError: A value is refused; named after the method's field.
+            MethodError: A field is in none of the three or in two of them, or does not exist.
         """
         taken = {o.name: name for name, o in method.origins.items() if o.part is cls}
-        _check_all_said(method, cls, [*taken, *without, *others])
+        _check_coverage(method, cls, [*taken, *without, *others])
         try:
             return cls(**{name: getattr(method, own) for name, own in taken.items()}, **others)
         except FieldError as error:
@@ -81,21 +81,21 @@ class Part:
         del slots
 
 
-def _check_all_said(method: Method, cls: type[Part], said: list[str]) -> None:
-    """Refuse a part of which a method forgets a field, or says one twice or wrongly."""
+def _check_coverage(method: Method, cls: type[Part], given: list[str]) -> None:
+    """Refuse a part with a field that the method omits, gives twice or misspells."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     wrong = {
-        "is said nothing of": [f.name for f in fields if f.repr and f.name not in said],
-        "is said twice": [name for name in names if said.count(name) > 1],
-        "does not exist": [name for name in said if name not in names],
+        "missing": [f.name for f in fields if f.repr and f.name not in given],
+        "given twice": [name for name in names if given.count(name) > 1],
+        "unknown": [name for name in given if name not in names],
     }
     for what, found in wrong.items():
         if found:
             raise MethodError(
-                f"{type(method).__name__} and its part {cls.__name__}: {', '.join(found)} {what}; "
-                "a field of the part is one of the method's (from_part), or has a value in "
-                "from_fields, or is named in without="
+                f"{type(method).__name__} and its part {cls.__name__}: {what}: {', '.join(found)}; "
+                "expected each field of the part once: as a field of the method (from_part), with "
+                "a value in from_fields, or in without="
             )
 
 
@@ -103,8 +103,8 @@ def _check_all_said(method: Method, cls: type[Part], said: list[str]) -> None:
 class Layer(Part):
     """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA.
 
-    Parameters and buffers that `install` puts on the layers are in every checkpoint of a run
-    (:mod:`rankwright.core.layer_state`); a part has nothing to do for that.
+    Checkpoints of a run store the parameters and buffers that `install` adds to the layers
+    (:mod:`rankwright.core.layer_state`); the part does not have to save them.
     """
 
     @property
@@ -171,7 +171,7 @@ class Penalty(Part):
         """For every training batch: a 0-dim tensor of its outputs, weight included.
 
         The engine adds it to the loss of the batch. A step takes the mean over its micro-batches
-        on all processes, in which each counts by its number of targets, as it does in the loss.
+        on all processes, weighted by their numbers of targets, as for the loss.
         """
         del run, forward
         return None

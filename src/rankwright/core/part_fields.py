@@ -1,4 +1,4 @@
-"""Fields that a method takes from its parts: declared once, with default, check and meaning.
+"""Method fields that come from a part, declared once with default, check and documentation.
 
     class SoRA(Method):
         xi: float = from_part(Sparsify)                    # Sparsify.xi
@@ -7,10 +7,10 @@
         def slots(self) -> Slots:
             return Slots(procedure=Sparsify.from_fields(self), ...)
 
-The default is the part's unless the method gives another, and the check is the part's. So is the
-meaning, to which the method's docstring may add something (what the paper has, say): `cls.__doc__`
-has both from the moment the class exists, and with it `help(SoRA)`, `rankwright methods show sora`
-and `rankwright train --method sora --help`.
+The default is the part's unless the method gives another; the check is always the part's. The
+description is the part's too, and the method's docstring may add to it (the paper's value, for
+example): `cls.__doc__` joins both when the class is created, so `help(SoRA)`, `rankwright methods
+show sora` and `rankwright train --method sora --help` show them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a method's field comes from.
+    """The part's field behind a method's field.
 
     Attributes:
         part: The part's class.
-        name: The field's name there.
+        name: The field's name in the part.
         default: The method's own default; MISSING for the part's.
     """
 
@@ -49,7 +49,7 @@ class Origin:
         """The part's field.
 
         Raises:
-            MethodError: It has none of this name.
+            MethodError: The part has no such field.
         """
         fields = {field.name: field for field in dataclasses.fields(self.part)}  # type: ignore[arg-type]
         if self.name not in fields:
@@ -60,24 +60,24 @@ class Origin:
 
 
 def from_part(part: type[Part], name: str = "", *, default: Any = dataclasses.MISSING) -> Any:
-    """A method's field that is a field of one of its parts; `Part.from_fields` hands it over.
+    """Declare a method's field as one of a part's, to which `Part.from_fields` passes it.
 
     Args:
         part: The part's class.
-        name: The field's name in the part, where it is another.
-        default: The method's default, where it is not the part's.
+        name: The field's name in the part, if different.
+        default: The method's default, if different.
     """
     return Origin(part, name, default)
 
 
 def taken_fields(cls: type[Any]) -> dict[str, Origin]:
-    """Give a class that `dataclass` has not seen yet its `from_part` defaults and their meaning.
+    """Replace the `from_part` declarations of a class by defaults and document them.
 
     Args:
-        cls: The method's class; changed in place.
+        cls: The method's class, before `dataclass` processes it; changed in place.
 
     Returns:
-        Name of the method's field -> where it comes from.
+        Name of the method's field -> the part's field.
 
     Raises:
         MethodError: A part has no such field.
@@ -102,7 +102,7 @@ def _default(origin: Origin) -> Any:
 
 
 def _documented(cls: type[Any], origins: Mapping[str, Origin]) -> str:
-    """The class's docstring with the meaning of every field, the part's before the class's own."""
+    """The class's docstring with each field's description, the part's before the class's own."""
     text = inspect.cleandoc(cls.__doc__ or "")
     head, own = text.partition("\nAttributes:\n")[0].rstrip(), meanings(cls)
     lines = [head, "", "Attributes:"]
@@ -117,6 +117,6 @@ def _documented(cls: type[Any], origins: Mapping[str, Origin]) -> str:
 
 
 def meanings(cls: type[Any]) -> dict[str, str]:
-    """What the docstring of a class says of each of its fields, on one line."""
+    """Descriptions of the fields in the docstring of a class, by name, each on one line."""
     described = docstring_parser.parse(cls.__doc__ or "").params
     return {item.arg_name: " ".join((item.description or "").split()) for item in described}

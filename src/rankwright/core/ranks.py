@@ -1,8 +1,8 @@
 """Ranks and scalings that differ from layer to layer, in PEFT's bookkeeping.
 
-PEFT takes the first key of a pattern that matches a module, in the order of the mapping, and writes
-`adapter_config.json` with its keys sorted. So every module whose value differs from the common one
-gets an entry that matches it alone, and no order has a say in what is loaded.
+PEFT applies the first key of a pattern that matches a module, in the order of the mapping, but
+sorts the keys when it writes `adapter_config.json`. Every module whose value differs from the
+common one therefore gets an entry that matches it alone, so the order does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "base_model.model."
 
 
 def target_name(name: str, layer: LoraLayer) -> str:
-    """The name of what a layer adapts in the base model: a module, or a parameter of one.
+    """The name of the adapted module of the base model, or of the adapted parameter of a module.
 
     Args:
         name: Name of the layer, with `PREFIX` or without.
@@ -49,16 +49,20 @@ def entry_for(target: str) -> str:
 
 
 def compiled(kind: str, key: str) -> re.Pattern[str]:
-    """A key as PEFT matches it with the names of modules.
+    """Compile a key as PEFT does to match it against module names.
+
+    Args:
+        kind: Name of the pattern, for messages.
+        key: The key.
 
     Raises:
-        MethodError: It is no regular expression.
+        MethodError: It is not a regular expression.
     """
     try:
         return re.compile(rf"(.*\.)?({key})$")
     except re.error as error:
         raise MethodError(
-            f"{kind} key {key!r} is no regular expression ({error}); expected the end of a "
+            f"{kind} key {key!r} is not a regular expression ({error}); expected the end of a "
             "module's name, or an expression that matches one"
         ) from error
 
@@ -69,10 +73,10 @@ def check_patterns(kind: str, keys: Sequence[str], targets: Sequence[str]) -> No
     Args:
         kind: Name of the pattern, for messages.
         keys: In the order in which they are tried.
-        targets: What is adapted, as `target_name` gives it.
+        targets: Names of the adapted modules and parameters, from `target_name`.
 
     Raises:
-        MethodError: A key matches nothing, or nothing that an earlier one does not match.
+        MethodError: A key matches no target, or only targets that earlier keys match.
     """
     ends = {target.rpartition(".")[2] for target in targets}
     taken: dict[str, str] = {}  # target -> the key that decides on it
@@ -88,8 +92,8 @@ def check_patterns(kind: str, keys: Sequence[str], targets: Sequence[str]) -> No
             before = dict.fromkeys(repr(taken[target]) for target in matched)
             raise MethodError(
                 f"{kind} key {key!r} never takes effect: the first match counts, and "
-                f"{' and '.join(before)} before it take all that it matches; put it first, or "
-                "leave it out"
+                f"{' and '.join(before)} before it cover all that it matches; put it first, or "
+                "remove it"
             )
         taken = dict.fromkeys(matched, key) | taken
 
@@ -100,7 +104,7 @@ def write_patterns(
     """Write an entry for every target whose rank or alpha is not that of the configuration.
 
     Args:
-        config: Changed in place; `r` and `lora_alpha` hold for all other targets.
+        config: Changed in place; its `r` and `lora_alpha` apply to all other targets.
         ranks: Rank by target.
         alphas: Numerator of the scaling by target.
     """
@@ -109,12 +113,12 @@ def write_patterns(
 
 
 def resolve_patterns(config: LoraConfig, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
-    """Give every layer that differs an entry of its own, in place of what the user wrote.
+    """Replace the user's patterns by one entry for each layer that differs.
 
     Args:
         config: The adapter's; changed in place.
         adapter: Name of the adapter.
-        layers: Its layers by name, as PEFT made them of the user's patterns.
+        layers: Its layers by name, as PEFT created them from the user's patterns.
     """
     targets = {target_name(name, layer): layer for name, layer in layers.items()}
     write_patterns(

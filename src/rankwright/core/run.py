@@ -7,7 +7,6 @@ Behind it stands a `transformers` Trainer (:mod:`rankwright.training`) or the pl
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +14,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from rankwright.core import standing
+from rankwright.core import processes, standing
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.forward import Forward, watching
 from rankwright.core.layer_state import layer_state, load_layer_state
+from rankwright.core.parameter_groups import parameter_groups
 from rankwright.core.part import Multiplier, Phase, Shape
+from rankwright.core.random_state import random_state, seeded_generator, set_random_state
+from rankwright.core.reentrant import has_reentrant_checkpoint
 from rankwright.core.rows import number_of_rows, take_rows
 from rankwright.core.siblings import apart, parted
 
@@ -48,8 +49,8 @@ class MicroBatch:
     Attributes:
         inputs: What the model is called with, on the model's device.
         random_state: Random state before its first forward, for exact replay; None if not kept.
-        scale: What the engine needs to make the losses of a step's micro-batches sum to the
-            step's loss: the number of targets of the step; None for the batch alone.
+        scale: Number of targets of the step, by which the engine weights the losses of its
+            micro-batches so that they sum to the step's loss; None for the batch alone.
         held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
         whole: The micro-batch that its rows were taken from; None if it is whole.
         share: Its rows over those of `whole`.
@@ -111,10 +112,9 @@ class Run(ABC):
 
     @abstractmethod
     def loss(self, batch: MicroBatch) -> Tensor:
-        """The part of the step's loss that comes from `batch`; 0-dim.
+        """The share of the step's loss that comes from `batch`; 0-dim.
 
-        What penalties add for the outputs of a training batch is in it, what they add for the
-        parameters is not.
+        It includes penalties on the outputs of a training batch, not those on parameters.
         """
 
     @abstractmethod
@@ -206,8 +206,8 @@ class Run(ABC):
     def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
         """Rows of a batch as a batch of their own, whose loss stands for that of the whole one.
 
-        Over rows drawn at random its mean is the loss of `batch`: the sum over their targets is
-        divided by their share of the step's.
+        Its mean over random draws of rows is the loss of `batch`: the sum over their targets is
+        divided by the step's targets times the share of the rows.
 
         Args:
             batch: A whole batch.
@@ -221,19 +221,12 @@ class Run(ABC):
 
     def average(self, tensors: list[Tensor]) -> list[Tensor]:
         """Mean of each tensor over processes, in one collective."""
-        if self.processes == 1:
-            return tensors
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.processes
-        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
-        return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+        return processes.average(tensors)
 
     @property
     def processes(self) -> int:
         """How many processes train together."""
-        alone = not (dist.is_available() and dist.is_initialized())
-        return 1 if alone else dist.get_world_size()
+        return processes.count()
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows of all processes, in their order; a gradient flows to this process's own.
@@ -244,18 +237,7 @@ class Run(ABC):
         Returns:
             (rows of all processes, columns).
         """
-        if self.processes == 1:
-            return rows
-        own, number = dist.get_rank(), torch.tensor([len(rows)], device=rows.device)
-        numbers = [torch.empty_like(number) for _ in range(self.processes)]
-        dist.all_gather(numbers, number)
-        counts = [int(count) for count in numbers]
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows.detach()
-        received = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(received, padded)
-        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
-        return torch.cat([*parts[:own], rows, *parts[own + 1 :]])
+        return processes.gather(rows)
 
     # Penalties on outputs ----------------------------------------------------------------------
 
@@ -271,18 +253,16 @@ class Run(ABC):
     def with_penalty(
         self, loss: Callable[[], Loss], labels: Any, targets: Tensor | None = None
     ) -> tuple[Loss, Tensor | None]:
-        """Compute the loss of a batch, and what penalties add for its outputs.
+        """Compute the loss of a batch and the penalty on its outputs.
 
         Args:
             loss: Calls the model.
-            labels: The batch's labels, where the model is not given any.
-            targets: Their number, by which what is noted of the batch counts; None for batches
-                that count alike.
+            labels: The batch's labels, in case the model is not given any.
+            targets: Number of targets, the batch's weight in logged means; None for equal weights.
 
         Returns:
-            What `loss` gave, and the penalty, of which the step takes the mean over its
-            micro-batches, each by its targets; None where there is none, and outside of
-            `penalising`.
+            The result of `loss`, and the penalty, which the engine averages over the step's
+            micro-batches weighted by their targets; None without one and outside of `penalising`.
         """
         penalty = self.slots.penalty
         if not self._penalised or penalty is None or not penalty.reads_outputs():
@@ -305,7 +285,7 @@ class Run(ABC):
     def note(self, name: str, value: Tensor) -> None:
         """Log the mean of a quantity over the step's micro-batches, on this process.
 
-        Each counts by its targets, as it does in the loss.
+        Micro-batches are weighted by their targets, as in the loss.
         """
         self._noted.setdefault(name, []).append((value.detach(), self._noted_by))
 
@@ -357,25 +337,14 @@ class Run(ABC):
             head_lr: Learning rate of modules outside the pretrained body that are trained in full,
                 such as a new classification head; None for `lr`.
         """
-        groups: dict[tuple[str, bool, bool], dict[str, Any]] = {}
-        for name, parameter in self.trainable().items():
-            role, decayed = self.procedure.role(name), decays(name, parameter)
-            head = is_head(name, self.model)
-            if (role, decayed, head) not in groups:
-                groups[role, decayed, head] = {
-                    "params": [],
-                    "role": role,
-                    "lr": head_lr if head and head_lr is not None else lr,
-                    "weight_decay": weight_decay if decayed else 0.0,
-                    **self.procedure.group_options(role),
-                }
-            groups[role, decayed, head]["params"].append(parameter)
-        if not groups:
-            raise MethodError(
-                "no parameter of the model requires a gradient; call method.apply(model) and do "
-                "not freeze the adapter before training"
-            )
-        return list(groups.values())
+        return parameter_groups(
+            self.trainable(),
+            self.model,
+            self.procedure,
+            lr=lr,
+            weight_decay=weight_decay,
+            head_lr=head_lr,
+        )
 
     def group_of(self, parameter: nn.Parameter) -> dict[str, Any]:
         """The optimizer group that holds `parameter`."""
@@ -506,43 +475,19 @@ class Run(ABC):
             apart(self.model.get_submodule(block))
 
     def load_model_state(self, state: dict[str, Any]) -> None:
-        """Restore what the model needs before the adapter's weights of the same checkpoint.
+        """Restore procedure and layers; call before loading the adapter's weights.
 
-        The procedure may have to give layers another shape; a factor that is computed from other
-        parameters has to have these, or it would take its product apart anew.
+        The procedure may change the shapes of layers. A factor that is computed from several
+        parameters needs those first: from the product alone it could not recover them.
         """
         self.procedure.load_state_dict(state["procedure"])
         load_layer_state(self.layers, self.adapter_name, state.get("layers", {}))
 
 
 def _weighted_mean(values: list[tuple[Tensor, float]]) -> float:
-    """Mean of values with weights; 0 where all weights are 0."""
+    """Weighted mean; 0 if all weights are 0."""
     total = sum(weight for _, weight in values)
     return sum(float(value) * weight for value, weight in values if weight) / (total or 1.0)
-
-
-def has_reentrant_checkpoint(loss: Tensor) -> bool:
-    """Whether the graph of a loss leads through `torch.utils.checkpoint` with use_reentrant.
-
-    Parameters inside are not in the graph: a backward reaches them, `torch.autograd.grad` does not.
-    """
-    seen: set[Any] = set()
-    nodes = [loss.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        seen.add(node)
-        nodes += [following for following, _ in node.next_functions]
-    return False
-
-
-def seeded_generator(seed: int, *key: object) -> torch.Generator:
-    """A CPU generator that is a pure function of (seed, key); that of `Run.generator`."""
-    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
@@ -557,44 +502,3 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
             f"{type(model).__name__} has no adapted layer; call model = method.apply(model) first"
         )
     return layers
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices yes; biases, norms, magnitudes no."""
-    return parameter.ndim > 1 and "lora_magnitude_vector" not in name
-
-
-def clipping(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> float | None:
-    """The norm that an engine clips gradients to, None for not at all.
-
-    Logs that `max_grad_norm` is without effect where the optimizer has `owns_clipping`.
-    """
-    if not max_grad_norm or not getattr(optimizer, "owns_clipping", False):
-        return max_grad_norm or None
-    logger.warning(
-        "max_grad_norm = %s is switched off: %s limits its steps by itself, and needs the "
-        "gradients as they are",
-        *(max_grad_norm, type(optimizer).__name__),
-    )
-    return None
-
-
-def is_head(name: str, model: PeftModel) -> bool:
-    """Whether a parameter is trained in full and outside the pretrained body of the model."""
-    body = getattr(model.get_base_model(), "base_model_prefix", "")
-    return ".modules_to_save." in name and not (body and f".{body}." in name)
-
-
-def random_state() -> list[Tensor]:
-    """Global random state: CPU, then the current CUDA device where there is one."""
-    state = [torch.get_rng_state()]
-    if torch.cuda.is_available():
-        state.append(torch.cuda.get_rng_state())
-    return state
-
-
-def set_random_state(state: list[Tensor]) -> None:
-    """Undo of `random_state`; that of a device is left out where there is none any more."""
-    torch.set_rng_state(state[0])
-    if len(state) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state[1])

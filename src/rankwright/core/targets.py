@@ -1,21 +1,18 @@
-"""How many targets a batch is scored on: the number that its mean loss is a mean over.
+"""The number of targets in a batch: the labels, or rows, that its mean loss is taken over.
 
 A step that takes its rows in several micro-batches, or on several processes, has the loss and the
-gradients of one large batch if every micro-batch counts by its share of the step's targets.
+gradients of one large batch if each micro-batch is weighted by its share of the step's targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankwright.core.forward import is_encoder_decoder
-
-if TYPE_CHECKING:
-    pass
 
 IGNORED = -100
 """The label of a position or a row that is not scored."""
@@ -26,16 +23,17 @@ _CAUSAL = ("LMHeadModel", "ModelWithLMHead", "DoubleHeadsModel", "BertGeneration
 
 
 def count_targets(model: nn.Module, inputs: Any, *, shifts: bool | None = None) -> Tensor:
-    """Number of targets that a model's loss of a batch is a mean over.
+    """Count the targets that a model's loss of a batch is a mean over.
 
-    Labels that are not -100 count; a causal model does not score the first label of a row. Where
-    the loss is a mean over rows (regression, several labels a row, no labels at all), rows count.
+    These are the labels that are not -100; a causal model does not score the first label of a row.
+    If the loss is a mean over rows (regression, multiple labels per row, no labels), rows are
+    counted.
 
     Args:
         model: The model, adapted or not.
         inputs: The batch.
-        shifts: Whether the logits of a position are scored against the next label; None to tell by
-            the model's class.
+        shifts: Whether the logits of a position are scored against the next label; None to decide
+            by the model's class.
 
     Returns:
         0-dim, int64, on the device of the labels.
@@ -51,12 +49,16 @@ def count_targets(model: nn.Module, inputs: Any, *, shifts: bool | None = None) 
 
 
 def weigh(loss: Tensor, targets: Tensor, of_step: Tensor) -> Tensor:
-    """The part of the step's loss that comes from a micro-batch; 0 where nothing in it is scored.
+    """A micro-batch's share of the step's loss; 0 if it has no targets.
 
     Args:
-        loss: The mean over the micro-batch's targets, 0-dim; 0 / 0 without any.
-        targets: Their number.
-        of_step: That of the whole step, divided by the number of processes that average gradients.
+        loss: The mean over the micro-batch's targets, 0-dim; may be NaN if it has none.
+        targets: Number of targets in the micro-batch.
+        of_step: Number in the whole step, divided by the number of processes over which gradients
+            are averaged.
+
+    Returns:
+        0-dim; NaN if the whole step has no targets.
     """
     targets = targets.to(loss.device)
     share = targets.to(torch.promote_types(loss.dtype, torch.float32)) / of_step.to(loss.device)
@@ -64,23 +66,23 @@ def weigh(loss: Tensor, targets: Tensor, of_step: Tensor) -> Tensor:
 
 
 def nothing_scored(where: str, inputs: Any) -> str:
-    """The message for a step, or a batch, without any target.
+    """The error message for a step or batch without targets.
 
     Args:
-        where: What has no target ("step 3").
+        where: The step or batch ("step 3").
         inputs: One of its micro-batches.
     """
     labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
     tokens = isinstance(labels, Tensor) and labels.ndim > 1
     if not tokens:
         return (
-            f"no row of {where} is scored: all of its labels are {IGNORED}, which the loss leaves "
-            "out; label the rows, or take them out of the data"
+            f"no row of {where} is scored: all of its labels are {IGNORED}, which the loss "
+            "ignores; label the rows, or remove them from the data"
         )
     return (
         f"no token of {where} is scored: all labels of its rows are {IGNORED}, which the loss "
-        "leaves out. A prompt that fills the maximum length has its completion cut off: raise "
-        "max_length, shorten the prompts, or take such rows out of the data"
+        "ignores. A prompt that fills the maximum length leaves no room for its completion: raise "
+        "max_length, shorten the prompts, or remove such rows from the data"
     )
 
 
@@ -104,7 +106,7 @@ def _by_row(model: nn.Module, labels: Tensor) -> bool:
 
 
 def _ignored(model: nn.Module) -> int:
-    """The label that is not scored; segmentation has one of its own."""
+    """The label that is not scored; semantic segmentation has its own."""
     base = _base(model)
     if "SemanticSegmentation" not in type(base).__name__:
         return IGNORED
@@ -112,7 +114,7 @@ def _ignored(model: nn.Module) -> int:
 
 
 def _answers(inputs: Any) -> Tensor:
-    """Rows; where positions are the answers, those within the row, a start and an end each."""
+    """Count rows or, for extractive answers, the start and end positions within the row."""
     if isinstance(inputs, Mapping) and isinstance(tokens := inputs.get("input_ids"), Tensor):
         positions = [inputs.get(f"{end}_positions") for end in ("start", "end")]
         within = [p.lt(tokens.shape[1]).sum() for p in positions if isinstance(p, Tensor)]

@@ -1,6 +1,6 @@
-"""What PyYAML, which follows version 1.1, reads otherwise than people mean it.
+"""YAML loading closer to version 1.2; PyYAML follows 1.1, with surprising numbers and dates.
 
-A key that is there twice is refused: PyYAML would take the last one without a word.
+A repeated key is refused: PyYAML would silently take the last one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import yaml
 
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 _FLOAT, _MERGE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
-_STR = "tag:yaml.org,2002:str"
 _SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
 class NumberLoader(yaml.SafeLoader):
-    """In which 2e-5 is a number and 2026-11-23 a text, as in YAML 1.2; a repeated key is an error.
+    """Reads 2e-5 as a number and 2026-11-23 as a string, as YAML 1.2 does; keys must be unique.
 
     PyYAML takes only 2.0e-5 for a number, and makes a date of the other, which no option is.
     """
@@ -27,36 +26,19 @@ class NumberLoader(yaml.SafeLoader):
         self._checked: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put the keys of `<<` among those of a mapping, once its own are known to be distinct.
+        """Merge the keys of `<<` into a mapping after checking that its own are distinct.
 
         Raises:
-            yaml.constructor.ConstructorError: A key is there more than once.
+            yaml.constructor.ConstructorError: A key is repeated.
         """
-        if node not in self._checked:  # afterwards a merged key may be there beside the node's own
+        if node not in self._checked:  # after a merge, a key may stand beside the node's own
             self._checked.add(node)
             _check_distinct(node)
         super().flatten_mapping(node)
 
 
-class ConfigLoader(NumberLoader):
-    """In which `label_names` lists texts as they are written: yes, 1 and true are such names."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """See `NumberLoader`."""
-        super().flatten_mapping(node)
-        for key, value in node.value:
-            if str(key.value).replace("-", "_") == "label_names":
-                _keep_as_text(value)
-
-
-def _keep_as_text(node: yaml.Node) -> None:
-    for item in node.value if isinstance(node, yaml.SequenceNode) else ():
-        if isinstance(item, yaml.ScalarNode):
-            item.tag = _STR
-
-
 def yaml_problem(error: Exception) -> str:
-    """What is wrong, and in which line where that is known."""
+    """Describe a YAML error on one line, with the line number if known."""
     mark = getattr(error, "problem_mark", None)
     line = "" if mark is None else f"line {mark.line + 1}: "
     return line + " ".join(str(getattr(error, "problem", None) or error).split())
@@ -82,7 +64,7 @@ NumberLoader.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
 
 
 class NumberDumper(yaml.SafeDumper):
-    """Writes what `NumberLoader` reads back: a text such as 1e5 is quoted."""
+    """Writes YAML that `NumberLoader` reads back unchanged: it quotes strings such as 1e5."""
 
 
 NumberDumper.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))

@@ -16,8 +16,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from rankwright.core.errors import MethodError
-from rankwright.job.files import read_mapping
-from rankwright.job.folder import incomplete, read_whole
+from rankwright.job.folder import incomplete
 from rankwright.training.adapter_file import MAGNITUDE
 
 
@@ -36,7 +35,6 @@ def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     for file in (folder / CONFIG_NAME, weights):
         if not file.is_file():  # PEFT would look for it on the hub
             raise incomplete(file, "No such file or directory")
-    read_whole(folder / CONFIG_NAME, read_mapping)
     try:
         stored = _finite_tensors(weights)
         with warnings.catch_warnings():

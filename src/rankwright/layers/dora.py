@@ -54,8 +54,8 @@ class Dora(Layer):
     """DoRA: a trained length for every weight row beside a low-rank direction.
 
     Attributes:
-        norm_grad: Whether the row norm n carries a gradient: "detached" (DoRA's paper and PEFT) or
-            "full" (BiDoRA).
+        norm_grad: Whether gradients flow through the row norm n: "detached" (not; DoRA's paper and
+            PEFT) or "full" (BiDoRA).
     """
 
     norm_grad: NormGrad = "detached"
@@ -64,7 +64,7 @@ class Dora(Layer):
         """Check the field.
 
         Raises:
-            MethodError: It is neither.
+            MethodError: It is neither of them.
         """
         kinds = get_args(NormGrad)
         check_field(self, "norm_grad", self.norm_grad in kinds, " or ".join(kinds))

@@ -1,9 +1,10 @@
-"""The base class of a module that stands in the place of a factor of LoRA.
+"""Base class of modules that replace a LoRA factor.
 
-PEFT makes an `nn.Linear` for A (r, in) and for B (out, r). A layer part may put a `Factor` there,
-whose weight is computed from other tensors. PEFT and every export see `weight`, so what is saved is
-an ordinary LoRA. Checkpoints of a run hold the module's parameters and buffers as well
-(:mod:`rankwright.core.layer_state`): a subclass has nothing to do for an exact resume.
+PEFT creates an `nn.Linear` for A (r, in) and for B (out, r). A layer part may replace it by a
+`Factor`, whose weight is computed from other tensors. PEFT and every export read `weight`, so the
+saved adapter is an ordinary LoRA. Checkpoints of a run also store the module's parameters and
+buffers (:mod:`rankwright.core.layer_state`), so subclasses resume exactly without code of their
+own.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ class Factor(nn.Module, ABC):
     """A factor whose weight is a function of its parameters and buffers.
 
     Attributes:
-        live: The parameter of the factor that PEFT made, (r, in) for A and (out, r) for B.
-        axis: Which dimension of `live` counts ranks: 0 for A, 1 for B.
-        width: How many ranks of `live` are in use, its first ones.
+        live: The parameter of PEFT's factor, (r, in) for A and (out, r) for B.
+        axis: Dimension of `live` that counts ranks: 0 for A, 1 for B.
+        width: Number of leading ranks of `live` in use.
 
     Args:
-        linear: The factor that PEFT made; its weight becomes `live`.
+        linear: PEFT's factor; its weight becomes `live`.
         axis: See above.
     """
 
     weight_is_state: ClassVar[bool] = False
-    """Whether `weight`, hence the adapter's file, has all that a resumed run needs."""
+    """Whether `weight`, and so the adapter's file, is all that a resumed run needs."""
 
     other_shape: ClassVar[str] = "load it with PeftModel.from_pretrained"
-    """What to do with an adapter whose factor has another shape, for the error message."""
+    """Advice in the error message for an adapter whose factor has another shape."""
 
     live: nn.Parameter
 
@@ -53,14 +54,16 @@ class Factor(nn.Module, ABC):
 
     @property
     def trained(self) -> nn.Parameter | None:
-        """The parameter that an optimizer of pairs may move as the factor itself; None: no."""
+        """The parameter that an optimizer of pairs may treat as the factor, if there is one."""
         return None
 
     def take(self, weight: Tensor) -> None:
-        """Become the factor `weight`, which an adapter that is loaded has; by default it cannot.
+        """Take over the weight of a loaded adapter; by default nothing changes.
+
+        `_load_from_state_dict` reports an error if `weight` differs afterwards.
 
         Args:
-            weight: As `weight` in shape; another dtype or device is possible.
+            weight: Of the shape of `self.weight`, in any dtype and on any device.
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,14 +78,14 @@ class Factor(nn.Module, ABC):
         return F.linear(x, self.weight)
 
     def factors_with(self, B: Any) -> Factors | None:
-        """Both factors for `core.fused`, where this one is A.
+        """Both factors as operands of `core.fused`, for a module in the place of A.
 
         Args:
             B: The other factor of the same layer.
 
         Returns:
-            None where one of them is no plain product, having a forward of its own: PEFT's forward
-            of the layer calls it.
+            None if one of them overrides `forward` and so is not a plain product; PEFT's forward
+            of the layer runs instead.
         """
         plain = type(B) is nn.Linear or _is_product(B)
         return Factors(self.weight, B.weight) if plain and _is_product(self) else None
@@ -103,7 +106,7 @@ class Factor(nn.Module, ABC):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Take another weight; one that is the same but for rounding leaves all as it is."""
+        """Load a weight; one that equals the present weight up to rounding changes nothing."""
         del local_metadata, strict, unexpected_keys
         key = prefix + "weight"
         weight: Tensor | None = state_dict.get(key)
@@ -129,7 +132,7 @@ def _is_product(module: nn.Module) -> bool:
 
 
 def _same(given: Tensor, present: Tensor) -> bool:
-    """Whether two weights differ by no more than the rounding of another device."""
+    """Whether two weights differ by no more than rounding on another device."""
     given = given.to(present)
     rounding = 16 * torch.finfo(present.dtype).eps
     return torch.allclose(given, present, rtol=rounding, atol=0.0, equal_nan=True)

@@ -64,16 +64,17 @@ def freeze(layer: LoraLayer, adapter_name: str, factors: Iterable[str]) -> None:
 def held_constant(
     model: PeftModel, adapter_name: str, parameters: Iterable[nn.Parameter]
 ) -> Iterator[None]:
-    """Keep and compute nothing for the gradients of some parameters inside.
+    """Freeze some parameters inside, so that nothing is kept or computed for their gradients.
 
-    PEFT trains an adapter whenever it enables it, as after a forward of a reference model. Here
-    that leaves them frozen, so that a forward that is computed again in the backward keeps the same
-    tensors as it did the first time.
+    PEFT makes an adapter trainable whenever it enables it, as after the forward pass of a reference
+    model. These parameters stay frozen even then, so that a forward pass recomputed during the
+    backward pass saves the same tensors as the first time.
 
     Args:
         model: The adapted model.
         adapter_name: Name of the adapter.
-        parameters: Those to hold, all trained: whole factors, and of modules trained whole.
+        parameters: The parameters to freeze, all trainable: whole factors, or parameters of modules
+            that are trained in full.
     """
     held = list(parameters)
     known = {id(parameter) for parameter in held}
@@ -99,7 +100,7 @@ def _train(parameters: Iterable[nn.Parameter], trained: bool) -> None:
 
 
 def _holding(layer: LoraLayer, adapter_name: str, known: Collection[int]) -> Iterator[str]:
-    """The attributes of a layer whose part for the adapter is made of known parameters."""
+    """Attributes of a layer whose entry for the adapter has only known parameters."""
     for name in layer.adapter_layer_names:
         by_adapter: Any = getattr(layer, name)
         if adapter_name in by_adapter:

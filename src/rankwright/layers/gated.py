@@ -59,7 +59,7 @@ class GatedFactor(Factor):
         return (self.gate[:, None] * self.live).to(self.live.dtype)
 
     def take(self, weight: Tensor) -> None:
-        """Gates of 1 on the weight, (r, in)."""
+        """Set A to the weight, (r, in), and all gates to 1."""
         self.live.copy_(weight)
         self.gate.fill_(1)
 
@@ -74,8 +74,8 @@ class GatedLoRA(Layer):
     """LoRA with a gate on every rank.
 
     Attributes:
-        gate_init: First gates: "ones" (ours): no rank has an advantage; "normal": N(0, 1), as
-            SoRA's code has it.
+        gate_init: Initial gates: "ones" (ours): no rank has an advantage; "normal": N(0, 1), as in
+            SoRA's code.
     """
 
     gate_init: GateInit = "ones"
@@ -84,7 +84,7 @@ class GatedLoRA(Layer):
         """Check the field.
 
         Raises:
-            MethodError: There is no such start.
+            MethodError: The value is unknown.
         """
         inits = get_args(GateInit)
         check_field(self, "gate_init", self.gate_init in inits, " or ".join(inits))

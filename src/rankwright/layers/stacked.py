@@ -223,7 +223,7 @@ class StackedLoRA(Layer):
 
 
 def stack_factors(layer: LoraLayer, adapter: str) -> None:
-    """Put a `StackedFactor` in the place of both factors of a layer; its dropout moves into A."""
+    """Replace both factors of a layer by a `StackedFactor`; the layer's dropout moves into A's."""
     A, B = layer.lora_A, layer.lora_B
     A[adapter] = StackedFactor(A[adapter], 0, layer.lora_dropout[adapter])
     B[adapter] = StackedFactor(B[adapter], 1)
@@ -231,7 +231,7 @@ def stack_factors(layer: LoraLayer, adapter: str) -> None:
 
 
 def has_stacks(layers: Mapping[str, LoraLayer], adapter: str) -> bool:
-    """Whether a factor of some layer is a stack."""
+    """Whether any layer has stacked factors."""
     factors = [layer.lora_A[adapter] for layer in layers.values() if layer.lora_A]
     return any(isinstance(factor, StackedFactor) for factor in factors)
 

@@ -1,4 +1,4 @@
-"""One factor of a stack of boosters, and a base layer that holds some of them already.
+"""A factor of a stack of boosters, and a base layer with some of the boosters added to its weight.
 
 :mod:`.stacked` has the equations.
 """
@@ -42,10 +42,10 @@ class StackedFactor(Factor):
         dropout: Dropout on the input of the live part. The finished part sees the input as it is.
     """
 
-    weight_is_state = True  # given the numbers of ranks, which the procedure keeps
+    weight_is_state = True  # together with the numbers of ranks, which the procedure stores
     other_shape = (
-        "the chain stands at another length: load the procedure's state of the same checkpoint "
-        "before its adapter, or load the adapter with PeftModel.from_pretrained"
+        "the chain has another length: load the procedure's state of the same checkpoint before "
+        "its adapter, or load the adapter with PeftModel.from_pretrained"
     )
 
     history: Tensor
@@ -154,7 +154,7 @@ class StackedFactor(Factor):
         return torch.cat((history, self.active), dim=self.axis) if self._both else history
 
     def take(self, weight: Tensor) -> None:
-        """Write the finished and the live part, where both are as long as they stand now."""
+        """Copy the weight into the finished and the live part, which keep their ranks."""
         sizes = [self.finished, weight.shape[self.axis] - self.finished]
         history, live = torch.split(weight, sizes, dim=self.axis)
         self.history.copy_(history)

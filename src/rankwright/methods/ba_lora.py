@@ -34,12 +34,12 @@ from rankwright.penalties.spectral import Norm
 class BALoRA(Method):
     """PiSSA with a consistency, a diversity and a spectral term in the loss.
 
-    "Published" is the code at llm172/BA-LoRA@847505a, "paper" what a note on its ICLR version says;
-    the paper itself could not be read.
+    "Published" is the code at llm172/BA-LoRA@847505a, "paper" a note on its ICLR version; the
+    paper itself could not be read.
 
     Attributes:
         lora_alpha: Numerator of s; 8, hence s = 1 at the default rank (published: lora_alpha = r).
-        niter: Published: 16.
+        niter: 16 (published).
     """
 
     name: ClassVar[str] = "ba_lora"

@@ -45,7 +45,7 @@ class BiDoRA(Method):
     "Published" is the code at t2ance/BiDoRA@e7922af. Steps are optimizer steps.
 
     Attributes:
-        norm_grad: It may be "detached" with the hypergradients "exact" and "first_order" only.
+        norm_grad: "detached" requires hypergradient "exact" or "first_order".
     """
 
     name: ClassVar[str] = "bidora"

@@ -32,17 +32,16 @@ from rankwright.procedures.rounds import LrPolicy
 @register
 @dataclass(frozen=True, kw_only=True)
 class COLA(Method):
-    """A chain of LoRAs; a link is a round of the chain.
+    """A chain of LoRAs; the paper calls a round a link.
 
     The body of the paper could not be read: "paper" below means its abstract or two summaries.
 
     Attributes:
         r: Rank of a link; the largest of `ranks` where these are given.
-        rounds: A round is a link, their number the paper's M; here it is 3 where neither is given
-            (paper: 1 to 3, from memory).
-        ranks: The paper's r_i, for a rank that steps down (an ablation).
+        rounds: M in the paper; COLA's own number is 3 (paper: 1 to 3, from memory).
+        ranks: r_i in the paper, an ablation with decreasing ranks.
         reset_optimizer: True (paper).
-        lr_policy: The paper has "restart" (from memory).
+        lr_policy: "restart" (paper, from memory).
     """
 
     name: ClassVar[str] = "cola"

@@ -36,20 +36,19 @@ from rankwright.procedures.rounds import LrPolicy
 @register
 @dataclass(frozen=True, kw_only=True)
 class RACLoRA(Method):
-    """A chain of LoRAs, half of each random; a link is a round of the chain.
+    """A chain of LoRAs with one random factor each; the paper calls a round a link.
 
     The body of the paper could not be read: "paper" below means its abstract or what its reviews
     quote.
 
     Attributes:
         lora_alpha: Numerator of s; 8, hence s = 1 with the scaled draw (ours).
-        frozen: Here one always is: "A" (ours) or "B"; the paper reports both. With "A" r * out
-            numbers of a module are trained, with "B" r * in.
-        frozen_draw: The paper has "gaussian".
-        projected: Then one SGD step a link is the analysed step of size gamma = lr; False (the
+        frozen: RAC-LoRA always freezes one: "A" (ours) or "B"; the paper reports both. With "A"
+            r * out parameters of a module are trained, with "B" r * in.
+        frozen_draw: "gaussian" (paper).
+        projected: If True, one SGD step a round is the analysed step of size gamma = lr; False (the
             paper trains with AdamW).
-        rounds: A round is a link, their number the paper's T; here it is 10 where neither is given
-            (paper, on GLUE).
+        rounds: T in the paper; RAC-LoRA's own number is 10 (paper, on GLUE).
         reset_optimizer: True (paper).
     """
 

@@ -39,8 +39,8 @@ class SoRA(Method):
     Attributes:
         r: Rank of every module at the start; 16 (published default; its scripts: 8).
         lora_alpha: Numerator of s; 32, hence s = 2 (published).
-        l1_weight: Here of the gates, beside the threshold; 0 for none (ours; published: 10 on
-            STS-B, 1e-3 on RTE).
+        l1_weight: Applied to the gates, in addition to the threshold; 0 for none (ours; published:
+            10 on STS-B, 1e-3 on RTE).
     """
 
     name: ClassVar[str] = "sora"

@@ -42,11 +42,11 @@ class XGBLoRA(Method):
     Attributes:
         r: Rank of a booster; 1 (paper).
         lora_alpha: Numerator of s; 2, hence s = 2 (ours). Keep s, not lora_alpha, when changing r.
-        rounds: The paper's T.
-        steps_per_round: The paper's kappa, ablated there; its value is unknown.
-        layers_per_round: The paper's L_s; 1/3 (ours; paper: 11 is best for a 32-layer model).
-        selection: The paper has "uniform"; of the others (ours), "blocks" and "top_heavy" save
-            memory and time.
+        rounds: T in the paper.
+        steps_per_round: kappa in the paper, ablated there; its value is unknown.
+        layers_per_round: L_s in the paper; 1/3 (ours; paper: 11 is best for a 32-layer model).
+        selection: "uniform" (paper); the others are ours, and "blocks" and "top_heavy" save memory
+            and time.
         shrinkage: 1 (paper).
     """
 

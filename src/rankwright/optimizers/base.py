@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.run import decays
+from rankwright.core.parameter_groups import decays
 from rankwright.optimizers.pairs import Pair, named_pairs
 
 Group = dict[str, Any]

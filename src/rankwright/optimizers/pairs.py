@@ -26,8 +26,8 @@ class Pair:
         A: (r, in); of a convolution (r, in, *kernel), of an embedding (r, vocabulary).
         B: (out, r); of a convolution (out, r, 1, ...), of an embedding (dim, r).
         scaling: The factor s, the layer's own.
-        module: The factor A where a module of its own stands in its place, which may use a part of
-            its ranks only.
+        module: The module in the place of A, if it is not PEFT's; it may use only some of its
+            ranks.
     """
 
     name: str

@@ -45,11 +45,11 @@ Warmup = Literal["linear", "quadratic"]
 class Outputs(Penalty):
     """BA-LoRA's regularisers: stay consistent with the base, diverse, and of leading directions.
 
-    "Published" is the code at llm172/BA-LoRA@847505a, "paper" what a note on its ICLR version says.
+    "Published" is the code at llm172/BA-LoRA@847505a, "paper" a note on its ICLR version.
 
     Attributes:
         consistency: Weight l1; None for 0.025 on tokens, 0.15 on classes (paper). Above 0 every
-            batch takes a forward pass more.
+            batch takes an additional forward pass.
         diversity: Weight l2; None for 0.005 on tokens, 0.03 on classes (paper).
         spectral: Weight l3; None for 0.005 on tokens, 0.03 on classes (paper).
         temperature: T; 2 (published).
@@ -238,19 +238,22 @@ def covariance(z: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor | None:
-    """Mean over this process's rows, by whose number the engine lets it count."""
+    """Mean over this process's rows; the engine weights it by their number."""
     return values.mean() if len(values) else None
 
 
 def _of_all(value: Tensor, over_own: float) -> Tensor:
-    """A function of the rows of all processes, with gradients of this process's rows alone.
+    """Scale the gradient of a function of all processes' rows that flows to this process's rows.
 
-    The engine weighs what each process gives by its rows and adds up: the value comes out as it
-    is, and gradients are scaled so that theirs are added.
+    The engine adds the values of the processes weighted by their rows. The value is the same on
+    all, so it stays what it is; the gradients are parts of one gradient and have to be summed.
 
     Args:
         value: 0-dim.
-        over_own: Rows of all processes over those of this one.
+        over_own: Number of rows on all processes divided by that on this one.
+
+    Returns:
+        The same value, with the scaled gradient.
     """
     return value.detach() + over_own * (value - value.detach())
 

@@ -7,14 +7,14 @@ With Z = U diag(sigma) V^T every gradient in question is U diag(c) U^T Z (or Z V
     d sum_(i <= k) sigma_i / dZ = U_k diag(1 / sigma) U_k^T Z,    d |Z|_F / dZ = Z / |Z|_F,
     d sum_j sigma_j / dZ = U diag(1 / sigma) U^T Z
 
-so no singular value decomposition of Z is differentiated, or computed: sigma and the shorter of U
-and V come from the triangle R of Z^T = Q R, in float64, block by block of Z. At a tie
-sigma_k = sigma_(k+1) the gradient is one of the subgradients, as any choice is.
+so the singular value decomposition of Z is neither differentiated nor computed: sigma and the
+shorter of U and V come from the triangular factor R of Z^T = Q R (for a wide Z), computed in
+float64 from blocks of Z. At a tie sigma_k = sigma_(k+1) the gradient is one of the subgradients.
 
-Limits: a singular value counts as zero below n 2e-16 sigma_1, n the shorter side of Z. That of the
-Frobenius norm with more than `EXACT_UP_TO` rows and columns takes the leading ones from a subspace
-iteration on Z Z^T in the dtype of Z, which squares: in float32 a leading sigma_i has an error of
-about 1e-7 (sigma_1 / sigma_i)^2.
+Limits: singular values below 2e-16 n sigma_1 count as zero, n being the shorter side of Z. With the
+Frobenius norm and more than `EXACT_UP_TO` rows and columns, the leading singular values come from a
+subspace iteration on Z Z^T in the dtype of Z. Squaring limits them: in float32 the relative error
+of a leading sigma_i is about 1e-7 (sigma_1 / sigma_i)^2.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from rankwright.core.linalg import no_autocast
 Norm = Literal["frobenius", "nuclear"]
 
 EXACT_UP_TO = 256
-"""Length of the shorter side up to which the Frobenius norm takes the triangle too."""
+"""Length of the shorter side up to which the Frobenius norm uses the QR factorisation, too."""
 
 ITERATIONS = 12
 """Of the subspace iteration; the error falls with (sigma_(q+1) / sigma_k)^(4 iterations)."""
 
 BLOCK = 1 << 20
-"""Numbers of Z that are float64 at a time, 8 MiB, if a block has four times as many columns as Z
-has rows."""
+"""Elements of Z that are converted to float64 at a time (8 MiB); more if needed for a block of four
+times as many columns as rows."""
 
 
 def spectral_ratio(Z: Tensor, k: int, norm: Norm) -> Tensor:
@@ -93,12 +93,12 @@ class _SpectralRatio(Function):
 
 
 def _blocks(M: Tensor) -> Iterator[Tensor]:
-    """Columns of M (n, columns), a block at a time."""
+    """Split M (n, columns) into blocks of columns."""
     yield from torch.split(M, max(4 * len(M), BLOCK // len(M)), dim=1)
 
 
 def _all(M: Tensor) -> tuple[Tensor, Tensor]:
-    """All singular values (n,) of M (n, columns), n <= columns, and their vectors U (n, n)."""
+    """All singular values (n,) of M (n, columns), n <= columns, and left vectors U (n, n)."""
     R = M.new_empty(0, len(M), dtype=torch.float64)
     for block in _blocks(M):
         R = torch.linalg.qr(torch.cat((R, block.T.double())), mode="r").R
@@ -107,7 +107,7 @@ def _all(M: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _leading(M: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest singular values of M or more, the largest first, and their vectors (n, q)."""
+    """At least the k largest singular values (q,) of M (n, columns), and left vectors (n, q)."""
     gram = M @ M.T
     start = torch.randn(len(M), 2 * k + 10, generator=torch.Generator().manual_seed(0))
     Q = start.to(gram)

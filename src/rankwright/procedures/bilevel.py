@@ -320,10 +320,8 @@ class BilevelState(ProcedureState):
 
     def after_backward(self) -> None:
         """Note what the upper step needs, and keep the optimizer from moving the upper level."""
-        if (
-            self.run.phase_at(self.run.step)[0] != 0
-        ):  # the log has had those of the last search step
-            for name in METRICS:
+        if self.run.phase_at(self.run.step)[0] != 0:
+            for name in METRICS:  # the last search step has been logged by now
                 self.run.metrics.pop(name, None)
         if self._upper_step_is_due():
             self._lower_step = self._hypergradient.record()

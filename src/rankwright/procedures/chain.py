@@ -44,9 +44,9 @@ class Chain(Procedure):
     """Boosters one after the other, on all layers or on a few of them in turn.
 
     Attributes:
-        rounds: Boosters in the chain, over which the steps are divided evenly. None: as many as
-            `ranks` where a method has these, else 32 or the method's own number; or fewer, so that
-            every round has at least 20 steps.
+        rounds: Number of boosters, over which the steps are divided evenly. None: the length of
+            `ranks` if given, else 32 or the method's own number, reduced so that every round has
+            at least 20 steps.
         steps_per_round: Optimizer steps of a round instead; the last one may be shorter.
         epochs_per_round: Passes over the training rows of a round instead, to the nearest step.
         ranks: Rank of every round; of a module whose own rank is smaller, that. None: r always. s
@@ -68,9 +68,9 @@ class Chain(Procedure):
             `rank_cap` ranks of a module do, they move into a working copy of its weight.
             "recompress": when a module has more than `rank_cap` finished ranks, the best
             approximation of that rank takes their place.
-        rank_cap: Finished ranks of a module beyond which `mode` acts.
-        frozen: The factor that is drawn for every round and not trained, "A" or "B", as RAC-LoRA
-            has it; the other one starts at zero. None: both are trained.
+        rank_cap: Number of finished ranks of a module beyond which "fold" and "recompress" act.
+        frozen: The factor that is drawn for every round and not trained, "A" or "B", as in
+            RAC-LoRA; the other one starts at zero. None: both are trained.
         frozen_draw: How it is drawn: "gaussian", with variance 1 / in (1 / out); "orthonormal";
             "unbiased": E[A^T A] = I (E[B B^T] = I). See `frozen.draw_frozen`.
         projected: Multiply the free factor's gradient by (s^2 S S^T)^-1, S being the frozen one.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rankwright.core.linalg import compute_dtype
-from rankwright.core.run import seeded_generator
+from rankwright.core.random_state import seeded_generator
 from rankwright.layers.stacked import Side
 
 FrozenDraw = Literal["gaussian", "orthonormal", "unbiased"]

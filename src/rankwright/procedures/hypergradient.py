@@ -337,7 +337,11 @@ def drawn_rows(total: int, share: float, draw: torch.Generator) -> Tensor:
 
 @contextlib.contextmanager
 def _twice_differentiable() -> Iterator[None]:
-    """Attention and adapted layers in plain operations; what has no second derivative is named."""
+    """Compute attention and adapted layers with operations that can be differentiated twice.
+
+    Raises:
+        MethodError: Another function in the loss has no second derivative.
+    """
     try:
         with sdpa_kernel(SDPBackend.MATH), plain_layers():
             yield
@@ -345,8 +349,8 @@ def _twice_differentiable() -> Iterator[None]:
         if "differentia" not in str(error) and "derivative for" not in str(error):
             raise
         raise MethodError(
-            'hypergradient="exact" differentiates the loss twice, and a function in it can be '
-            f"differentiated once ({error}), as TRL's loss in chunks of the vocabulary; use "
+            'hypergradient="exact" differentiates the loss twice, but a function in it can be '
+            f"differentiated only once ({error}), such as TRL's chunked cross entropy; use "
             '"fd_forward" or "fd_central"'
         ) from error
 

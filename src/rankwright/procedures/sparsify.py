@@ -214,7 +214,7 @@ class SparsifyState(ProcedureState):
     # State -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The stages' lengths; the layers keep their gates themselves."""
+        """The lengths of the stages; gates are in the state of the layers."""
         return {"stages": self._lengths()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

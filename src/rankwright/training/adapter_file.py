@@ -1,9 +1,9 @@
-"""Adapter files that PEFT and transformers' own loader read alike.
+"""Adapter files that both PEFT and transformers' own loader read correctly.
 
-PEFT 0.21 writes DoRA's magnitudes as `...lora_magnitude_vector`. The loader inside transformers
-5.23 (`AutoModelFor....from_pretrained(adapter)`, `model.load_adapter`) expects
-`...lora_magnitude_vector.weight`; it skips the other name, and the magnitudes are the norms of the
-base weight then. PEFT reads both names.
+PEFT 0.21 writes DoRA's magnitudes as `...lora_magnitude_vector`. The loader in transformers 5.23
+(`AutoModelFor....from_pretrained(adapter)`, `model.load_adapter`) expects
+`...lora_magnitude_vector.weight`; it skips the other name and leaves the magnitudes at the norms of
+the base weight. PEFT reads both names.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MAGNITUDE = ".lora_magnitude_vector"
 
 
 def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> None:
-    """Write an adapter as PEFT does, under names that transformers' own loader knows too.
+    """Write an adapter as PEFT does, with tensor names that transformers' own loader also knows.
 
     Args:
         model: The adapted model.
-        folder: The folder to write; made if it is not there.
+        folder: The folder to write; created if missing.
         adapter: Name of the adapter; PEFT puts any but "default" into a subfolder of that name.
     """
     model.save_pretrained(str(folder), selected_adapters=[adapter])
@@ -36,8 +36,8 @@ def rename_magnitudes(folder: Path) -> None:
     """Add `.weight` to the names of DoRA's magnitudes in the adapter file of a folder.
 
     Args:
-        folder: Written by `save_pretrained`. A file without magnitudes under PEFT's name keeps its
-            bytes.
+        folder: Written by `save_pretrained`. A file without magnitudes under PEFT's name is left
+            unchanged.
     """
     file = folder / SAFETENSORS_WEIGHTS_NAME
     with safe_open(file, "pt") as stored:

@@ -81,7 +81,7 @@ def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
 
     Args:
         folder: Where the checkpoints are.
-        up_to: The last step that counts; None for any.
+        up_to: Highest step to consider; None for any.
     """
     for step, path in sorted(_named(folder), reverse=True):
         if up_to is not None and step > up_to:
@@ -100,7 +100,7 @@ def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
 
 
 def check_places(folder: Path) -> None:
-    """Refuse a file that has the name of a checkpoint: none could be written there.
+    """Refuse a plain file with the name of a checkpoint, which could not be written.
 
     Raises:
         TrainingError: There is one.
@@ -108,7 +108,7 @@ def check_places(folder: Path) -> None:
     for _, path in sorted(_named(folder)):
         if not path.is_dir():
             raise TrainingError(
-                f"{path} is a file, and a checkpoint is a folder of such a name; move it away"
+                f"{path} is a file, but checkpoints are folders with such names; move it away"
             )
 
 
@@ -116,12 +116,12 @@ def check_places(folder: Path) -> None:
 def reading(
     folder: Path, files: str = "", passing: type[Exception] = MethodError
 ) -> Iterator[None]:
-    """Say which checkpoint cannot be read, in place of what the reader of a file raises.
+    """Turn any error while reading a checkpoint into one message that names it.
 
     Args:
         folder: The checkpoint.
-        files: What is read of it, for the message.
-        passing: An error that is let through, because the caller knows more of it.
+        files: The files that are read, for the message.
+        passing: An error that is let through for the caller to handle.
 
     Raises:
         TrainingError: Reading failed.
@@ -130,10 +130,10 @@ def reading(
         yield
     except (MethodError, TrainingError, passing):
         raise
-    except Exception as error:  # pickle, torch, safetensors and json have their own
+    except Exception as error:  # pickle, torch, safetensors and json each raise their own
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, UnpicklingError):  # torch's text advises to load it all the same
-            problem = "expected tensors and numbers alone, found other objects, which were not read"
+        if isinstance(error, UnpicklingError):  # torch's message advises to load it anyway
+            problem = "expected only tensors and numbers, found other objects, which were not read"
         raise TrainingError(
             f"cannot go on from {folder}: {files or 'its state'}: {problem}. It is not what a run "
             "wrote; delete it to go on from the checkpoint before it, or start a new run"
@@ -141,14 +141,14 @@ def reading(
 
 
 def write_advice(error: Exception) -> str:
-    """What to do about a checkpoint that cannot be written."""
+    """Advice for a checkpoint that cannot be written."""
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
-        return "Mend this, and resume"
-    return "Is the disk full? Make room, and resume"
+        return "Fix this, and resume"
+    return "Is the disk full? Free some space, and resume"
 
 
 def _named(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Step and path of everything that has the name of a checkpoint."""
+    """Yield step and path of every entry with the name of a checkpoint."""
     for path in folder.glob("*"):
         if match := _NAME.match(path.name):
             yield int(match[1]), path
@@ -178,7 +178,7 @@ def publish(source: Path, target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Put back, or delete, the older folder that a process killed in `publish` had set aside."""
+    """Restore or delete the older folder that a process set aside in `publish` before it died."""
     replaced = _replaced(target)
     if not replaced.exists():
         return

@@ -22,4 +22,4 @@ TRAINER_NAMES = (
 )
 
 TRL_METRICS = ("_metrics", "_stored_metrics", "_total_train_tokens")
-"""Where TRL's trainers keep what `compute_loss` measured; tests/training/test_trl.py checks."""
+"""Attributes in which TRL's `compute_loss` stores metrics; see tests/training/test_trl.py."""

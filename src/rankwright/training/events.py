@@ -1,4 +1,4 @@
-"""The Trainer's callbacks, as events of the run."""
+"""Translate the Trainer's callbacks into events of the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def events_of(trainer: MethodMixin) -> TrainerCallback:
-    """The callback that tells a trainer's run of its events."""
+    """Make the callback that fires the events of a trainer's run."""
     return _Events(trainer)
 
 

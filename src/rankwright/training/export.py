@@ -35,13 +35,13 @@ from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     Errors,
     ExportError,
+    Probe,
     check_same,
     logit_difference,
     no_progress_bars,
     staged,
 )
 from rankwright.training.export_merged import check_merged, merged_model
-from rankwright.training.export_probe import Probe
 from rankwright.training.export_source import Source, unloaded
 
 __all__ = [
@@ -121,7 +121,7 @@ def export_adapter(
         tolerance: Largest logit difference that passes, relative to the largest logit; by default
             `LOGIT_TOLERANCE` of the base dtype.
         overwrite: Replace an export that is there.
-        finish: Called with the folder when all is checked, before it gets its name; to add files.
+        finish: Called with the checked folder before it is renamed; may add files.
 
     Returns:
         What was written and measured.
@@ -279,9 +279,9 @@ def _truncated(source: Source, rank: int) -> _Written:
 def _best_factors(
     layer: LoraLayer, adapter: str, change: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """`A` and `B` of at most that rank with scaling 1, float32 or float64.
+    """The best `A` and `B` of at most that rank, with scaling 1, in float32 or float64.
 
-    In the shapes of `low_rank_factors`; of experts each gets its best.
+    Shapes are those of `low_rank_factors`; experts are approximated one by one.
     """
     A, B, s = low_rank_factors(layer, adapter)
     dtype = compute_dtype(A, B)

@@ -1,8 +1,8 @@
-"""Whether an adapter gives the same model to somebody who starts from the base model's file.
+"""Check that an adapter gives the same model on a base model loaded from its file.
 
-The model in hand may have weights that are in no file: a new layer, a base that was trained
-further. Its adapter fits it and nothing else, which a check against its own weights cannot see. So
-the base is loaded anew, under another seed than that of any run, and compared.
+The model in hand may have weights that are in no file: a new layer, or a base that was trained
+further. Its adapter then fits this model only, which a check against its own weights cannot detect.
+The base is therefore loaded again, under a seed that no run uses, and compared.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ OTHER_SEED = 0x5EED
 def check_anew(
     source: Source, folder: Path, expected: Tensor, tolerance: float, *, routed: bool
 ) -> None:
-    """Refuse an adapter that does not fit the file that its base model came from.
+    """Refuse an adapter that does not fit the file of its base model.
 
-    A base model without a file to be found here, or a quantised one, is not checked.
+    The check is skipped for a quantised base model, and if its file is not found.
 
     Args:
         source: The model in hand.
         folder: The adapter as it was written.
         expected: Logits of the written adapter on the base in hand, on the probe.
-        tolerance: How far logits may be off, relative to the largest.
-        routed: Whether `expected` are on the routes of the model in hand.
+        tolerance: Largest allowed difference of logits, relative to the largest logit.
+        routed: Whether `expected` was computed with the expert routes of the model in hand.
 
     Raises:
-        ExportError: Weights that the adapter does not hold are not those of the file, and the
-            logits differ.
+        ExportError: Weights outside the adapter differ from those of the file, and the logits
+            differ.
     """
     anew = _loaded_anew(source.base)
     if anew is None:
@@ -54,15 +54,15 @@ def check_anew(
     if not difference <= tolerance * float(expected.abs().max()):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise ExportError(
-            f"the adapter fits the model in hand only: {anew.name_or_path!r} has other values "
-            f"of {', '.join(different[:3])}{more}, and no adapter holds them; on the base model "
-            f"loaded from there the logits are off by {difference:.2e}. Save the base model "
-            "(save_pretrained) and train on what you load from there, or export the merged model"
+            f"the adapter fits only the model in hand: {anew.name_or_path!r} has other values "
+            f"of {', '.join(different[:3])}{more}, which the adapter does not contain; on the base "
+            f"model loaded from there the logits are off by {difference:.2e}. Save the base model "
+            "(save_pretrained) and train the copy loaded from there, or export the merged model"
         )
 
 
 def _loaded_anew(base: nn.Module) -> PreTrainedModel | None:
-    """The base model from its file, on the CPU; None if it has none here or is quantised."""
+    """Load the base model from its file, on the CPU; None if not found or quantised."""
     if not (isinstance(base, PreTrainedModel) and base.name_or_path):
         return None
     if getattr(base.config, "quantization_config", None) is not None:
@@ -89,7 +89,7 @@ def _loaded_anew(base: nn.Module) -> PreTrainedModel | None:
 
 
 def _different(source: Source, anew: PreTrainedModel) -> list[str]:
-    """Names of the tensors of the base that are not those of the file nor held by the adapter."""
+    """Names of the base's tensors that differ from the file and are not in the adapter."""
     modules = source.base.named_modules()
     held = tuple(f"{name}." for name, m in modules if isinstance(m, ModulesToSaveWrapper))
     stored = anew.state_dict()

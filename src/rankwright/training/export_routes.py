@@ -1,8 +1,8 @@
-"""Which experts the tokens of the probe go to.
+"""Record and replay the experts that the probe's tokens are routed to.
 
-A router takes the experts of the highest scores. Where two scores nearly tie, rounding decides, and
-the logits jump: two models with the same weights may differ by a tenth where one sums in another
-order. So a written model is compared on the routes of the model in hand.
+A router takes the experts with the highest scores. If two scores nearly tie, rounding decides, and
+the logits jump: models with the same weights may differ by a tenth if one sums in another order. A
+written model is therefore compared with the routes of the model in hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Routes = list[Tensor]
 
 @contextlib.contextmanager
 def recorded(model: nn.Module) -> Iterator[Routes]:
-    """Note the indices of the experts that are called.
+    """Record the indices of the experts that are called.
 
     Args:
         model: Any module.
@@ -37,11 +37,11 @@ def recorded(model: nn.Module) -> Iterator[Routes]:
 
 @contextlib.contextmanager
 def followed(model: nn.Module, routes: Routes) -> Iterator[None]:
-    """Let the tokens go to the experts that were recorded, with the weights that they have now.
+    """Route tokens to the recorded experts, weighted by the router's present scores.
 
     Args:
-        model: A module with the experts of the one that was recorded; called with the same inputs.
-        routes: What was recorded.
+        model: A module with the same experts as the recorded one; called with the same inputs.
+        routes: Result of `recorded`.
     """
     left = iter(routes)
 

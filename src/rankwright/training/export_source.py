@@ -19,9 +19,10 @@ from rankwright.core.run import adapted_layers
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     ExportError,
+    Probe,
     logits_of,
+    probe_inputs,
 )
-from rankwright.training.export_probe import Probe, probe_inputs
 from rankwright.training.export_routes import Routes, followed, recorded
 
 # These write to the base weight when they start, and once more whenever the adapter is loaded.
@@ -40,7 +41,7 @@ class Source:
         layers: Adapted layers by their name in the base model.
         probe: Inputs for the check.
         logits: Of the model on the probe, float64.
-        routes: The experts that tokens of the probe go to.
+        routes: The experts that the probe's tokens are routed to.
     """
 
     model: PeftModel
@@ -84,7 +85,7 @@ class Source:
 
         Args:
             model: The model.
-            routed: Whether tokens go to the experts that they go to in the model in hand.
+            routed: Whether to route tokens to the same experts as in the model in hand.
         """
         with followed(model, self.routes if routed else []):
             return logits_of(model, self.probe)

@@ -1,4 +1,4 @@
-"""What is said of a step whose loss or gradient is not finite."""
+"""Error messages for a step whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def not_finite(trainer: Trainer, what: str, value: float) -> str:
-    """The message for a step that was stopped before it changed the weights.
+    """The error message for a step that was stopped before it changed the weights.
 
     Args:
         trainer: The trainer.
-        what: What is not finite: "the loss", or "the norm of the gradient", whose loss was finite.
+        what: The quantity that is not finite: "the loss", or "the norm of the gradient" after a
+            finite loss.
         value: NaN or an infinity.
     """
     step = trainer.state.global_step
@@ -32,7 +33,7 @@ def not_finite(trainer: Trainer, what: str, value: float) -> str:
 
 
 def newest_checkpoint(trainer: Trainer) -> str:
-    """Where the newest complete checkpoint is."""
+    """A clause that names the newest complete checkpoint."""
     newest = checkpoint.newest_complete(Path(trainer.args.output_dir))
     if newest is None:
         return "no checkpoint has been written yet (save_steps)"
@@ -40,7 +41,7 @@ def newest_checkpoint(trainer: Trainer) -> str:
 
 
 def _good_checkpoint(trainer: Trainer, last: int) -> str:
-    """The newest checkpoint of step `last` or before: the loss after it was finite."""
+    """A clause that names the newest checkpoint up to step `last`: the loss after it was finite."""
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step
     good, newest = (checkpoint.newest_complete(folder, up_to=n) for n in (last, step))
     if newest is None:

@@ -1,4 +1,4 @@
-"""The files of a folder by size and SHA-256, so that one that has changed is found and named."""
+"""Sizes and SHA-256 digests of the files in a folder, to find and name one that has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Files = dict[str, dict[str, Any]]
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be read, or a file is not what it says."""
+    """A manifest cannot be read, or a file does not match it."""
 
 
 def file_entries(folder: Path, paths: Iterable[Path]) -> Files:
@@ -27,21 +27,21 @@ def file_entries(folder: Path, paths: Iterable[Path]) -> Files:
 
 
 def text_entry(text: str) -> dict[str, Any]:
-    """Size and digest that a file will have once this text is written to it as UTF-8."""
+    """Size and digest of a text written as UTF-8."""
     data = text.encode("utf-8")
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def manifest_text(files: Files, **facts: Any) -> str:
-    """The manifest as JSON, `facts` before the files."""
+    """A manifest as JSON text, with `facts` before the files."""
     return json.dumps({**facts, "files": files}, indent=1, allow_nan=False) + "\n"
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """What the manifest of a folder says; the files that it lists are not read.
+    """Read the manifest of a folder without reading the files that it lists.
 
     Raises:
-        ManifestError: It is not one.
+        ManifestError: The file is not a manifest.
         OSError: It cannot be read.
     """
     path = folder / MANIFEST
@@ -55,7 +55,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Compare every listed file with what was written.
+    """Compare every listed file with its size and digest.
 
     Raises:
         ManifestError: A file is missing, or its size or digest differs.

@@ -1,9 +1,10 @@
-"""What a micro-batch counts for in its step: its scored targets, over accumulation and processes.
+"""Weight micro-batches by their scored targets, over gradient accumulation and processes.
 
-transformers divides a loss by the targets of the whole step where the model is said to do so itself
-(any model with `**kwargs`, many of which do not), and weighs micro-batches alike where it is not.
-Here the loss of a micro-batch is computed as though it were the whole step on one process, which
-makes it the mean over its own targets in either case, and then weighed by their number.
+transformers divides a loss by the targets of the whole step if it believes that the model does so
+by itself (any model that takes `**kwargs`, though many ignore them), and otherwise weights
+micro-batches equally. Here the loss of a micro-batch is computed as if it were the whole step on
+one process, which makes it the mean over its own targets in both cases, and then weighted by their
+number.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ _CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 @dataclass(frozen=True)
 class Part:
-    """How the loss of a micro-batch becomes its part of the step's loss.
+    """How the loss of a micro-batch becomes its share of the step's loss.
 
     Attributes:
-        targets: Its scored targets.
-        divisor: What a loss that divides by the targets of a step is told.
-        of_loss: The loss that the Trainer computes for it -> its part of the step's.
-        of_penalty: The same of what a penalty adds.
-        alone: Entered while the Trainer computes the loss.
-        divided_later: By what `Trainer.training_step` divides the result.
+        targets: Number of scored targets; None if micro-batches are weighted equally.
+        divisor: The `num_items_in_batch` to pass to the Trainer's loss.
+        of_loss: Loss that the Trainer computes -> share of the step's loss.
+        of_penalty: The same for a penalty on the outputs.
+        alone: Context in which the Trainer computes the loss.
+        divided_later: Number by which `Trainer.training_step` divides the result.
     """
 
     targets: Tensor | None
@@ -49,16 +50,16 @@ class Part:
 
 
 class Normalisation:
-    """The parts that micro-batches have in the steps of a trainer.
+    """Weights of micro-batches in the steps of a trainer.
 
-    A trainer that normalises its loss itself, and one that makes the batches it trains on out of
-    those of its data, is left as it is.
+    Trainers that normalise their loss themselves, and trainers that generate their batches, are
+    left unchanged.
 
     Args:
         trainer: The trainer, constructed but not yet training.
 
     Attributes:
-        by_targets: Whether the micro-batches of the step in hand count by their targets.
+        by_targets: Whether micro-batches of the current step are weighted by their targets.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -68,24 +69,25 @@ class Normalisation:
         self.by_targets = False
 
     def see(self, batches: list[Any]) -> None:
-        """Decide how the micro-batches of a step count: not if they are rows yet to be prepared."""
+        """Decide how to weight the micro-batches of a step; raw rows cannot be counted yet."""
         self.by_targets = not self._left and all(isinstance(b, Mapping) for b in batches)
-        # whether `compute_loss`, of which `Part.of_loss` is the end, has scaled the loss
+        # `compute_loss` ends with `Part.of_loss`, so its result is scaled already
         self._trainer.loss_is_scaled_for_ga = True if self.by_targets else self._declared
 
     def targets(self, inputs: dict[str, Any]) -> Tensor:
-        """Scored targets of a micro-batch."""
+        """Number of scored targets of a micro-batch; 0-dim, int64."""
         trainer = self._trainer
         if trainer.label_smoother is None:
             return count_targets(trainer.model, inputs)
-        # the smoother shifts the labels of these classes and of no others
+        # the smoother shifts the labels for exactly these classes
         shifts = type(trainer.model.get_base_model()).__name__ in _CAUSAL
         return count_targets(trainer.model, inputs, shifts=shifts)
 
     def of_step(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor:
-        """Scored targets of a step, on all processes unless the arguments say otherwise.
+        """Number of targets of a step, on all processes unless the arguments say otherwise.
 
-        0 if there is none on any process, else at least 1.
+        Returns:
+            0-dim, on `device`: 0 if no process has a target, else at least 1.
         """
         trainer = self._trainer
         counts = [self.targets(inputs).to(device) for inputs in batches]
@@ -97,11 +99,11 @@ class Normalisation:
         return total / copies if copies > 1 else total
 
     def part(self, inputs: dict[str, Any], of_step: Any) -> Part:
-        """The part of a micro-batch.
+        """How to weight a micro-batch.
 
         Args:
             inputs: The micro-batch.
-            of_step: What `of_step` gave for its step, or the Trainer's own count; None if unknown.
+            of_step: Result of `of_step` for its step, or the Trainer's own count; None if unknown.
         """
         if not self.by_targets or of_step is None:
             return self._as_the_trainer(of_step)
@@ -120,11 +122,11 @@ class Normalisation:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let the Trainer compute a loss as though a micro-batch were a step, on one process."""
+        """Let the Trainer compute the loss as if the micro-batch were a step on one process."""
         trainer = self._trainer
         averaged = trainer.args.average_tokens_across_devices
         steps = getattr(trainer, "current_gradient_accumulation_steps", 1)
-        # the Trainer multiplies by processes, TRL divides by steps, what is a mean here
+        # otherwise the Trainer multiplies the mean by processes, and TRL divides it by steps
         trainer.args.average_tokens_across_devices = False
         trainer.current_gradient_accumulation_steps = 1
         try:
@@ -134,14 +136,14 @@ class Normalisation:
             trainer.current_gradient_accumulation_steps = steps
 
     def _divisor(self, inputs: dict[str, Any], targets: Tensor) -> Tensor | None:
-        """The targets, where the Trainer counts them too; at least 1."""
+        """The number of targets, at least 1, if the Trainer would pass one; else None."""
         trainer = self._trainer
         asked = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
         return targets.clamp(min=1) if asked and isinstance(inputs.get("labels"), Tensor) else None
 
 
 def is_scaled(trainer: Trainer, num_items: Any) -> bool:
-    """Whether a trainer's loss of a micro-batch is its part of the step's loss already."""
+    """Whether a trainer's loss of a micro-batch is already its share of the step's loss."""
     if trainer.loss_is_scaled_for_ga is not None:
         return bool(trainer.loss_is_scaled_for_ga)
     by_items = trainer.model_accepts_loss_kwargs and num_items is not None

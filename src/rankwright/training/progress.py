@@ -1,4 +1,4 @@
-"""One line with loss, phase and time left, drawn again and again; in a pipe, a line a loss."""
+"""A progress line with loss, phase and time left; in a pipe, one line for each logged loss."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BEFORE = "before training"
 _BESIDES = ("epoch", "eval_loss")
 _TIMES = ("_runtime", "_per_second")
 _WIDE = 110
-"""Columns of a terminal that has room for the last evaluation, too."""
+"""Terminal width from which the last evaluation is shown, too."""
 
 
 @contextlib.contextmanager
 def progress_bar(console: Console) -> Iterator[Callable[[MethodMixin], RichProgress]]:
-    """Makes the bar of a trainer, and releases the terminal however the training ends.
+    """Provide a function that makes a trainer's bar; release the terminal however training ends.
 
-    It is drawn at once, since an evaluation before training may take minutes.
+    The bar is drawn at once, since an evaluation before training may take minutes.
 
     Args:
         console: Where to draw.
@@ -45,8 +45,8 @@ def progress_bar(console: Console) -> Iterator[Callable[[MethodMixin], RichProgr
 class RichProgress(TrainerCallback):
     """Shows where a run is; use with `disable_tqdm=True` in the training arguments.
 
-    The time left is that of the passes left: a step that takes three of them takes three times as
-    long as one that takes one.
+    The time left is estimated from the remaining passes: a step of three passes takes three times
+    as long as a step of one.
 
     Args:
         run: The run, for its phases and its passes.
@@ -72,7 +72,7 @@ class RichProgress(TrainerCallback):
         self._bar = self._progress.add_task(BEFORE, total=None, loss="", left="")
 
     def start(self) -> None:
-        """Draw the line from now on."""
+        """Start drawing."""
         self._progress.start()
 
     def on_train_begin(
@@ -123,7 +123,7 @@ class RichProgress(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Take over the loss and the first metric of an evaluation in the course of training."""
+        """Show the loss and the first metric of an evaluation during training."""
         if metrics and self._started is not None and state.is_world_process_zero:
             words = "".join(f", {words}" for words in _validation(metrics))
             self._validated = f", validation{words.removeprefix(',')}"
@@ -142,11 +142,11 @@ class RichProgress(TrainerCallback):
         self._progress.stop()
 
     def _figures(self) -> str:
-        """The latest loss, and where there is room the last evaluation."""
+        """The latest loss and, if there is room, the last evaluation."""
         return self._loss + (self._validated if self._console.width >= _WIDE else "")
 
     def _print(self, state: TrainerState, text: str) -> None:
-        """A line, where nothing is drawn."""
+        """Print a line if no bar is drawn."""
         if not self._console.is_terminal:
             phase = self._phase(max(state.global_step - 1, 0))
             self._console.print(f"{phase}: step {state.global_step}/{state.max_steps}, {text}")
@@ -155,18 +155,18 @@ class RichProgress(TrainerCallback):
         return self._run.phases[self._run.phase_at(step)[0]].name
 
     def _left(self) -> str:
-        """The time that the passes left will take, at the speed of those of this process."""
+        """Estimated time for the remaining passes, at the speed of this process so far."""
         if self._started is None:
             return ""
         since, passes = self._started
         done = self._run.passes - passes
-        total = self._run.method.made_of().passes(self._run.total_steps)
+        total = self._run.slots.passes(self._run.total_steps)
         left = max(0.0, total - self._run.passes) * (time.monotonic() - since) / max(done, 1e-9)
         return f"left {timedelta(seconds=round(left))}"
 
 
 def _validation(metrics: Mapping[str, float]) -> Iterator[str]:
-    """The loss of an evaluation, and the metric that stands first in it."""
+    """Yield the loss of an evaluation and its first other metric."""
     if "eval_loss" in metrics:
         yield f"loss {metrics['eval_loss']:.4f}"
     for name, value in metrics.items():

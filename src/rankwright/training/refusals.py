@@ -1,4 +1,4 @@
-"""What a method cannot be trained under, refused when the trainer is built."""
+"""Refuse trainers and arguments that a method cannot be trained under, at construction."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rankwright.training.trl import SERVED, copies_adapter, generates, names
 
 
 def check_class(trainer_class: type) -> None:
-    """Refuse trainers that no method runs under."""
+    """Refuse trainers that support no method."""
     for name in names(trainer_class) & SERVED.keys():
         raise MethodError(f"{name} takes no method: {SERVED[name]}")
 
 
 def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
-    """Refuse to divide, or set aside, rows that the trainer does not train on as they are."""
+    """Refuse to split the rows of a trainer that generates, or orders, what it trains on."""
     name, divides = type(trainer).__name__.removesuffix("WithMethod"), procedure.restricts_rows
     if (divides or procedure.asks_held_out) and generates(trainer):
         wish = "learns from held-out rows" if procedure.asks_held_out else "divides the rows"
         raise MethodError(
             f"{method.label} {wish}, and {name} generates the completions that it trains on, in "
-            "an order of prompts of its own: its rows have no loss. Use a method that takes all "
+            "its own order of prompts: its rows have no loss. Use a method that trains on all "
             "rows, or SFTTrainer or DPOTrainer on rows with completions"
         )
     strategy = trainer.args.train_sampling_strategy
@@ -51,13 +51,13 @@ def _with_random(trainer: Any) -> str:
 def check_reference(
     trainer_class: type, init: Callable[..., None], args: Sequence[Any], kwargs: Any
 ) -> None:
-    """Refuse to let a preference trainer copy an adapter that PEFT did not make.
+    """Refuse to let a preference trainer copy an adapter with modules that are not PEFT's.
 
     Args:
         trainer_class: The trainer's class.
         init: Its constructor, bound.
-        args: What the constructor is given by position.
-        kwargs: What it is given by name.
+        args: Positional arguments of the constructor.
+        kwargs: Its keyword arguments.
     """
     signature = inspect.signature(init)
     given = signature.bind_partial(*args, **kwargs).arguments
@@ -79,11 +79,19 @@ def check_reference(
             )
 
 
-def check_recorded(trainer: Any, method: Method, recorded: bool) -> None:
-    """Refuse a trainer whose loss a penalty or a procedure would have to see, and does not."""
-    penalty = method.made_of().penalty
+def check_unrecorded(trainer: Any, method: Method) -> None:
+    """Refuse a trainer that bypasses `compute_loss` under a method that has to see its batches.
+
+    Args:
+        trainer: The trainer, after a step in which `compute_loss` was not called.
+        method: The method in training.
+
+    Raises:
+        MethodError: A penalty reads outputs, or the procedure evaluates batches again.
+    """
+    penalty = trainer.run.slots.penalty
     reads = penalty is not None and penalty.reads_outputs()
-    if not recorded and (reads or trainer.run.procedure.replays):
+    if reads or trainer.run.procedure.replays:
         raise MethodError(
             f"{type(trainer).__name__.removesuffix('WithMethod')} does not compute its loss in "
             f"compute_loss, where {method.label} would see its batches; use another trainer, or a "
@@ -92,7 +100,7 @@ def check_recorded(trainer: Any, method: Method, recorded: bool) -> None:
 
 
 def check_layer_state(args: TrainingArguments, run: Run) -> None:
-    """Refuse to shard what checkpoints have to hold whole."""
+    """Refuse to shard state that checkpoints have to store whole."""
     kept = layer_state(run.layers, run.adapter_name)
     if kept and (args.deepspeed or args.fsdp):
         raise MethodError(
@@ -102,29 +110,29 @@ def check_layer_state(args: TrainingArguments, run: Run) -> None:
 
 
 def check_engine(args: TrainingArguments, method: Method) -> None:
-    """Refuse, before any time is spent, what optimizer, penalty and procedure cannot run under."""
+    """Refuse arguments that the optimizer, penalty or procedure cannot run under."""
     slots = method.made_of()
     optimizer, penalty = slots.optimizer, slots.penalty
     if args.n_gpu > 1:  # each GPU takes the mean over its own targets, which differ in number
         raise MethodError(
-            f"{method.label} does not run under DataParallel, which the Trainer takes where one "
-            f"process sees several GPUs ({args.n_gpu} here); start one process a GPU with "
-            "torchrun, or let it see one with CUDA_VISIBLE_DEVICES=0"
+            f"{method.label} does not run under DataParallel, which the Trainer uses if one "
+            f"process sees several GPUs ({args.n_gpu} here); start one process per GPU with "
+            "torchrun, or let it see only one with CUDA_VISIBLE_DEVICES=0"
         )
-    divided = args.deepspeed or args.fsdp
+    divided = bool(args.deepspeed or args.fsdp)
     if penalty is not None and penalty.reads_outputs() and divided:
         raise MethodError(
             f"a penalty of {method.label} calls the model beside the Trainer, which deepspeed "
             "and fsdp divide; use one process or DistributedDataParallel"
         )
-    if optimizer is not None and not optimizer.sharded and (args.deepspeed or args.fsdp):
+    if optimizer is not None and not optimizer.sharded and divided:
         raise MethodError(
             f"the optimizer of {method.label} needs whole factors, which deepspeed and fsdp shard; "
             "use one process or DistributedDataParallel"
         )
-    if type(method.made_of().procedure) is Procedure:
+    if type(slots.procedure) is Procedure:
         return
-    if args.deepspeed or args.fsdp:
+    if divided:
         raise MethodError(
             f"{method.label} changes gradients and optimizer state between steps, which deepspeed "
             "and fsdp shard; use one process or DistributedDataParallel"

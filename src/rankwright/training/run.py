@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
-from rankwright.core.run import MicroBatch, Run, random_state
+from rankwright.core.random_state import random_state
+from rankwright.core.run import MicroBatch, Run
 from rankwright.core.targets import nothing_scored
 from rankwright.training.data import endless_rows
 from rankwright.training.normalisation import is_scaled

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer: whole or not there, and resumed only by the run that wrote them."""
+"""Checkpoints of a trainer: written atomically, and resumed only by the run that wrote them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ else:
 
 
 class Saving(_Base):
-    """The part of the mixin that writes checkpoints and goes on from them."""
+    """The part of the mixin that writes checkpoints and resumes from them."""
 
     run: TrainerRun
     method: Method
@@ -51,7 +51,7 @@ class Saving(_Base):
         folder = Path(super()._get_output_dir(trial))
         try:
             self._save_whole(folder, model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError
             raise TrainingError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
                 f"{error}; {newest_checkpoint(self)}. {checkpoint.write_advice(error)}"
@@ -65,7 +65,7 @@ class Saving(_Base):
             )
 
     def _save_whole(self, folder: Path, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, complete it, and give it its own."""
+        """Write a checkpoint under a temporary name, complete it, and rename it."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with checkpoint.staging(folder, self.state.global_step) as temporary:
             self._staging = temporary
@@ -76,8 +76,10 @@ class Saving(_Base):
             self.accelerator.wait_for_everyone()
             best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             if self.state.best_global_step and (best.exists() or best.name == name):
-                self.state.best_model_checkpoint = str(best)  # the Trainer names the temporary one
-            totals = self._totals.state_dict()  # of all processes
+                self.state.best_model_checkpoint = str(
+                    best
+                )  # the Trainer has set the temporary path
+            totals = self._totals.state_dict()  # collective: every process calls it
             if self.args.should_save:
                 self._complete(temporary / name, totals)
                 checkpoint.publish(temporary / name, folder / name)
@@ -100,7 +102,7 @@ class Saving(_Base):
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The procedure first: it may have to rebuild layers that the weights are loaded into.
+        # The procedure comes first: it may have to rebuild layers before their weights are loaded.
         folder = Path(resume_from_checkpoint)
         with checkpoint.reading(folder):
             state = checkpoint.load_state(folder)
@@ -110,11 +112,11 @@ class Saving(_Base):
         try:
             with checkpoint.reading(folder, passing=KeyError):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except KeyError as error:  # of a module that is trained whole
+        except KeyError as error:  # raised for a module that is trained in full
             raise MethodError(
                 f"{resume_from_checkpoint} has no {error.args[0]}, which this run trains: the "
-                "checkpoint is of another model, or of a version of rankwright that trained other "
-                "modules. Start the run anew, or go on with the version that began it"
+                "checkpoint belongs to another model, or to a version of rankwright that trained "
+                "other modules. Start a new run, or resume with the version that started this one"
             ) from error
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
@@ -168,7 +170,7 @@ class Saving(_Base):
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """Name, hyperparameters and plugged parts as JSON gives them back (a tuple is a list)."""
+    """Name, hyperparameters and plugged parts as they are after a round trip through JSON."""
     values = {
         "name": method.name,
         **method.hyperparameters(),
@@ -179,11 +181,11 @@ def describe(method: Method) -> dict[str, Any]:
 
 
 def _named(value: Any) -> str:
-    """A function by its name: its `repr` is another one in every process."""
+    """A function by its name: its `repr` differs from process to process."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """The class of an optimizer by name, without accelerate's wrapper."""
+    """Class name of an optimizer inside accelerate's wrapper, if any."""
     bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     return type(bare).__name__

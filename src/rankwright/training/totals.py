@@ -1,7 +1,7 @@
-"""What the Trainer sums up while it trains, kept for a run that goes on in another process.
+"""Running totals of the Trainer, kept across resumed runs.
 
-The Trainer starts all of it anew when it resumes: its summary would be of the steps since then, and
-the first loss that it logs of fewer steps than the others.
+The Trainer resets them when it resumes: its summary would cover only the steps since then, and the
+first logged loss would be a mean over fewer steps than the others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """Loss and wall time of a run, over all processes that it had one after the other.
+    """Loss and wall time of a run, summed over the processes that resumed it.
 
-    Steps that a crash undid are not in it, nor is the time between two processes.
+    Steps lost in a crash are not included, nor is the time between two processes.
 
     Args:
         trainer: The trainer.
@@ -31,7 +31,7 @@ class Totals:
         self.seconds_before = 0.0
 
     def begin(self) -> None:
-        """Training begins, or goes on after `load_state_dict`."""
+        """Start training, or continue after `load_state_dict`."""
         self._started = time.time()
         self.seconds_before = 0.0
         state, self._loaded = self._loaded, None
@@ -45,7 +45,7 @@ class Totals:
         trainer._tr_loss = torch.tensor(state["loss"], device=trainer.args.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values; a collective, where several processes train."""
+        """The totals as JSON values, averaged over processes (a collective call)."""
         trainer = self._trainer
         (loss,) = trainer.run.average([trainer._tr_loss.clone()])
         return {
@@ -57,5 +57,5 @@ class Totals:
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Go on with these when training begins; None for a checkpoint that has none."""
+        """Set the totals with which `begin` continues; None if the checkpoint has none."""
         self._loaded = state

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from rankwright.core import compat
 from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
+from rankwright.core.parameter_groups import clipping
 from rankwright.core.part import Multiplier, Procedure
-from rankwright.core.run import clipping, random_state, set_random_state
+from rankwright.core.random_state import random_state, set_random_state
 from rankwright.core.targets import nothing_scored
 from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
@@ -33,9 +34,9 @@ from rankwright.training.refusals import (
     check_class,
     check_engine,
     check_layer_state,
-    check_recorded,
     check_reference,
     check_rows,
+    check_unrecorded,
 )
 from rankwright.training.run import TrainerRun
 from rankwright.training.saving import Saving
@@ -81,7 +82,7 @@ class MethodMixin(Saving):
         check_reference(type(self), super().__init__, args, kwargs)
         own = kwargs.get("eval_dataset")
         along = held_out_dataset is not None and bool(names(type(self)))
-        if along:  # a trainer of TRL prepares its rows when it is built
+        if along:  # TRL's trainers prepare their rows when they are built
             kwargs["eval_dataset"] = beside(own, held_out_dataset)
         super().__init__(*args, **kwargs)
         if along:
@@ -227,16 +228,18 @@ class MethodMixin(Saving):
         self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
         """One micro-batch; the procedure hears of the step's last one."""
-        if self._normalisation.by_targets and not num_items_in_batch:
-            raise TrainingError(nothing_scored(f"step {self.state.global_step}", inputs))
         self._penalty: Tensor | float = 0.0
         self._unrecorded = True
         with self.run.penalising():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        check_recorded(self, self.method, not self._unrecorded)
+        if self._unrecorded:
+            check_unrecorded(self, self.method)
         if not torch.isfinite(loss):
+            # NaN if the step has no targets; checking earlier would wait for the device once more
+            if self._normalisation.by_targets and not num_items_in_batch:
+                raise TrainingError(nothing_scored(f"step {self.state.global_step}", inputs))
             raise TrainingError(not_finite(self, "the loss", float(loss)))
-        logged = loss - self._penalty  # the log has it apart
+        logged = loss - self._penalty  # logged separately
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
         return logged
@@ -248,7 +251,7 @@ class MethodMixin(Saving):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """A micro-batch's part of the step's loss, and what penalties add for its outputs."""
+        """A micro-batch's share of the step's loss, penalties on its outputs included."""
         if self._unrecorded:  # here the inputs of a training step are prepared
             self._unrecorded = False
             self.run.record(inputs, num_items_in_batch)
@@ -290,9 +293,9 @@ class MethodMixin(Saving):
         return super()._finalize_training(trial, num_train_samples, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As the Trainer's; training goes on with the random state that it had.
+        """Evaluate as `Trainer.evaluate` does, but leave the random state unchanged.
 
-        Even a loader that shuffles nothing takes a number from it.
+        A data loader draws a number from it even if it does not shuffle.
         """
         state = random_state()
         try:

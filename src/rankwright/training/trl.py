@@ -1,4 +1,4 @@
-"""What trainers of TRL do that a method has to know of; they are told apart by name."""
+"""Properties of TRL's trainers that matter to a method, looked up by class name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GENERATING = frozenset(
     }
 )
 
-_EVAL, _HELD_OUT = "eval", "held-out"  # names of data sets while a trainer prepares them
+_EVAL, _HELD_OUT = "eval", "held-out"  # names of datasets while a trainer prepares them
 
 SERVED = {
     "AsyncDistillationTrainer": (
@@ -32,20 +32,20 @@ SERVED = {
         "it loads its model by name and sends the weights to a vLLM server; use GRPOTrainer"
     ),
     "ServerDistillationTrainer": (
-        "its teacher is behind a vLLM server, with which no method has been tried; use "
-        "DistillationTrainer with a teacher of its own"
+        "its teacher runs on a vLLM server, which is untested; use DistillationTrainer with a "
+        "local teacher"
     ),
 }
 """Trainers that take no method, and why."""
 
 
 def names(trainer_class: type) -> set[str]:
-    """Names of the classes of TRL that a trainer's class is made of."""
+    """Names of the TRL classes among a trainer class and its bases."""
     return {c.__name__ for c in trainer_class.__mro__ if c.__module__.startswith("trl.")}
 
 
 def generates(trainer: Any) -> bool:
-    """Whether a trainer makes the completions that it trains on, so that its rows are prompts."""
+    """Whether a trainer generates its completions, so that its rows are prompts only."""
     known = names(type(trainer))
     if "GKDTrainer" in known:
         return bool(trainer.args.lmbda > 0 or trainer.args.seq_kd)
@@ -53,20 +53,20 @@ def generates(trainer: Any) -> bool:
 
 
 def copies_adapter(trainer_class: type, settings: Any) -> tuple[str, str]:
-    """Why a trainer without `ref_model` copies the adapter as its reference, and what to do.
+    """Why a trainer without `ref_model` copies the adapter as its reference, and how to avoid it.
 
-    Both are empty where it does not.
+    Both are empty if it does not.
     """
     known, beta = names(trainer_class), getattr(settings, "beta", 0.0)
     if "RLOOTrainer" in known:  # with beta=0 too
-        return "RLOOTrainer takes an adapter for one to start from", "use GRPOTrainer with beta=0"
+        return "RLOOTrainer treats an adapter as its start", "use GRPOTrainer with beta=0"
     if "GRPOTrainer" in known and beta:
-        return f"beta is {beta}", "set beta=0, which takes no reference"
+        return f"beta is {beta}", "set beta=0, which needs no reference"
     return "", ""
 
 
 def beside(eval_dataset: Any, held_out: Any) -> Any:
-    """The rows to give a trainer as its evaluation's, so that it prepares held-out rows too."""
+    """Add held-out rows to a trainer's `eval_dataset`, so that it prepares them as well."""
     if eval_dataset is None:
         return held_out
     named = eval_dataset if isinstance(eval_dataset, dict) else {_EVAL: eval_dataset}
@@ -74,11 +74,11 @@ def beside(eval_dataset: Any, held_out: Any) -> Any:
 
 
 def taken_apart(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
-    """What a trainer made of `beside`: rows of its evaluation and held-out rows.
+    """Split the prepared result of `beside` into evaluation rows and held-out rows.
 
     Args:
         prepared: The trainer's `eval_dataset`.
-        eval_dataset: What `beside` was given.
+        eval_dataset: The `eval_dataset` that `beside` was given.
     """
     if eval_dataset is None:
         return None, prepared
@@ -89,7 +89,7 @@ def taken_apart(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def unmetered(trainer: Any) -> Iterator[None]:
-    """Leave the trainer's own measurements as they are: losses inside are not of its steps."""
+    """Discard changes to the trainer's metrics: losses inside belong to none of its steps."""
     kept = {name: getattr(trainer, name) for name in TRL_METRICS if hasattr(trainer, name)}
     for name, value in kept.items():
         setattr(trainer, name, _copied(value))
@@ -103,7 +103,7 @@ def unmetered(trainer: Any) -> Iterator[None]:
 def _copied(value: Any) -> Any:
     """A copy of nested dicts and lists, with the same leaves."""
     if isinstance(value, dict):
-        copied = value.copy()  # of the same class: they have defaults
+        copied = value.copy()  # keeps the class, a defaultdict
         copied.update({key: _copied(item) for key, item in value.items()})
         return copied
     return list(value) if isinstance(value, list) else value
