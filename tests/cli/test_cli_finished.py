@@ -277,7 +277,7 @@ def test_show_has_equations_reference_fields_and_defaults(
     for words in (
         "V = W + s B A, n = |V| row by row",
         "arXiv 2410.09758",
-        "--method.val_fraction 0.2 Share of the rows that D_val",
+        "--method.val_fraction 0.2 Share of the training rows held out",
         "--method.lora_alpha 16 Numerator of the scaling",
         "passes a search step",
     ):
