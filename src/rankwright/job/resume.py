@@ -60,7 +60,8 @@ def start_notice(start: Path | None) -> str:
 def _refuse_finished(folder: RunFolder) -> None:
     if folder.result.exists():
         raise MethodError(
-            f"{folder.path} already holds a finished run; choose another --output, or delete it"
+            f"{folder.path} already holds a finished run; choose another --output, or replace it "
+            "with --overwrite"
         )
 
 
