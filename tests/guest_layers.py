@@ -27,6 +27,30 @@ class Softmax(Factor):
         return (mass[:, None] * self.live).to(self.live.dtype)
 
 
+class Gate(nn.Module):
+    """A module inside a factor, which all layers share."""
+
+    offset: Tensor
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.linspace(0, 1, ranks))
+        self.register_buffer("offset", torch.randn(ranks))
+
+
+class Gated(Factor):
+    """diag(sigmoid(logits + offset)) A."""
+
+    def __init__(self, linear: nn.Linear, gate: Gate) -> None:
+        super().__init__(linear)
+        self.gate = gate
+
+    @property
+    def weight(self) -> Tensor:
+        open_ = torch.sigmoid(self.gate.logits + self.gate.offset)
+        return (open_[:, None] * self.live).to(self.live.dtype)
+
+
 class Routed(nn.Module):
     """Ranks weighed token by token, and a count that no state dict has; no `Factor`."""
 
@@ -62,11 +86,15 @@ class GuestLayer(Layer):
     kind: str = "softmax"
 
     def install(self, model: Any, adapter_name: str) -> None:
-        shared = None
+        shared: Any = None
         for layer in adapted_layers(model).values():
             A = layer.lora_A[adapter_name]
             if self.kind == "routed":
                 layer.lora_A[adapter_name] = Routed(A)
+                continue
+            if self.kind == "nested":
+                shared = shared or Gate(A.out_features).to(A.weight.device)
+                layer.lora_A[adapter_name] = Gated(A, shared)
                 continue
             if shared is None or self.kind != "shared":
                 shared = nn.Parameter(torch.linspace(0, 1, A.out_features).to(A.weight.device))
@@ -91,4 +119,4 @@ class Guest(Method):
         return Slots(layer=GuestLayer(self.kind))
 
 
-KINDS = ("softmax", "shared", "scalar", "routed")
+KINDS = ("softmax", "shared", "scalar", "routed", "nested")

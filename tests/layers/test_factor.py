@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guest_layers import Guest, Softmax
+from guest_layers import Gate, Gated, Guest, Softmax
 from models import tiny_llama, trained
 from rankwright.core.run import adapted_layers
 from rankwright.layers.factor import Factor
@@ -29,6 +29,15 @@ def test_a_weight_that_differs_by_rounding_leaves_it_alone() -> None:
 def test_a_weight_that_it_cannot_take_is_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"weight: Softmax computes its weight from other param"):
         softmax().load_state_dict({"weight": torch.ones(2, 3)})
+
+
+def test_modules_inside_are_not_in_the_file_and_not_missing() -> None:
+    factor = Gated(nn.Linear(3, 2, bias=False), Gate(2))
+    gate = {name: tensor.clone() for name, tensor in factor.gate.state_dict().items()}
+    saved = factor.state_dict()
+    assert list(saved) == ["weight"]
+    factor.load_state_dict(saved)  # strict
+    assert all(torch.equal(gate[name], tensor) for name, tensor in factor.gate.state_dict().items())
 
 
 def test_gates_take_any_weight() -> None:

@@ -82,12 +82,21 @@ def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, T
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             key = ".".join((*parts, name))
             outside = others.intersection(key.split(".")[1:2])
-            if tensor is not None and not outside and not _is_saved(module, name, key, adapter):
+            if tensor is not None and not outside and not _is_saved(layer, parts, name, adapter):
                 yield key, tensor
 
 
-def _is_saved(module: nn.Module, name: str, key: str, adapter: str) -> bool:
-    """Whether the adapter's file stores a tensor under its own name."""
-    by_name = type(module)._save_to_state_dict is nn.Module._save_to_state_dict
+def _is_saved(layer: nn.Module, parts: list[str], name: str, adapter: str) -> bool:
+    """Whether the adapter's file stores a tensor of the module at `parts` under its own name."""
+    around = [layer.get_submodule(".".join(parts[:n])) for n in range(1, len(parts) + 1)]
+    module, key = [layer, *around][-1], ".".join((*parts, name))
+    by_name = not any(map(_saves_itself, around))
     persistent = name not in module._non_persistent_buffers_set
     return by_name and persistent and key.startswith("lora_") and adapter in key.split(".")
+
+
+def _saves_itself(module: nn.Module) -> bool:
+    """Whether a module defines how it, and the modules inside it, are saved."""
+    kind = type(module)
+    by_torch = (nn.Module.state_dict, nn.Module._save_to_state_dict)
+    return (kind.state_dict, kind._save_to_state_dict) != by_torch

@@ -10,7 +10,6 @@ own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -90,6 +89,15 @@ class Factor(nn.Module, ABC):
         plain = type(B) is nn.Linear or _is_product(B)
         return Factors(self.weight, B.weight) if plain and _is_product(self) else None
 
+    def state_dict(
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> Any:
+        """Only `weight`; the parameters it is computed from, of submodules too, are left out."""
+        del args
+        destination = {} if destination is None else destination
+        self._save_to_state_dict(destination, prefix, keep_vars)
+        return destination
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
@@ -98,7 +106,7 @@ class Factor(nn.Module, ABC):
     @torch.no_grad()
     def _load_from_state_dict(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: dict[str, Any],
         prefix: str,
         local_metadata: dict[str, Any],
         strict: bool,
@@ -108,6 +116,11 @@ class Factor(nn.Module, ABC):
     ) -> None:
         """Load a weight; one that equals the present weight up to rounding changes nothing."""
         del local_metadata, strict, unexpected_keys
+        for (
+            name,
+            child,
+        ) in self.named_children():  # so that torch, which loads them next, misses none
+            child.state_dict(destination=state_dict, prefix=f"{prefix}{name}.")
         key = prefix + "weight"
         weight: Tensor | None = state_dict.get(key)
         if weight is None:
