@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankwright.tasks import TaskError
+from rankwright.tasks import TaskError, task_from_files
 from rankwright.tasks.files import read_rows
 
 CELL = st.one_of(st.text(max_size=8), st.integers(), st.none(), st.lists(st.booleans(), max_size=2))
@@ -61,3 +61,23 @@ def test_what_is_wrong_with_an_array(tmp_path, content, message):
     with pytest.raises(TaskError) as error:
         read_rows(path)
     assert f"{path}{message}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_choices_within_a_question_are_columns(tmp_path, name):
+    choices = [{"text": "sand", "label": "A"}, {"text": "rain", "label": "B"}]
+    row = {"question": {"stem": "What is wet?", "choices": choices}, "answerKey": "B"}
+    path = tmp_path / name
+    path.write_text(json.dumps(row), encoding="utf-8")
+    (read,) = read_rows(path)
+    assert (read["question"], read["choices"]) == ("What is wet?", choices)
+    task = task_from_files(path, validation=path)
+    assert (task.kind, task.answer(task.load().train[0])) == ("multiple_choice", 1)
+
+
+def test_only_lines_may_be_renamed_to_an_array(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text('[[{"text": "x"}]]', encoding="utf-8")
+    with pytest.raises(TaskError, match="expected a JSON object") as error:
+        read_rows(path)
+    assert "name it .json" not in str(error.value)

@@ -101,13 +101,26 @@ def _skip_white(text: str, position: int) -> int:
 
 def _row(where: Where, fields: object) -> Row | BadRow:
     if isinstance(fields, dict):
-        return Row(where, fields)
-    hint = " Is the file one array? Then name it .json." if isinstance(fields, list) else ""
+        return Row(where, _unnested(fields))
+    is_array = isinstance(fields, list) and ".json" not in Path(where.path).suffixes
+    hint = " Is the file one array? Then name it .json." if is_array else ""
     return BadRow(
         where,
         f"{where}: the row is {shorten(fields)}; expected a JSON object with the "
         f'columns as keys, such as {{"text": "...", "label": 1}}.{hint}',
     )
+
+
+def _unnested(fields: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a question that has its choices within, as in the files of ARC."""
+    question = fields.get("question")
+    if (
+        not isinstance(question, dict)
+        or not {"stem", "choices"} <= question.keys()
+        or question.keys() & fields.keys()
+    ):
+        return fields
+    return {**fields, **question, "question": question["stem"]}
 
 
 def _problem(error: Exception) -> str:
