@@ -53,6 +53,10 @@ def test_eval_computes_on_the_accelerator(
         (["export", "--as", "lora"], "head.json", None),
         (["eval"], "head.json", "{"),
         (["eval"], "head.json", "[1]"),
+        (["eval"], "adapter/adapter_config.json", "[]"),
+        (["export", "--as", "adapter"], "result.json", "[]"),
+        (["export", "--as", "lora"], "result.json", "{}"),
+        (["export", "--as", "lora"], "data.json", "[]"),
         (["plot"], "history.json", "["),
         (["plot"], "history.json", "{}"),
     ],
@@ -77,7 +81,7 @@ def test_a_run_folder_that_is_not_whole_names_the_file(
     (copy / MANIFEST).unlink()  # as version 0.1 left it
     assert main([command[0], str(copy), *command[1:]]) == 1
     said = capsys.readouterr().err
-    named = file if text is None or not file.startswith("adapter") else "adapter"
+    named = "adapter" if text == "garbage" else file
     assert f"cannot read {copy / named}: " in said
     assert "expected the whole folder as `rankwright train` wrote it" in said
 

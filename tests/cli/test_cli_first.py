@@ -109,6 +109,16 @@ def test_a_file_of_options_and_the_command_line_that_wins(data: Path, tmp_path: 
     assert rows.task.source.train == data
 
 
+def test_a_file_of_options_may_be_called_as_the_description_of_a_run(data: Path) -> None:
+    file = data.with_name("run.yaml")
+    file.write_text(f"model: m\ndata: {data}\nvalidation_share: 0.5\n")
+    columns = ["--text-column=review", "--label-column=grade", "--config", str(file)]
+    with pytest.raises(TaskError, match="2 of 22 rows are bad"):
+        rows_first("train", columns)
+    file.with_name("data.json").touch()  # of a run
+    assert rows_first("train", columns) is None
+
+
 def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
     held_out = tmp_path / "held.csv"
     held_out.write_text("review,grade\nfine,great\n")
@@ -165,6 +175,18 @@ def test_several_files_of_data(data: Path, form: list[str]) -> None:
     assert rows is not None
     assert isinstance(rows.task.source, Files)
     assert rows.task.source.train == (data, other)
+
+
+@pytest.mark.parametrize("form", [["[yes, no]"], ["yes,no"], ["yes", "no"], ["file"]])
+def test_names_of_labels_are_words(tmp_path: Path, form: list[str]) -> None:
+    data, file = tmp_path / "d.csv", tmp_path / "run.yaml"
+    data.write_text("text,label\n" + "".join(f"{n},{('yes', 'no')[n % 2]}\n" for n in range(20)))
+    file.write_text("model: m\nlabel_names: [yes, no]\n")
+    given = ["--config", str(file)] if form == ["file"] else ["--model=m", "--label-names", *form]
+    rows = rows_first("train", [*given, "--data", str(data), "--validation-share=0.5"])
+    assert rows is not None
+    assert rows.task.summary(rows.splits)[0].startswith("labels of the ")
+    assert rows.task.label_names == ("yes", "no")
 
 
 @pytest.mark.parametrize("end", [["--kind"], ["--kind", "--help"]])

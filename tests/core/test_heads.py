@@ -44,7 +44,14 @@ VIT, BEIT = T.ViTConfig(**IMAGES), T.BeitConfig(**IMAGES, vocab_size=50)
 WAV2VEC2 = T.Wav2Vec2Config(
     **SIZES, num_attention_heads=4, conv_dim=(16, 16), conv_kernel=(3, 3), conv_stride=(2, 2),
     num_feat_extract_layers=2, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    classifier_proj_size=16,
+    classifier_proj_size=16, tdnn_dim=(16, 16), tdnn_kernel=(3, 3), tdnn_dilation=(1, 1),
+    xvector_output_dim=16,
+)  # fmt: skip
+WHISPER = T.WhisperConfig(
+    vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+    decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=16,
+    max_source_positions=20, max_target_positions=20, pad_token_id=0, bos_token_id=1,
+    eos_token_id=2, decoder_start_token_id=1, classifier_proj_size=16,
 )  # fmt: skip
 
 # (class, what was saved, its config) -> modules that are in no file
@@ -85,6 +92,10 @@ MISSING: list[tuple[Any, Any, Any, set[str]]] = [
     (T.Wav2Vec2ForSequenceClassification, T.Wav2Vec2ForPreTraining, WAV2VEC2,
      {"projector", "classifier"}),
     (T.Wav2Vec2ForCTC, T.Wav2Vec2Model, WAV2VEC2, {"lm_head"}),
+    # a list of modules; and a name that PEFT finds in the body too
+    (T.Wav2Vec2ForXVector, T.Wav2Vec2Model, WAV2VEC2,
+     {"projector", "tdnn.0", "tdnn.1", "feature_extractor", "wav2vec2.feature_extractor",
+      "classifier", "objective"}),
 ]  # fmt: skip
 NAMES = [f"{found.__name__}-{saved.__name__}" for found, saved, _, _ in MISSING]
 # Trained whole though a file has them: the head of a task, by itself.
@@ -232,6 +243,12 @@ def test_a_copy_has_no_marks_and_what_may_be_new_is_taken_as_new(tmp_path: Path)
     assert whole(LoRA(r=2).apply(base)) == {"bert.pooler", "classifier"}
 
 
+def test_a_copy_s_head_beside_the_words_is_taken_as_new(tmp_path: Path) -> None:
+    save(tmp_path, T.BertForMaskedLM, BERT)
+    model = LoRA(r=2).apply(copy.deepcopy(load(T.BertForPreTraining, tmp_path)))
+    assert whole(model) == {"bert.pooler", "cls.seq_relationship"}
+
+
 def test_the_loading_report_says_that_a_file_has_a_pooler(tmp_path: Path) -> None:
     save(tmp_path, T.BertModel, BERT)
     base = copy.deepcopy(load(T.BertForSequenceClassification, tmp_path))
@@ -369,9 +386,25 @@ def test_names_of_modules() -> None:
     assert matching(model, ["first"]) == ["first", "my_first"]
 
 
-@pytest.mark.parametrize("found", [T.BertForMultipleChoice, T.GPT2DoubleHeadsModel])
-def test_an_export_makes_up_choices(found: Any, tmp_path: Path) -> None:
-    config, saved = (BERT, T.BertModel) if "Bert" in found.__name__ else (GPT2, T.GPT2LMHeadModel)
+MADE_UP: list[tuple[Any, Any, Any]] = [
+    (T.BertForMultipleChoice, T.BertModel, BERT),
+    (T.GPT2DoubleHeadsModel, T.GPT2LMHeadModel, GPT2),
+    (T.XLNetForSequenceClassification, T.XLNetLMHeadModel, XLNET),
+    (T.BartForSequenceClassification, T.BartForConditionalGeneration, BART),
+    (T.BartForConditionalGeneration, T.BartForConditionalGeneration, BART),
+    (T.ViTForImageClassification, T.ViTModel, VIT),
+    (T.BeitForImageClassification, T.BeitForMaskedImageModeling, BEIT),
+    (T.Wav2Vec2ForSequenceClassification, T.Wav2Vec2Model, WAV2VEC2),
+    (T.WhisperForAudioClassification, T.WhisperForConditionalGeneration, WHISPER),
+    (T.WhisperForConditionalGeneration, T.WhisperForConditionalGeneration, WHISPER),
+]
+
+
+@pytest.mark.parametrize(
+    ("found", "saved", "config"), MADE_UP, ids=[row[0].__name__ for row in MADE_UP]
+)
+def test_an_export_makes_up_a_row(found: Any, saved: Any, config: Any, tmp_path: Path) -> None:
+    """Of token ids, of choices, of pixels, of sound: what the model takes."""
     save(tmp_path / "base", saved, config)
     model = moved(LoRA(r=2).apply(load(found, tmp_path / "base")))
     assert export_adapter(model, tmp_path / "out").logit_difference < 1e-5

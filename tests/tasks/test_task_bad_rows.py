@@ -101,8 +101,9 @@ def test_a_problem_of_every_row_is_told_once(tmp_path):
 
 def test_nothing_is_trained_on_no_rows(tmp_path):
     path = csv_file(tmp_path / "t.csv", [",0", ",1", "a,b,c"])
-    with pytest.raises(TaskError, match="3 of 3 rows are bad"):
+    with pytest.raises(TaskError, match="3 of 3 rows are bad") as error:
         classification(path, skip_bad_rows=True).load()
+    assert str(error.value).endswith("\nCorrect them.")  # leaving them out leaves nothing
 
 
 def test_the_user_is_told_of_them_in_the_end(tmp_path, words):

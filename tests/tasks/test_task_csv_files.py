@@ -40,6 +40,18 @@ def test_the_delimiter_is_seen_in_the_header(tmp_path, name, separator, notes, m
     assert first_columns(tmp_path / name) == ("text", "label")
 
 
+def test_lines_may_end_as_on_old_macs(tmp_path):
+    assert read(tmp_path / "t.csv", f"text,label\r{QUOTED},a\rfour,b\r") == (ROWS, [])
+
+
+@pytest.mark.parametrize("header", [",text,label,,", "text,label,,,"])
+def test_columns_without_a_name_are_left_out(tmp_path, header):
+    cells = {"text": "four", "label": "b"}
+    row = ",".join(cells.get(name, "0") for name in header.split(","))
+    found = read(tmp_path / "t.csv", f"{header}\n{row}\n")
+    assert found == ([cells], ["columns without a name are left out"])
+
+
 def test_what_programs_call_unicode_text_is_read(tmp_path):
     content = f"text\tlabel\r\n{QUOTED}\ta\r\nfour\tb\r\n".encode("utf-16")
     assert read(tmp_path / "t.csv", content) == (ROWS, ["cells are separated by tabs"])

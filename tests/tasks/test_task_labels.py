@@ -83,7 +83,7 @@ def test_of_rows_to_choose_by_all_training_rows_count(write):
     assert task.summary(task.load()) == ("labels of the 40 training rows: a 20, b 20",)
 
 
-@pytest.mark.parametrize("cell", [*MISSING, None, float("nan")])
+@pytest.mark.parametrize("cell", [*MISSING, "None", "NULL", " Nan ", None, float("nan")])
 def test_a_missing_label_is_a_bad_row(cell):
     row = Row(Where("t.csv", 4), {"y": cell, "set": [cell]})
     message = (
@@ -98,7 +98,7 @@ def test_a_missing_label_is_a_bad_row(cell):
         rows.index(row, "y", 4)
 
 
-@pytest.mark.parametrize("cell", ["none", "nano", "Nan", "0", "-", "unknown"])
+@pytest.mark.parametrize("cell", ["none", "NONE", "nano", "0", "-", "unknown"])
 def test_what_is_not_missing_is_a_class(cell):
     assert rows.label(Row(Where("t.csv", 4), {"y": cell}), "y") == cell
 

@@ -55,8 +55,8 @@ def test_usual_columns_tell_the_kind(file_with, cells, kind, columns):
     task = load_task(path, validation_share=0.5)
     assert (task.kind, task.columns) == (kind, columns)
     (note,) = task.source.notes
-    assert note.startswith(f"{path}: the columns ")
-    assert note.endswith(f" are read as {kind}")
+    assert note.startswith(f"{path}: the column")
+    assert f" read as {kind}" in note
 
 
 def test_the_model_sees_the_input_of_an_instruction(file_with):
@@ -111,6 +111,7 @@ def test_the_label_column_still_tells_classes(file_with):
         ),
         ({"text": "x", "label": 1, "labels": [1]}, "may be sequence_classification or multi_label"),
         ({"messages": [{"role": "user"}]}, "the columns are messages. Conversations are not read"),
+        ({"text:label": "x:1"}, "say what separates cells: --delimiter. Name them"),
     ],
 )
 def test_other_columns_are_listed_with_what_would_tell(file_with, cells, message):
@@ -238,3 +239,13 @@ def test_the_delimiter_is_an_option(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text~label\nx,y~1\nz~2\n")
     assert task_from_files(path, validation=path, delimiter="~").load().train[0]["text"] == "x,y"
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(TaskError, match="it is a folder; name its files, or a pattern"):
+        task_from_files(tmp_path, validation_share=0.5)
+
+
+def test_one_column_is_said_as_one(file_with):
+    (note,) = task_from_files(file_with(text="x"), validation_share=0.5).source.notes
+    assert note.endswith(": the column text is read as causal_lm")

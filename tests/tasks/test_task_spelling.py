@@ -65,6 +65,7 @@ def test_variants_are_told_however_often_they_occur(a, b):
         ("class1", "class2"), ("10", "11"), ("1000", "10000"), ("cat", "car"), ("NN", "NNS"),
         ("entailment", "not_entailment"), ("world", "sport"), ("+", "-"),
         ("PRP", "PRP$"), ("C", "C++"), ("sun-meal", "soy-meal"), ("NNP", "NNPS"),
+        ("-1", "1"), ("A-", "A"), ("1.0", "10"),
     ],
 )  # fmt: skip
 def test_names_of_their_own_are_not_misspelt(names):

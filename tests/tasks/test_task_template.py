@@ -111,14 +111,21 @@ def test_rows_that_are_all_equal_cannot_be_divided(write):
     path = write([ALPACA[0]] * 3)
     message = (
         r"all 3 rows hold the same 'instruction', 'output': 'Name a colour\.', 'a', and rows of "
-        r"equal input stay on one side of a split\. The other columns are input\. Name input col"
+        r"equal input stay on one side of a split\. Add rows with other inputs, or name a valid"
     )
     with pytest.raises(TaskError, match=message):
         task_from_files(path, **SHARE).load()
-    with pytest.raises(TaskError, match=r"all 3 rows hold the same 'instruction': .* Name input c"):
+    with pytest.raises(TaskError, match=r"all 3 rows hold the same 'instruction': .* Add rows"):
         task_from_files(
             path, kind="causal_lm", completion_column="instruction", validation_share=0.4
         ).load()
+
+
+def test_equal_inputs_are_told_which_columns_differ(write):
+    path = write([{"text": "a", "note": str(i), "label": i % 2} for i in range(4)])
+    message = r"all 4 rows hold the same 'text': .*Rows differ in note, label: name an input column"
+    with pytest.raises(TaskError, match=message):
+        task_from_files(path, label_column="label", validation_share=0.4).load()
 
 
 def test_choices_may_come_with_a_passage(write, words):

@@ -20,9 +20,9 @@ from rankwright.core.effective import weight_change
 from rankwright.core.matrix import as_rows, effective_weight
 from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA, XGBLoRA
-from rankwright.training import export_check
 from rankwright.training.export import export_adapter, export_lora, export_merged
 from rankwright.training.export_check import ExportError
+from rankwright.training.export_probe import probe_inputs
 
 METHODS = [LoRA(r=4), DoRA(r=4), LoRA(r=4, use_rslora=True, rank_pattern={"value": 3})]
 EXPORTS = [export_adapter, export_lora, export_merged]
@@ -441,7 +441,7 @@ def test_the_report_reads_as_a_table(tmp_path: Path) -> None:
 
 
 def test_the_probe_is_the_same_every_time() -> None:
-    first, second = (export_check.probe_inputs(tiny_bert(), None) for _ in range(2))
+    first, second = (probe_inputs(tiny_bert(), None) for _ in range(2))
     assert torch.equal(first["input_ids"], second["input_ids"])
     assert first["input_ids"].shape == (1, 32)
 

@@ -18,12 +18,13 @@ from jsonargparse import ArgumentParser
 
 from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.slots import SLOT_NAMES
-from rankwright.core.yamls import NumberLoader, yaml_problem
+from rankwright.core.yamls import ConfigLoader, yaml_problem
 from rankwright.job.paths import FILES, expanded
 
 DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)
 """Options that name what other options belong to."""
+NAMES = "label_names"
 STARTS = ("resume", "overwrite")
 """Switches that say how a run starts; they are no fields of its description."""
 
@@ -53,14 +54,17 @@ def normalise(argument: str) -> str:
 
 
 def gathered(arguments: Sequence[str]) -> list[str]:
-    """`--data a.csv b.csv`, or `--data a.csv --data b.csv`, as one list in JSON."""
+    """`--data a.csv b.csv`, or `--data a.csv --data b.csv`, as one list in JSON.
+
+    So are `--label-names yes no`, `yes,no` and `'[yes, no]'`: names as they are written.
+    """
     values: dict[str, list[str]] = {}
     others: list[str] = []
     flag = ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if argument.startswith("--"):
-            flag = name if name[2:] in FILES else ""
+            flag = name if name[2:] in (*FILES, NAMES) else ""
         if not flag:
             others.append(argument)
         elif equals and argument.startswith("--"):
@@ -70,10 +74,29 @@ def gathered(arguments: Sequence[str]) -> list[str]:
         else:
             values.setdefault(flag, [])
     given = [
-        f"{flag}={names[0] if len(names) == 1 else json.dumps(names)}" if names else flag
-        for flag, names in values.items()
+        f"{flag}={_listed(flag[2:], every)}" if every else flag for flag, every in values.items()
     ]
     return given + others
+
+
+def _listed(option: str, values: list[str]) -> str:
+    """The values of an option: one as it stands, several as a list in JSON."""
+    if option == NAMES and values != ["null"]:
+        return json.dumps(_names(values))
+    return values[0] if len(values) == 1 else json.dumps(values)
+
+
+def _names(values: list[str]) -> list[str]:
+    """The names in `[yes, no]` or `yes,no`, or the values themselves."""
+    if len(values) > 1:
+        return values
+    if not values[0].lstrip().startswith("["):
+        return [name.strip() for name in values[0].split(",")]
+    try:
+        listed = yaml.load(f"{NAMES}: {values[0]}", Loader=ConfigLoader)[NAMES]
+    except yaml.YAMLError as error:
+        raise UsageError(f"--label-names {values[0]}: {yaml_problem(error)}") from error
+    return [str(name) for name in listed]
 
 
 def peek(arguments: Sequence[str], flag: str) -> str | None:
@@ -92,7 +115,7 @@ def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
         return {}, None
     try:
         text = expanded(path).read_text("utf-8")
-        values = yaml.load(text, Loader=NumberLoader)
+        values = yaml.load(text, Loader=ConfigLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MethodError(f"cannot read --config {path}: {reason}") from error

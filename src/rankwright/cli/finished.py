@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
-from rankwright.job.files import check_output, json_text, write_json
+from rankwright.job.files import check_output, json_text, read_mapping, write_json
 from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
 from rankwright.job.load import load_tokenizer
@@ -103,22 +104,27 @@ def export_run(
     options: dict[str, Any] = {"overwrite": overwrite, "tolerance": tolerance}
     target = expanded(output) if output else folder.path / f"{kind}-export"
     tokenizer = load_tokenizer(str(folder.adapter))
-
-    def describe(written: Path) -> None:
-        tokenizer.save_pretrained(written)
-        head = read_whole(folder.head, Head.load)
-        write_card(written, model, head, Facts.of_run(folder, _result(folder)), NOTES[kind])
-
-    if kind == "lora":
-        report = export.export_lora(model, target, rank, finish=describe, **options)
-    elif kind == "merged":
+    if kind == "merged":
         report = export.export_merged(model, target, tokenizer=tokenizer, **options)
+    elif kind == "lora":
+        describe = _describing(folder, model, tokenizer, kind)
+        report = export.export_lora(model, target, rank, finish=describe, **options)
     else:
+        describe = _describing(folder, model, tokenizer, kind)
         report = export.export_adapter(model, target, finish=describe, **options)
     print(report)
     return 0
 
 
-def _result(folder: RunFolder) -> dict[str, Any]:
-    """What a finished run has in `result.json`."""
-    return read_whole(folder.result, lambda path: dict(json.loads(path.read_text("utf-8"))))
+def _describing(
+    folder: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, kind: str
+) -> Callable[[Path], None]:
+    """What puts the tokenizer and a card beside an exported adapter; what they need is read now."""
+    head = read_whole(folder.head, Head.load)
+    facts = read_whole(folder.result, lambda path: Facts.of_run(folder, read_mapping(path)))
+
+    def describe(written: Path) -> None:
+        tokenizer.save_pretrained(written)
+        write_card(written, model, head, facts, NOTES[kind])
+
+    return describe

@@ -32,7 +32,7 @@ from rankwright.cli.arguments import (
     with_values,
 )
 from rankwright.job.config import DATA_OPTIONS, TrainConfig
-from rankwright.job.paths import DESCRIPTION, expanded
+from rankwright.job.paths import run_of
 from rankwright.job.rows import RunRows
 from rankwright.job.widths import check_rank
 from rankwright.tasks.sources import Files
@@ -68,7 +68,7 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
             if isinstance(task.make_task().source, Files):
                 RunRows.read(task)
         return None
-    if expanded(path or "").name == DESCRIPTION:  # of a run that had its data checked when it began
+    if run_of(path) is not None:  # its data was checked when it began
         return None
     config, _ = read_config(path)
     run = TrainConfig(**_parsed(config, arguments, path))

@@ -34,7 +34,7 @@ from rankwright.core.method import Method
 from rankwright.core.registry import available, get
 from rankwright.job import TrainConfig
 from rankwright.job.folder import with_paths_found
-from rankwright.job.paths import DESCRIPTION, expanded
+from rankwright.job.paths import run_of
 
 _SWITCHES = {
     f"trainer.{name}": bool
@@ -65,9 +65,9 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, boo
     arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
     config, _ = read_config(path)
-    file = expanded(path or "")
-    if file.name == DESCRIPTION:
-        config = with_paths_found(config, file.parent)
+    run = run_of(path)
+    if run is not None:
+        config = with_paths_found(config, run)
     plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
     arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)
@@ -88,8 +88,8 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, boo
     start = {name: bool(values.pop(name)) for name in STARTS}
     if all(start.values()):
         raise UsageError("a run goes on or is replaced: give one of --resume and --overwrite")
-    if start["resume"] and file.name == DESCRIPTION and peek(arguments, "--output") is None:
-        values["output"] = str(file.parent)  # the folder may have been moved
+    if start["resume"] and run is not None and peek(arguments, "--output") is None:
+        values["output"] = str(run)  # the folder may have been moved
     return values, start
 
 

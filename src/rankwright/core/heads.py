@@ -161,24 +161,38 @@ def _pretrained(model: nn.Module) -> list[str]:
 
 def _outside_bodies(model: nn.Module) -> list[str]:
     """Full names of modules with parameters outside bodies, word embeddings and the LM head."""
-    getters = ("get_input_embeddings", "get_output_embeddings")
-    words = [name for getter in getters if (name := name_of(model, getter)) is not None]
     bodies = _bodies(model)
+    words = _words(model, bodies)
     found: list[str] = []
 
     def visit(name: str) -> None:
         for child_name, child in model.get_submodule(name).named_children():
             full = f"{name}.{child_name}" if name else child_name
-            if any(_is_inside(body, [full]) for body in bodies):
-                visit(full)
-            elif full in bodies or full in words or any(_is_inside(word, [full]) for word in words):
+            if full in bodies or full in words or next(child.parameters(), None) is None:
                 continue
-            elif next(child.parameters(), None) is not None:
+            inside = any(_is_inside(kept, [full]) for kept in (*bodies, *words))
+            if inside or not _is_called(child):
+                visit(full)
+            else:
                 found.append(full)
 
     if bodies not in ([], [""]):  # without a body a head cannot be told from the rest
         visit("")
     return found
+
+
+def _words(model: nn.Module, bodies: list[str]) -> list[str]:
+    """Full names of the word embeddings, and of the layers between the body and the words."""
+    embeddings, head = (name_of(model, f"get_{end}_embeddings") for end in ("input", "output"))
+    around = (head or "").rpartition(".")[0]
+    if around and not any(_is_inside(body, [around]) for body in bodies):
+        head = around
+    return [name for name in (embeddings, head) if name]
+
+
+def _is_called(module: nn.Module) -> bool:
+    """Whether it has a forward: PEFT cannot train a list of modules whole, but each of them."""
+    return type(module).forward is not nn.Module.forward
 
 
 def _poolers(model: nn.Module) -> list[str]:
@@ -215,13 +229,15 @@ def _is_in_body(key: str, bodies: list[str]) -> bool:
 
 def _largest(model: nn.Module, key: str, absent: Container[str]) -> str:
     """The largest module around a parameter with absent parameters only, or else its own."""
-    name = key.rpartition(".")[0]
+    name = home = key.rpartition(".")[0]
     while parent := name.rpartition(".")[0]:
         inside = (key for key, _ in model.get_submodule(parent).named_parameters(prefix=parent))
         if not all(key in absent for key in inside):
             break
         name = parent
-    return name
+        if _is_called(model.get_submodule(name)):
+            home = name
+    return home
 
 
 def _up_to_pooler(key: str) -> str:

@@ -276,11 +276,8 @@ class Method(ABC):
         Raises:
             MethodError: A name matches no module, or a weight of the body is in no file.
         """
-        task_type = next(
-            (kind for suffix, kind in _TASK_TYPES.items() if suffix in type(model).__name__), None
-        )
         return LoraConfig(
-            task_type=task_type,
+            task_type=_task_type(model),
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
@@ -334,6 +331,17 @@ class Method(ABC):
                     f"({rows} x {columns}); choose r <= {largest}, or give "
                     "this layer its own rank with rank_pattern"
                 )
+
+
+def _task_type(model: nn.Module) -> TaskType | None:
+    """What PEFT calls the task; None where its wrapper would hand on token ids that are not there.
+
+    Speech and images have classes by the same names.
+    """
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return None
+    name = type(model).__name__
+    return next((kind for suffix, kind in _TASK_TYPES.items() if suffix in name), None)
 
 
 def _check_attention(layers: dict[str, LoraLayer]) -> None:

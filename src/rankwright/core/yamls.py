@@ -12,6 +12,7 @@ import yaml
 
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 _FLOAT, _MERGE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
+_STR = "tag:yaml.org,2002:str"
 _SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
@@ -35,6 +36,23 @@ class NumberLoader(yaml.SafeLoader):
             self._checked.add(node)
             _check_distinct(node)
         super().flatten_mapping(node)
+
+
+class ConfigLoader(NumberLoader):
+    """In which `label_names` lists texts as they are written: yes, 1 and true are such names."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """See `NumberLoader`."""
+        super().flatten_mapping(node)
+        for key, value in node.value:
+            if str(key.value).replace("-", "_") == "label_names":
+                _keep_as_text(value)
+
+
+def _keep_as_text(node: yaml.Node) -> None:
+    for item in node.value if isinstance(node, yaml.SequenceNode) else ():
+        if isinstance(item, yaml.ScalarNode):
+            item.tag = _STR
 
 
 def yaml_problem(error: Exception) -> str:

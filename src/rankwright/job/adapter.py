@@ -16,7 +16,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from rankwright.core.errors import MethodError
-from rankwright.job.folder import incomplete
+from rankwright.job.files import read_mapping
+from rankwright.job.folder import incomplete, read_whole
 from rankwright.training.adapter_file import MAGNITUDE
 
 
@@ -35,6 +36,7 @@ def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     for file in (folder / CONFIG_NAME, weights):
         if not file.is_file():  # PEFT would look for it on the hub
             raise incomplete(file, "No such file or directory")
+    read_whole(folder / CONFIG_NAME, read_mapping)
     try:
         stored = _finite_tensors(weights)
         with warnings.catch_warnings():

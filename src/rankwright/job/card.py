@@ -8,7 +8,6 @@ model, with the labels in it, lies in a subfolder that the calls name.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 
 from rankwright.core.describe import described, registered_name
+from rankwright.job.files import read_mapping
 from rankwright.job.folder import RunFolder, read_whole
 from rankwright.job.head import Head
 from rankwright.job.paths import MINILM
@@ -202,7 +202,7 @@ def _scores(folder: RunFolder, result: Mapping[str, Any]) -> list[Score]:
     """The metrics of a run, the primary one first."""
     splits: dict[str, Any] = {}
     if folder.data.is_file():
-        splits = read_whole(folder.data, lambda path: dict(json.loads(path.read_text("utf-8"))))
+        splits = read_whole(folder.data, read_mapping)
     scores = []
     for split, before, after in (
         ("validation", result["before"], result["after"]),

@@ -89,6 +89,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value) + "\n")
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The values by name in a JSON file.
+
+    Raises:
+        TypeError: It holds something else.
+    """
+    values = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise TypeError(f"values by name were expected, not {values!r:.60}")
+    return values
+
+
 def json_text(value: Any) -> str:
     """A value as indented JSON; NaN and infinity, which JSON does not have, are null."""
     return json.dumps(_nulled(value), indent=1, allow_nan=False)

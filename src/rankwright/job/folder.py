@@ -301,6 +301,8 @@ def read_whole(path: Path, read: Callable[[Path], T]) -> T:
     """
     try:
         return read(path)
+    except MethodError:  # of another file
+        raise
     except OSError as error:
         raise incomplete(path, error.strerror or error) from error
     except KeyError as error:

@@ -12,6 +12,8 @@ from rankwright.core.errors import MethodError
 MINILM = "minilm"
 DESCRIPTION = "run.yaml"
 """What `rankwright train` writes into the folder of a run."""
+_BESIDE = ("rankwright_manifest.json", "data.json")
+"""One of them lies beside the description of a run; runs of version 0.1 have the second alone."""
 FILES = ("data", "validation_data", "test_data", "held_out_data")
 """Options that are paths in any case; `model` and `task` may be names."""
 _OF_A_PATH = ("~", "/", "./", "../")
@@ -27,6 +29,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def run_of(config: str | None) -> Path | None:
+    """The folder of the run that a file of options describes; None for one that a user wrote."""
+    file = expanded(config or "")
+    is_run = file.name == DESCRIPTION and any(file.with_name(name).exists() for name in _BESIDE)
+    return file.parent if is_run else None
 
 
 def absolute(path: str) -> str:

@@ -127,7 +127,11 @@ class BadRows:
         raise TaskError(
             f"{self.count:,} of {self._rows.total():,} rows are bad{more}:\n"
             + "\n".join(f"  {problem}" for problem in self._problems)
-            + f"\nCorrect them, or {_ADVICE.format(them='them')}"
+            + (
+                "\nCorrect them."
+                if self.count == self._rows.total()
+                else f"\nCorrect them, or {_ADVICE.format(them='them')}"
+            )
         )
 
     @property

@@ -37,12 +37,12 @@ def column_rows(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow | Not
     numbered = width > 2 and all(words[0][0].isdecimal() for _, words in sentences)
     if not numbered:
         what = (
-            "words and tags"
+            ""
             if width == 2
-            else f"the first of {width} has the words and the last the tags (others: "
-            "--tokens-column, --tags-column, by number)"
+            else "; unless --tokens-column or --tags-column has another number, words are column "
+            f"1 and tags column {width}"
         )
-        yield Note(f"{path}: read as {len(sentences):,} sentences in columns, {what}")
+        yield Note(f"{path}: read as {len(sentences):,} sentences in {width} columns{what}")
     for where, words in sentences:
         yield _row(where, words, width, named=not numbered)
 

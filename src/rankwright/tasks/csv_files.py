@@ -69,7 +69,7 @@ def csv_rows(
     Raises:
         TaskError: If several characters may be the delimiter, or two columns have one name.
     """
-    every = list(lines)
+    every = _ended(list(lines))
     with _long_cells():
         start = Dialect(delimiter or _seen(path, every, usual))
         dialect, parsed = _parsed(path, every, start)
@@ -81,8 +81,15 @@ def csv_rows(
     if isinstance(cells, BadRow):
         raise TaskError(cells.problem)
     header = _checked_header(where, cells)
+    if "" in header:
+        yield Note(f"{path}: columns without a name are left out")
     for where, cells in parsed[1:]:
         yield cells if isinstance(cells, BadRow) else _row(where, dialect, header, cells)
+
+
+def _ended(every: list[str]) -> list[str]:
+    """Returns the lines; of one alone those that end in carriage returns, as on old Macs."""
+    return re.findall(r"[^\r]*\r\n?|[^\r]+", every[0]) if len(every) == 1 else every
 
 
 @contextmanager
@@ -186,12 +193,13 @@ def _row(where: Where, dialect: Dialect, header: list[str], cells: list[str]) ->
             f"{len(header)}, as in the header. Quote cells that hold {dialect.name}.",
         )
     wrong = undecoded(where, dialect.delimiter.join(cells))
-    return wrong or Row(where, dict(zip(header, cells, strict=True)))
+    named = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+    return wrong or Row(where, named)
 
 
 def _checked_header(where: Where, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise TaskError(
             f"{where}: the header names the column {twice[0]!r} more than once. Rename one of them."

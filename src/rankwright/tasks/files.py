@@ -104,6 +104,8 @@ def first_columns(path: Path, delimiter: str | None = None) -> tuple[str, ...]:
 
 def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item]:
     """Yields what the reader of a file gives, from all of its lines or the first ones."""
+    if path.is_dir():
+        raise TaskError(f"{path}: it is a folder; name its files, or a pattern such as part-*.csv.")
     kind = extension(path).removesuffix(".gz")
     reader = READERS.get(kind)
     if reader is None or extension(path) == ".parquet.gz":

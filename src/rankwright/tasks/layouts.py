@@ -98,6 +98,13 @@ def layout_of(
     return fitting[0] if len(kinds) == 1 else None
 
 
+def _suspicion(found: Sequence[str]) -> str:
+    """What to think of a single column, such as `text:label`."""
+    if len(found) > 1 or found[0].replace("_", "").isalnum():
+        return ""
+    return " If this is more than one column, say what separates cells: --delimiter."
+
+
 def untold(path: Path, found: Sequence[str]) -> TaskError:
     """The error of a file whose columns do not tell the kind; it has what would."""
     if any(column in CHAT for column in found):
@@ -118,9 +125,8 @@ def untold(path: Path, found: Sequence[str]) -> TaskError:
         )
     return TaskError(
         f"{path}: the columns are {listing(found)}, which do not tell the kind of task; usual ones "
-        f"are {USUAL}. Name them: --text-column, --label-column and, of a pair, --text-pair-column "
-        "for classes; --tokens-column "
-        "and --tags-column; --question-column, --choices-column and --label-column; or "
-        "--prompt-column and --completion-column. For numbers add --kind regression, for several "
-        "labels a text --kind multi_label."
+        f"are {USUAL}.{_suspicion(found)} Name them: --text-column, --label-column and, of a pair, "
+        "--text-pair-column for classes; --tokens-column and --tags-column; --question-column, "
+        "--choices-column and --label-column; or --prompt-column and --completion-column. For "
+        "numbers add --kind regression, for several labels a text --kind multi_label."
     )

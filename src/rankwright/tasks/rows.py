@@ -135,17 +135,21 @@ def _number(value: object) -> float | None:
 
 MISSING = frozenset(
     [
-        "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
-        "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+        "", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan",
+        "<na>", "n/a", "na", "nan", "null",
     ]
 )  # fmt: skip
-"""How programs write a missing value into a text file; what pandas reads as one."""
+"""How programs write a missing value into a text file: what pandas reads as one, in any case.
+
+`None` counts as well, but `none` and `NONE` are classes of well-known data sets.
+"""
 
 
 def is_missing(value: object) -> bool:
     """Whether a cell says that there is no value."""
     if isinstance(value, str):
-        return value.strip() in MISSING
+        spelled = value.strip()
+        return spelled == "None" or spelled.casefold() in MISSING
     return value is None or value != value  # NaN
 
 

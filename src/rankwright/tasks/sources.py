@@ -164,11 +164,16 @@ def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) ->
         )
     names = ", ".join(map(repr, key_columns))
     cells = ", ".join(shorten(rows[0].fields.get(column)) for column in key_columns)
-    others = [name for name in rows[0].fields if name not in key_columns]
-    more = f" The other columns are {listing(others)}." if others else ""
+    others = (name for name in rows[0].fields if name not in key_columns)
+    differing = [name for name in others if len({_key(row, [name]) for row in rows}) > 1]
+    advice = (
+        f"Rows differ in {listing(differing)}: name an input column among these,"
+        if differing
+        else "Add rows with other inputs,"
+    )
     return EqualInputsError(
         f"all {len(rows)} rows hold the same {names}: {cells}, and rows of equal input stay on one "
-        f"side of a split.{more} Name input columns that differ, {remedy}"
+        f"side of a split. {advice} {remedy}"
     )
 
 

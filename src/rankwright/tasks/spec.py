@@ -205,8 +205,9 @@ def _kind_of_file(
         return KINDS[kind], ()
     options.values |= layout.options(found, {**given, **_set(options)})
     further = [column for column in layout.optional if column in found]
-    columns = listing([*{**layout.columns, **given}.values(), *further])
-    note = f"{path}: the columns {columns} are read as {layout.kind}"
+    columns = [*{**layout.columns, **given}.values(), *further]
+    what = f"columns {listing(columns)} are" if len(columns) > 1 else f"column {columns[0]} is"
+    note = f"{path}: the {what} read as {layout.kind}"
     said = named is None and layout.kind == told
     return KINDS[layout.kind], () if said else (note,)
 

@@ -15,6 +15,8 @@ RARE = 5
 """A misspelling is at least so many times rarer than the name that was meant."""
 LOOKED_AT = 200
 """So many names, the rarest, are compared letter by letter with as many of the most frequent."""
+SEPARATOR = re.compile(r"(?<=[^\W_])(?!(?<=\d)[_.-]+\d)[_.-]+(?=[^\W_])")
+"""What stands between two parts of a name, but not between two digits; -1 and A- have none."""
 LONGEST = 40
 """Names with more letters are not compared letter by letter."""
 
@@ -89,7 +91,7 @@ def _variants(by_count: Sequence[Found]) -> list[tuple[Found, Found]]:
     often: dict[str, Found] = {}
     pairs = []
     for name in reversed(by_count):
-        bare = re.sub(r"[_.-]", "", folded(name.name))
+        bare = SEPARATOR.sub("", folded(name.name))
         forms = [bare, *(form for form in _other_numbers(bare) if min(len(form), len(bare)) >= 4)]
         other = next((often[form] for form in forms if form in often), None)
         if other is not None:

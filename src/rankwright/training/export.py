@@ -35,13 +35,13 @@ from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     Errors,
     ExportError,
-    Probe,
     check_same,
     logit_difference,
     no_progress_bars,
     staged,
 )
 from rankwright.training.export_merged import check_merged, merged_model
+from rankwright.training.export_probe import Probe
 from rankwright.training.export_source import Source, unloaded
 
 __all__ = [

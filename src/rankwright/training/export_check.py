@@ -10,20 +10,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from rankwright.core.forward import evaluating
 from rankwright.core.locks import acquire, remove_folders, unique_name
 from rankwright.training.checkpoint import publish, recover
-
-PROBE_TOKENS = 32
-PROBE_CHOICES = 2
-PROBE_SEED = 0
 
 LOGIT_TOLERANCE = {
     torch.float64: 1e-10,
@@ -32,9 +27,6 @@ LOGIT_TOLERANCE = {
     torch.bfloat16: 1e-1,
 }
 """Base dtype -> how far an exact export may be off, relative to the largest logit."""
-
-Probe = Mapping[str, Tensor]
-"""A batch of inputs, by the names of the model's arguments."""
 
 
 class ExportError(RuntimeError):
@@ -88,25 +80,6 @@ def logit_difference(logits: Tensor, expected: Tensor, tolerance: float) -> floa
     return difference
 
 
-def probe_inputs(model: nn.Module, given: Probe | None) -> dict[str, Tensor]:
-    """Inputs on the model's device: the given ones, or one row of random token ids.
-
-    Args:
-        model: The model, with a transformers config if nothing is given.
-        given: A batch; None for fixed random token ids, with several choices if the model takes
-            them.
-
-    Raises:
-        ExportError: Nothing is given and the model has no vocabulary to draw from.
-    """
-    device = next(model.parameters()).device
-    if given is None:
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        shape = (1, PROBE_CHOICES) if _has_choices(base) else (1,)
-        given = _random_tokens(getattr(model, "config", None), shape)
-    return {name: tensor.to(device) for name, tensor in given.items()}
-
-
 def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
     """Logits in eval mode, without gradients; every module's mode is put back.
 
@@ -123,27 +96,6 @@ def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
         return output.double()
     logits = output.get("logits") if hasattr(output, "get") else None
     return cast(Tensor, output[0] if logits is None else logits).double()
-
-
-def _has_choices(model: nn.Module) -> bool:
-    return any(kind in type(model).__name__ for kind in ("MultipleChoice", "DoubleHeads"))
-
-
-def _random_tokens(config: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else None
-    vocabulary = getattr(text, "vocab_size", None)
-    if vocabulary is None:
-        raise ExportError(
-            "no probe inputs can be made up for a model without a vocabulary: pass probe=, a batch "
-            "as the model takes it"
-        )
-    length = min(PROBE_TOKENS, getattr(text, "max_position_embeddings", None) or PROBE_TOKENS)
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    tokens = torch.randint(vocabulary, (*shape, length), generator=generator)
-    probe = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    if getattr(config, "is_encoder_decoder", False):
-        probe["decoder_input_ids"] = tokens.clone()
-    return probe
 
 
 @contextlib.contextmanager

@@ -19,10 +19,9 @@ from rankwright.core.run import adapted_layers
 from rankwright.training.export_check import (
     LOGIT_TOLERANCE,
     ExportError,
-    Probe,
     logits_of,
-    probe_inputs,
 )
+from rankwright.training.export_probe import Probe, probe_inputs
 from rankwright.training.export_routes import Routes, followed, recorded
 
 # These write to the base weight when they start, and once more whenever the adapter is loaded.
