@@ -291,7 +291,7 @@ def test_a_finished_run_is_not_written_over(
         (["--schedule", "warmup_stable_decay"], "'warmup_stable_decay' cannot be made (get_"),
         (["--trainer.adam_beta1", "2"], "Invalid beta parameter at index 0: 2"),
         (["--trainer.metric_for_best_model", "nonsense"], "expected one of loss, accuracy, macro"),
-        (["--train-rows", "1000"], "train_rows = 1000"),
+        (["--train-rows", "1000"], "--train-rows = 1000: expected at most"),
         (["--resume"], "holds no run"),
         (["--method", "nora"], "unknown method 'nora'"),
     ],

@@ -670,7 +670,9 @@ def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path:
     assert [purpose for purpose, _ in processes.done] == ["trial", "run"]
     (record,) = folder.tunings()
     assert record.trials[0].state == "complete"
-    with pytest.raises(MethodError, match="train_rows = 41: ababababa has 40 training rows"):
+    with pytest.raises(
+        MethodError, match="train_rows = 41: expected at most 40, the training rows of"
+    ):
         plan(config_of(methods="lora", options={**data, "train_rows": 41}), "c")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rankwright.core.fields import check_field
 from rankwright.job.config import TrainConfig
 from rankwright.tasks import Known, Splits, Task, WithTest
 from rankwright.tasks.files import data_paths
@@ -29,10 +30,14 @@ class RunRows:
         """Read and check every row that a run needs.
 
         Raises:
+            FieldError: `train_rows` asks for more training rows than there are.
             TaskError: The data is not what the task declares.
         """
         task = config.make_task()
         splits = task.load()
+        wanted, found = config.train_rows, len(splits.train)
+        expected = f"at most {found}, the training rows of {task.name}"
+        check_field(config, "train_rows", wanted is None or wanted <= found, expected)
         if config.held_out_data is None:
             return cls(task, splits)
         # Labelled as the training rows are, so the task has to know both.

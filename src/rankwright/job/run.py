@@ -345,10 +345,6 @@ def _train_rows(prepared: PreparedTask, config: TrainConfig) -> Dataset:
     rows = prepared.dataset("train")
     if config.train_rows is None:
         return rows
-    if config.train_rows > len(rows):
-        raise MethodError(
-            f"train_rows = {config.train_rows}: {prepared.task.name} has {len(rows)} training rows"
-        )
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
     return rows.select(order[: config.train_rows].tolist())
 

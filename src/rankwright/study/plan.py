@@ -341,10 +341,6 @@ def _task_record(
     run = config.train_config(spec, config.parsed_methods[0])
     found = read_data(run, tokenizer)
     task, data = found.prepared.task, Data.of(found)
-    if run.train_rows is not None and run.train_rows > data.rows["train"]:
-        raise MethodError(
-            f"train_rows = {run.train_rows}: {spec.label} has {data.rows['train']} training rows"
-        )
     reported: Literal["validation", "test"] = "test" if "test" in data.rows else "validation"
     aside = f"{config.tuning_share:g} of train" if reported == "validation" else "validation"
     return TaskRecord(
@@ -369,7 +365,8 @@ def _set_aside(config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokeniz
         TaskError: There is no task in them.
     """
     share = config.tuning_share
-    trial = config.train_config(spec, config.parsed_methods[0], tuning_share=share)
+    method = config.parsed_methods[0]
+    trial = config.train_config(spec, method, tuning_share=share, train_rows=None)
     try:
         return Data.of(read_data(trial, tokenizer))
     except TaskError as error:
