@@ -252,7 +252,9 @@ def test_train_rows_are_a_seeded_choice(config: TrainConfig, tmp_path: Path) -> 
     assert result.train_rows == 9
     assert result.test.keys() == result.after.keys()
     assert json.loads(folder.result.read_text("utf-8"))["test"] == result.test
-    with pytest.raises(MethodError, match="train_rows = 90: expected at most 47, the training rows"):
+    with pytest.raises(
+        MethodError, match="train_rows = 90: expected at most 47, the training rows"
+    ):
         train(dataclasses.replace(some, train_rows=90, output=str(tmp_path / "o")), LoRA())
 
 
