@@ -59,6 +59,17 @@ def test_the_subspace_iteration_is_the_slow_one(rows: int, columns: int) -> None
     torch.testing.assert_close(single[1].double(), theirs[1], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_subspace_iteration_squares_in_float64(scale: float) -> None:
+    """In float32 squares of such numbers are 0 or infinite, and lose small singular values."""
+    Z = (scale * matrix(300, 500, decay=0.3)).float()
+    (value, gradient), _ = both(Z, 8, "frobenius")
+    _, expected = both(Z.double(), 8, "frobenius")
+    assert float(value) == pytest.approx(float(expected[0]), rel=1e-6)
+    off = (gradient.double() - expected[1]).norm() / expected[1].norm()
+    assert float(off) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("norm", "rows", "columns", "decay"),
     [
