@@ -202,5 +202,5 @@ def test_kind_lists_its_values(
 
 
 def test_a_bare_option_says_so(data: Path) -> None:
-    with pytest.raises(UsageError, match="--epochs: expected a value behind it"):
+    with pytest.raises(UsageError, match="--epochs: expected a value after it"):
         rows_first("train", [*options(data), "--epochs"])

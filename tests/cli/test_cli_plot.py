@@ -138,6 +138,18 @@ def test_a_metric_is_drawn_within_its_bounds() -> None:
     assert high == 1.0
 
 
+def test_a_quantity_of_whole_numbers_has_no_other_ticks() -> None:
+    rounds, loss = Line([1, 20, 40], [1.0, 2.0, 2.0]), Line([1, 40], [1.0, 1.5])
+    quantities = {"round": Quantity("round", "", {TRAINING: rounds})}
+    quantities["loss"] = Quantity("loss", "", {TRAINING: loss})
+    whole, other = (
+        {float(tick).is_integer() for tick in axes.get_yticks()}
+        for axes in draw(made(quantities)).get_axes()
+    )
+    assert whole == {True}
+    assert False in other
+
+
 def test_many_phases_have_numbers_or_no_names() -> None:
     line = {TRAINING: Line([1, 40], [2.0, 1.0])}
     for count, expected in ((2, "round 1/2"), (20, "1"), (400, "")):

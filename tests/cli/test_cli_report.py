@@ -53,9 +53,9 @@ def test_the_card_lies_beside_the_adapter(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x.html"], "--output x.html: say of which, with --format"),
+        (["--output", "x.html"], "--output x.html: give --format too, to say which file it is for"),
         (["--baseline", "olora"], "baseline = 'olora': expected one of dora, lora"),
-        (["--seed", "1"], "--seed 1: only --format model-card has it"),
+        (["--seed", "1"], "--seed 1: only --format model-card takes it"),
         (["--format", "model-card", "--method", "olora"], "--method olora: no finished run"),
     ],
 )

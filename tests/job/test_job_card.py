@@ -193,7 +193,7 @@ def test_the_card_of_an_export_says_what_it_is(
         folder, result = train(config, DoRA(r=2))
     assert main(["export", str(folder.path), "--as", "lora", "--rank", "4"]) == 0
     text = (folder.path / "lora-export" / README).read_text("utf-8")
-    assert "This is a plain LoRA that the adapter was exported as." in text
+    assert "This is the adapter exported as a plain LoRA." in text
     assert f"| {result.after['accuracy']:.4f} |" in text
     assert main(["export", str(folder.path), "--as", "adapter"]) == 0
     same = (folder.path / "adapter-export" / README).read_text("utf-8")

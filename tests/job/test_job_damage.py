@@ -155,6 +155,32 @@ def test_a_head_of_another_shape(
         assert one_message([command, str(run), *options, "--edited"], capsys)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"task": None}, "it lacks task"),
+        ({"cost": 3}, "values by name were expected, not 3"),
+        ({"cost": {}}, "it lacks trainable_parameters"),
+        ({"before": [1]}, "values by name were expected, not [1]"),
+    ],
+)
+def test_a_result_of_another_shape(
+    finished: Path,
+    change: dict[str, object],
+    problem: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run", ignore=CHECKPOINTS)
+    result = json.loads((run / "result.json").read_text()) | change
+    kept = {name: value for name, value in result.items() if value is not None}
+    (run / "result.json").write_text(json.dumps(kept))
+    for command, *options in (["export", "--as", "adapter"], ["plot"]):
+        said = one_message([command, str(run), *options, "--edited"], capsys)
+        assert f"cannot read {run / 'result.json'}: {problem}" in said
+    assert not (run / "adapter-export").exists()
+
+
 @pytest.mark.parametrize("text", ['{"train": 3}', '{"train": {}}', '{"train": null}', "[]"])
 def test_rows_of_another_shape(
     killed: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -162,7 +188,8 @@ def test_rows_of_another_shape(
     run = shutil.copytree(killed, tmp_path / "run")
     (run / "data.json").write_text(text)
     said = one_message(["train", "--config", str(run / "run.yaml"), "--resume"], capsys)
-    assert f"cannot read {run / 'data.json'}: rows and their digest" in said
+    expected = "values by name" if text == "[]" else "rows and their digest"
+    assert f"cannot read {run / 'data.json'}: {expected}" in said
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,4 +1,4 @@
-"""The two forms that options come in, a YAML file and a command line, before anybody parses them.
+"""Options of a YAML file and of a command line, normalised before they are parsed.
 
 Nothing here imports torch or transformers, so that data can be checked first.
 """
@@ -23,21 +23,21 @@ from rankwright.job.paths import FILES, expanded
 
 DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)
-"""Options that name what other options belong to."""
+"""Options whose value decides which further options there are."""
 NAMES = "label_names"
 STARTS = ("resume", "overwrite")
 """Switches that say how a run starts; they are no fields of its description."""
 
 
 class UsageError(ValueError):
-    """The command line, or the file behind --config, does not parse."""
+    """The command line, or the file that --config names, does not parse."""
 
 
 class Parser(ArgumentParser):
-    """Shows `--method.name` and `--batch_size` as what a user types."""
+    """A parser whose help shows `--method.name` and `--batch_size` as users type them."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """The help, its flags as they are in the guides."""
+        """The help, with flags spelled as in the guides."""
         text = super().format_help(formatter)
         for name in NAMED:
             text = text.replace(f"--{name}.name NAME", f"--{name} NAME     ")
@@ -110,7 +110,17 @@ def peek(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
-    """The file's options by name, those of the method with `method.` before them; and its text."""
+    """Read the options of a YAML file.
+
+    Args:
+        path: The file; None for no file.
+
+    Returns:
+        Its options by name, with `method.` before those of the method; and its text.
+
+    Raises:
+        MethodError: It cannot be read, is not a mapping in YAML, or sets an option twice.
+    """
     if path is None:
         return {}, None
     try:
@@ -134,10 +144,10 @@ def read_config(path: str | None) -> tuple[dict[str, Any], str | None]:
 
 
 def _method_fields(method: object, path: str) -> dict[str, Any]:
-    """Name and fields of the method of a file.
+    """Name and fields of the method that a file describes.
 
     Raises:
-        MethodError: It names none.
+        MethodError: It describes none.
     """
     fields = {"name": method} if isinstance(method, str) else method
     if not fields or not isinstance(fields, dict) or not fields.get("name", DEFAULT_METHOD):
@@ -149,14 +159,22 @@ def _method_fields(method: object, path: str) -> dict[str, Any]:
 
 
 def check_names(names: Iterable[str], types: Collection[str], place: str) -> None:
-    """Refuse an option that does not exist, with its neighbours."""
+    """Refuse an option that does not exist, and suggest similar ones.
+
+    Raises:
+        UsageError: There is one.
+    """
     for name in names:
         if name not in types and not name.startswith("trainer."):
             raise UsageError(f"{place}there is no option {name}{did_you_mean(name, types)}")
 
 
 def check_nulls(config: Mapping[str, Any], types: Mapping[str, Any], place: str) -> None:
-    """Refuse an option without a value where it has to have one."""
+    """Refuse an option without a value where it needs one.
+
+    Raises:
+        UsageError: There is one.
+    """
     for name, value in config.items():
         hint = types.get(name, Any)
         if value is None and hint is not Any and type(None) not in typing.get_args(hint):
@@ -191,11 +209,11 @@ def _is_switch(hint: Any) -> bool:
 
 
 def one_line(message: str, types: dict[str, Any]) -> str:
-    """What the parser says over several lines and about its own types."""
+    """Rewrite a message of the parser as one line in the user's terms."""
     if required := re.match(r"the following arguments are required: (.+)", message):
         return f"give --{required[1].replace(', ', ' and --')}"
     if valueless := re.match(r"argument --([\w.]+).*: expected one argument", message):
-        return f"--{valueless[1]}: expected a value behind it"
+        return f"--{valueless[1]}: expected a value after it"
     if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
         check_names([unknown[1]], types, "")
     key = re.match(r'Parser key "([^"]+)"', message)

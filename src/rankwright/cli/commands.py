@@ -43,8 +43,8 @@ def run(command: str, arguments: list[str], rows: RunRows | None = None) -> int:
 
     Args:
         command: Its name.
-        arguments: What comes behind it.
-        rows: The rows of a run, if they are read already.
+        arguments: The command line after it.
+        rows: The rows of a run, if they have been read.
     """
     here = str(Path.cwd())
     if here not in sys.path:
@@ -59,7 +59,7 @@ def run(command: str, arguments: list[str], rows: RunRows | None = None) -> int:
 
 
 def _hyphens(argument: str) -> str:
-    """`--batch_size` as `--batch-size`; what comes behind a dot or an equals sign is left alone."""
+    """`--batch_size` as `--batch-size`; text after a dot or an equals sign stays as it is."""
     flag = re.split("[.=]", argument, maxsplit=1)[0]
     return argument.replace("_", "-", flag.count("_")) if flag.startswith("--") else argument
 

@@ -64,7 +64,7 @@ def draw(log: RunLog) -> Any:
 
 
 def _header(log: RunLog, columns: int) -> list[str]:
-    """Title, what the run came to, and in one line, broken if it is long, what did not change."""
+    """Title, results, and the quantities that did not change, wrapped to the width."""
     constants = [
         f"{quantity.name}{_of(quantity)} {_number(quantity.constant)}"
         for quantity in log.quantities.values()
@@ -87,8 +87,8 @@ def _number(value: float) -> str:
 
 
 def _panel(axes: Any, quantity: Quantity, pad: float) -> None:
-    """One quantity; above it, `pad` points away, its name and what its lines are of."""
-    from matplotlib.ticker import FuncFormatter
+    """Draw one quantity; `pad` points above it its name, and the names of its lines."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for of, line in quantity.lines.items():
         marker = "o" if of == VALIDATION or len(line.steps) <= _FEW_POINTS else None
@@ -106,7 +106,7 @@ def _panel(axes: Any, quantity: Quantity, pad: float) -> None:
     axes.set_ylim(max(low, quantity.bounds[0]), min(high, quantity.bounds[1]))
     axes.grid(axis="y", color=_GRID, linewidth=0.6, zorder=0)
     axes.tick_params(labelsize=7.5, colors=_SOFT, length=2.5, width=0.6)
-    axes.locator_params(axis="y", nbins=5)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=quantity.whole))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -115,7 +115,7 @@ def _panel(axes: Any, quantity: Quantity, pad: float) -> None:
 
 
 def _steps(axes: Any, log: RunLog, *, labelled: bool) -> None:
-    """The axis that all panels share: whole steps, from none to the last."""
+    """The axis that all panels share: whole steps, from 0 to the last."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlim(0, max(1, log.steps))
@@ -128,7 +128,7 @@ def _steps(axes: Any, log: RunLog, *, labelled: bool) -> None:
 
 
 def _phases(axes: Any, log: RunLog, width: float) -> None:
-    """Bands, and above them names, or numbers where names have no room in `width` inches."""
+    """Draw phases as bands; named, or numbered if the names do not fit into `width` inches."""
     if len(log.phases) < 2:
         return
     start = 0
@@ -146,7 +146,7 @@ def _phases(axes: Any, log: RunLog, width: float) -> None:
 
 
 def _fitting(name: str, number: int, room: float) -> str:
-    """The name of a phase, its number, or nothing, as there is room in inches."""
+    """The name of a phase, its number, or nothing, whichever fits into `room` inches."""
     for text in (name, str(number + 1)):
         if _PHASE_LETTER * len(text) < room:
             return text

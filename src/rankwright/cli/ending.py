@@ -13,7 +13,7 @@ from rankwright.core.errors import FieldError, MethodError, TrainingError
 from rankwright.tasks.errors import TaskError
 
 SIGNALLED = 128
-"""Exit status, with a signal's number added, of what the signal ended; as shells report it."""
+"""Added to a signal's number: the exit status after that signal, as shells report it."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ def ending(command: str) -> Iterator[Ending]:
 
 
 def _with_option(error: FieldError, command: str) -> str:
-    """The message, in which the field is the option that sets it."""
+    """The message, with the field replaced by the option that sets it."""
     option = None
     if error.owner in ("TrainConfig", "StudyConfig"):
         option = "--" + error.name.replace("_", "-")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rankwright.core.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
-from rankwright.job.files import check_output, json_text, read_mapping, write_json
+from rankwright.job.files import check_output, json_text, write_json
 from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
 from rankwright.job.load import load_tokenizer
@@ -23,10 +23,10 @@ from rankwright.training import export
 
 NOTES = {
     "adapter": "",
-    "lora": "This is a plain LoRA that the adapter was exported as. The figures below are those of "
-    "the adapter as it was trained.",
+    "lora": "This is the adapter exported as a plain LoRA. The figures below are those of the "
+    "adapter as it was trained.",
 }
-"""What the README of an export says beside what is known of the run."""
+"""A sentence for the README of an export, by its kind."""
 
 
 def evaluate(
@@ -49,6 +49,9 @@ def evaluate(
         edited: Read on where a file is not what the run wrote.
         output: Write the metrics to this JSON file, too.
         notify: Called with what the user should know about the rows.
+
+    Raises:
+        MethodError: An option is out of range, or the run is not finished or damaged.
     """
     folder = RunFolder.read(run, check=not edited)
     for name, value in (("--batch-size", batch_size), ("--rows", rows)):
@@ -66,7 +69,7 @@ def evaluate(
     metrics = prepared.evaluate(model, batch_size, split=split, limit=rows)
     for name, metric in metrics.items():
         if not math.isfinite(metric):
-            notify(f"{name} is {metric} on these rows, which JSON cannot say: it is null")
+            notify(f"{name} is {metric} on these rows; JSON has no such number, so it is null")
     print(json_text(metrics))
     if output is not None:
         write_json(expanded(output), metrics)
@@ -94,6 +97,10 @@ def export_run(
         edited: Read on where a file is not what the run wrote.
         output: Folder to write; None for RUN/<kind>-export.
         overwrite: Replace what is in the folder.
+
+    Raises:
+        MethodError: An option does not fit, or the run is not finished, damaged, or cannot be
+            exported in this form.
     """
     if rank is not None and kind != "lora":
         raise MethodError(f"--rank {rank}: only --as lora has a rank to choose")
@@ -106,25 +113,28 @@ def export_run(
     tokenizer = load_tokenizer(str(folder.adapter))
     if kind == "merged":
         report = export.export_merged(model, target, tokenizer=tokenizer, **options)
-    elif kind == "lora":
-        describe = _describing(folder, model, tokenizer, kind)
-        report = export.export_lora(model, target, rank, finish=describe, **options)
     else:
-        describe = _describing(folder, model, tokenizer, kind)
-        report = export.export_adapter(model, target, finish=describe, **options)
+        describe = _describe(folder, model, tokenizer, NOTES[kind])
+        if kind == "lora":
+            report = export.export_lora(model, target, rank, finish=describe, **options)
+        else:
+            report = export.export_adapter(model, target, finish=describe, **options)
     print(report)
     return 0
 
 
-def _describing(
-    folder: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, kind: str
+def _describe(
+    folder: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, note: str
 ) -> Callable[[Path], None]:
-    """What puts the tokenizer and a card beside an exported adapter; what they need is read now."""
+    """A function that writes tokenizer and README beside an exported adapter.
+
+    The files that it needs are read here, before anything is exported.
+    """
     head = read_whole(folder.head, Head.load)
-    facts = read_whole(folder.result, lambda path: Facts.of_run(folder, read_mapping(path)))
+    facts = Facts.of_run(folder, folder.outcome())
 
     def describe(written: Path) -> None:
         tokenizer.save_pretrained(written)
-        write_card(written, model, head, facts, NOTES[kind])
+        write_card(written, model, head, facts, note)
 
     return describe

@@ -1,7 +1,7 @@
-"""What comes first in `train` and `compare`: a look at all data, before torch is imported.
+"""Check the data of `train` and `compare` before torch is imported.
 
-Importing torch and transformers costs many times what reading a file does, and most first attempts
-fail for their data.
+Importing torch and transformers takes many times longer than reading a file, and most first
+attempts fail because of their data.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
 
 
 def _rank(config: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """The rank that is asked for; 0 where none is, or where a method of the user's own has it."""
+    """The requested rank; 0 without one, and for a method of the user's own."""
     in_file = config.get("method.name", DEFAULT_METHOD)
     name = peek(arguments, "--method.name") or in_file
     rank = peek(arguments, "--method.r")
@@ -87,7 +87,7 @@ def _rank(config: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 
 def _of_tasks(config: dict[str, Any], arguments: Sequence[str]) -> Iterator[TrainConfig]:
-    """A description of the data of every task of a study; what else is wrong is found later."""
+    """The data options of every task of a study; other mistakes are found later."""
     given = peek(arguments, "--task")
     try:
         tasks = config.get("task") if given is None else yaml.safe_load(given)
@@ -114,7 +114,7 @@ def _parsed_data(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, 
 
 
 def _asks_for_kinds(arguments: Sequence[str]) -> bool:
-    """Whether `--kind` stands there without a kind, as in `--kind --help`."""
+    """Whether `--kind` is given without a value, as in `--kind --help`."""
     return any(
         argument == "--kind" and after.startswith("-")
         for argument, after in itertools.pairwise([*arguments, "--"])
@@ -122,7 +122,7 @@ def _asks_for_kinds(arguments: Sequence[str]) -> bool:
 
 
 def _parsed(config: dict[str, Any], arguments: Sequence[str], path: str | None) -> dict[str, Any]:
-    """The fields of `TrainConfig`; the options of methods and parts are left for later."""
+    """The fields of `TrainConfig`; options of methods and parts are parsed later."""
     types = _types()
     known = {*types, "config", *STARTS, *NAMED, *(f"{name}.name" for name in NAMED)}
     check_names(filter(_is_of_the_run, config), known, f"{path}: ")
@@ -158,7 +158,7 @@ def _name(argument: str) -> str:
 
 
 def _is_of_the_run(name: str) -> bool:
-    """Whether it is no field of a method, a part or the Trainer."""
+    """Whether an option belongs to the run, not to a method, a part or the Trainer."""
     return "." not in name
 
 

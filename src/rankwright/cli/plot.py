@@ -21,6 +21,9 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
         only: Quantities to draw; None for all.
         edited: Read on where a file is not what the run wrote.
         output: Image file; None for RUN/plot.png.
+
+    Raises:
+        MethodError: The run is damaged or has logged nothing, or the image cannot be written.
     """
     folder = RunFolder.read(run, check=not edited)
     log = _chosen(RunLog.of(folder), only)
@@ -36,7 +39,7 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
 
 
 def _chosen(log: RunLog, only: Sequence[str] | None) -> RunLog:
-    """With these quantities only; as they are logged, or with their `eval_`."""
+    """The log with these quantities only, named with or without `eval_`."""
     names = [name.removeprefix("eval_") for name in only or log.quantities]
     missing = [name for name in names if name not in log.quantities]
     if missing or not names:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rankwright.core.errors import MethodError
 from rankwright.job.files import check_output, telling_output
@@ -40,12 +41,11 @@ def report(
         seed: Seed of the model card.
         baseline: Method that all are compared with; None for what the study says.
         edited: Read on where a file is not what a run wrote.
+
+    Raises:
+        MethodError: An option does not fit the format, or the folder holds no whole study.
     """
-    if format is None and output is not None:
-        raise MethodError(f"--output {output}: say of which, with --format")
-    chosen = {"--task": task, "--method": method, "--seed": seed}
-    if format != "model-card" and (given := [k for k, v in chosen.items() if v is not None]):
-        raise MethodError(f"{given[0]} {chosen[given[0]]}: only --format model-card has it")
+    _check_options(format, output, {"--task": task, "--method": method, "--seed": seed})
     study = StudyFolder(expanded(folder))
     if not edited:
         study.check()
@@ -69,3 +69,12 @@ def report(
     if format in (None, "markdown"):
         print(f"summary: {write_markdown(found, study, target)}")
     return 0
+
+
+def _check_options(format: Format | None, output: str | None, of_card: Mapping[str, Any]) -> None:  # noqa: A002
+    """Refuse options that do not fit the format."""
+    if format is None and output is not None:
+        raise MethodError(f"--output {output}: give --format too, to say which file it is for")
+    given = [name for name, value in of_card.items() if value is not None]
+    if format != "model-card" and given:
+        raise MethodError(f"{given[0]} {of_card[given[0]]}: only --format model-card takes it")

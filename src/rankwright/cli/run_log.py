@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rankwright.job import RunFolder
-from rankwright.job.folder import read_whole
 from rankwright.job.observing import PHASES
 from rankwright.tasks.metrics import METRICS
 
 TRAINING, VALIDATION = "training", "validation"
 _EVALUATION = "eval_"
-# What the Trainer logs beside what was measured.
+# Keys of the Trainer's log that are not measurements.
 _BESIDES = ("step", "epoch", "total_flos", "passes", "num_input_tokens_seen")
 _TIMES = ("_runtime", "_per_second")
-# Logged name -> what people call it, and its unit.
+# Logged name -> name for people, and unit.
 _NAMES = {
     "learning_rate": ("learning rate", ""),
     "grad_norm": ("gradient norm", "before clipping"),
@@ -43,7 +41,7 @@ _NAMES = {
     "entity_f1": ("entity F1", ""),
 }
 _LAST = ("learning_rate", "grad_norm")
-"""What is of less interest than what a method measures."""
+"""Quantities that are drawn last."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What was logged under one name.
+    """The values logged under one name.
 
     Attributes:
-        name: What people call it.
-        unit: Its unit, or a word on what it is of; may be empty.
-        lines: By `TRAINING` and `VALIDATION`, what was logged of it there.
-        bounds: The least and the greatest value that it can have.
+        name: Its name for people.
+        unit: Its unit, or a word that explains the name; may be empty.
+        lines: The values on `TRAINING` and on `VALIDATION` rows.
+        bounds: The smallest and the largest possible value.
     """
 
     name: str
@@ -81,6 +79,11 @@ class Quantity:
         values = {value for line in self.lines.values() for value in line.values}
         return values.pop() if len(values) == 1 else None
 
+    @property
+    def whole(self) -> bool:
+        """Whether all values are integers, such as the number of a round."""
+        return all(value.is_integer() for line in self.lines.values() for value in line.values)
+
 
 @dataclass(frozen=True)
 class RunLog:
@@ -88,9 +91,9 @@ class RunLog:
 
     Attributes:
         title: Method, task and seed.
-        summary: What it came to, or how far it is.
+        summary: Its results, or how far it is.
         quantities: By logged name, without the prefix of evaluations.
-        phases: Name and steps of every phase; empty where that was not noted.
+        phases: Name and number of steps of every phase; empty where they were not logged.
         steps: Steps of the whole run.
     """
 
@@ -102,15 +105,13 @@ class RunLog:
 
     @classmethod
     def of(cls, folder: RunFolder) -> RunLog:
-        """What a run has logged so far.
+        """Read what a run has logged so far.
 
         Raises:
             MethodError: Nothing is on disk yet, or a file is not whole.
         """
         entries = folder.logged()
-        result: dict[str, Any] = {}
-        if folder.result.is_file():
-            result = read_whole(folder.result, lambda path: dict(json.loads(path.read_text())))
+        result = folder.outcome() if folder.result.is_file() else {}
         phases = [(p["name"], p["steps"]) for entry in entries for p in entry.get(PHASES, ())]
         last = max((int(entry["step"]) for entry in entries), default=0)
         steps = sum(steps for _, steps in phases) or last
@@ -146,7 +147,7 @@ def _quantities(
 ) -> dict[str, Quantity]:
     lines: dict[str, dict[str, Line]] = {}
     for entry in entries:
-        if PHASES in entry or "train_runtime" in entry:  # of the whole run, no point of a curve
+        if PHASES in entry or "train_runtime" in entry:  # about the whole run
             continue
         for logged, value in entry.items():
             if logged in _BESIDES or logged.endswith(_TIMES) or not isinstance(value, int | float):
@@ -162,7 +163,7 @@ def _quantities(
 
 
 def _with_ends(line: Line, metric: str, result: Mapping[str, Any], steps: int) -> Line:
-    """With the metric before training, and after it where that was not logged."""
+    """The line with the metric before training, and after it if that was not logged."""
     values = dict(zip(line.steps, line.values, strict=True))
     for step, known in ((0, "before"), (steps, "after")):
         if metric in result.get(known, {}):
@@ -183,14 +184,14 @@ def _named(key: str) -> tuple[str, str]:
 
 
 def _order(key: str) -> tuple[int, str]:
-    """The loss, then the metrics, then what the method measures, then what the optimizer does."""
+    """Loss, metrics, measurements of the method, then learning rate and gradient norm."""
     if key in _LAST:
         return 3 + _LAST.index(key), key
     return (0 if key == "loss" else 1 if key in METRICS else 2), key
 
 
 def _unit_of_loss(lines: Mapping[str, Mapping[str, Line]]) -> str:
-    """Cross-entropy is in nats, the squared error in squared units; told by the metrics."""
+    """Nats for cross-entropy, squared units for a squared error, as the metrics imply."""
     metrics = [METRICS[key] for key in lines if key in METRICS]
     if not metrics:
         return ""

@@ -1,7 +1,7 @@
 """One training run from a description of it: what the command line and a study both start.
 
-Only `TrainConfig` is imported at once: a description is read and its data checked before torch,
-which the other names need, is imported.
+Only `TrainConfig` is imported at once. The other names need torch and are imported on first use, so
+that a description can be read and its data checked before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HOMES = {
     **dict.fromkeys(("Job", "RunResult", "set_up", "train"), "rankwright.job.run"),
 }
 
-if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

@@ -1,6 +1,6 @@
-"""The adapter of a finished run, loaded by PEFT and compared with its file.
+"""Load the adapter of a finished run with PEFT, and compare it with its file.
 
-PEFT only warns of a tensor that the file lacks, and says nothing of one too many.
+PEFT only warns about missing tensors, and ignores unexpected ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rankwright.training.adapter_file import MAGNITUDE
 
 
 def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """A base model with the adapter of a folder.
+    """Load the adapter of a folder onto a base model.
 
     Args:
         base: The model that the adapter was trained on.
@@ -49,13 +49,17 @@ def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     except Exception as error:  # readers of damaged files raise anything
         raise incomplete(folder, error) from error
     _check_names(model, stored, weights)
-    # A base that has moved is where it was found, and what is exported from here says so.
+    # The base may have moved since training: exports name the place where it was found.
     model.active_peft_config.base_model_name_or_path = base.name_or_path
     return model
 
 
 def _finite_tensors(path: Path) -> set[str]:
-    """Names of the tensors of a file, all of whose values are numbers."""
+    """Names of the tensors of a file.
+
+    Raises:
+        MethodError: A tensor holds NaN or infinite values.
+    """
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names):
@@ -68,9 +72,9 @@ def _finite_tensors(path: Path) -> set[str]:
 
 
 def _check_names(model: PeftModel, stored: set[str], path: Path) -> None:
-    """Refuse tensors that are missing or are too many; embeddings may be stored beside them.
+    """Refuse missing and unexpected tensors; embeddings may be stored too.
 
-    DoRA's magnitudes are stored under the name of the loader in transformers, or under PEFT's.
+    DoRA's magnitudes may have the name that the loader in transformers reads, or PEFT's.
     """
     stored = {re.sub(rf"({MAGNITUDE})\.weight$", r"\1", name) for name in stored}
     with warnings.catch_warnings():
@@ -81,7 +85,7 @@ def _check_names(model: PeftModel, stored: set[str], path: Path) -> None:
         )
     problems = (
         ("lacks", sorted(wanted - stored), "that the adapter's configuration asks for"),
-        ("has", sorted(stored - allowed), "that the adapter's configuration does not know"),
+        ("has", sorted(stored - allowed), "that the adapter's configuration does not ask for"),
     )
     for verb, names, which in problems:
         if names:

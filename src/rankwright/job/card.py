@@ -1,9 +1,9 @@
-"""The README of an adapter: what it is, calls that load it as they stand, how good, how trained.
+"""The README of an adapter: what it is, the calls that load it, its metrics and its training.
 
-The loader inside transformers reads nothing about the head from such a folder: it takes the number
-of labels and their names as arguments, or in a config. A `config.json` beside the adapter would not
-help: transformers then looks for the weights of a whole model there. So the config of the base
-model, with the labels in it, lies in a subfolder that the calls name.
+The loader inside transformers reads nothing about the head from an adapter's folder: it takes the
+number of labels and their names as arguments, or in a config. A `config.json` beside the adapter
+would make transformers look for the weights of a whole model there, so the config of the base
+model, labels included, is in a subfolder that the calls name.
 """
 
 from __future__ import annotations
@@ -18,29 +18,25 @@ from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 
 from rankwright.core.describe import described, registered_name
-from rankwright.job.files import read_mapping
-from rankwright.job.folder import RunFolder, read_whole
+from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
-from rankwright.job.paths import MINILM
+from rankwright.job.paths import FILES, MINILM
 
 README = "README.md"
 CONFIG_FOLDER = "base_config"
 ADAPTER = 'adapter = "."  # this folder, or its name on the hub'
 NAMES_SHOWN = 20
-"""Up to so many labels are arguments in the calls; more are taken from `CONFIG_FOLDER`."""
+"""Up to this many labels are arguments of the calls; more are read from `CONFIG_FOLDER`."""
 PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForCausalLM": "text-generation",
 }
-"""Class that loads a model -> what the hub calls its task."""
-# Options that may be places on the machine that trained, or that have a line of their own.
-HIDDEN = frozenset(
-    {"model", "task", "data", "validation_data", "test_data", "held_out_data", "output", "seed"}
-    | {"steps"}
-)
+"""Class that loads a model -> name of its task on the hub."""
+# Options that may be paths on the machine that trained, or that have a line of their own.
+HIDDEN = frozenset({"model", "task", *FILES, "output", "seed", "steps"})
 ALWAYS = ("learning_rate", "schedule", "warmup", "weight_decay", "batch_size", "accumulation")
-"""Options that a card has also where they are the defaults."""
+"""Options that are shown even if they have their defaults."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says of one run.
+    """What a card says about one run.
 
     Attributes:
         name: Name of the adapter.
@@ -74,9 +70,9 @@ class Facts:
         summary: What the method does, in one line.
         reference: Its paper.
         task: The task.
-        scores: The metrics; the first is the one to judge by.
+        scores: The metrics, the primary one first.
         settings: Fields of the method and options of the run; those of `HIDDEN` are not shown.
-        details: More of how it was trained, in words, by name: cost, versions.
+        details: More about the training, as texts by name: cost, versions.
     """
 
     name: str
@@ -92,7 +88,7 @@ class Facts:
 
     @classmethod
     def of_run(cls, folder: RunFolder, result: Mapping[str, Any]) -> Facts:
-        """What a run leaves tells of it.
+        """Collect the facts of a run from its folder and its result.
 
         Args:
             folder: The run's folder, with `data.json`.
@@ -125,7 +121,7 @@ def write_card(folder: Path, model: PeftModel, head: Head, facts: Facts, note: s
         model: The adapted model.
         head: What its base model was loaded with.
         facts: The run.
-        note: A sentence on what is in the folder, where it is not the adapter as trained.
+        note: A sentence about the folder's content, if it is not the adapter as trained.
     """
     base = model.get_base_model()
     if head.model_kwargs:
@@ -200,9 +196,7 @@ def _results_section(facts: Facts) -> str:
 
 def _scores(folder: RunFolder, result: Mapping[str, Any]) -> list[Score]:
     """The metrics of a run, the primary one first."""
-    splits: dict[str, Any] = {}
-    if folder.data.is_file():
-        splits = read_whole(folder.data, read_mapping)
+    splits = folder.splits() if folder.data.is_file() else {}
     scores = []
     for split, before, after in (
         ("validation", result["before"], result["after"]),
@@ -241,7 +235,7 @@ def versions_text(versions: Mapping[str, str]) -> str:
 
 
 def model_name(model: str) -> str:
-    """A name on the hub as it is; of a folder, which is of one machine, the last part."""
+    """A name on the hub as it is; the last part of a folder, which exists on one machine only."""
     if model == MINILM:
         return "sentence-transformers/all-MiniLM-L6-v2"
     path = Path(model)  # a name on the hub has one slash at most, and begins with neither . nor ~
@@ -311,7 +305,7 @@ def loading_section(head: Head, base: str) -> str:
 
 
 def _call(name: str, auto_class: str, first: str, arguments: list[str]) -> list[str]:
-    """The lines of a call of `from_pretrained`, one for each argument where there are several."""
+    """The lines of a call of `from_pretrained`, with a line for each argument."""
     if not arguments:
         return [f"{name} = {auto_class}.from_pretrained({first})"]
     inside = [f"    {argument}," for argument in (first, *arguments)]

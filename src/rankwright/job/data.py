@@ -41,7 +41,7 @@ def read_data(
     Args:
         config: The run.
         tokenizer: The tokenizer of its model.
-        rows: What is read already, of this task; None to read it here.
+        rows: The rows, if they have been read; None to read them.
 
     Raises:
         TaskError: The data is not what the task declares.

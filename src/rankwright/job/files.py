@@ -20,7 +20,7 @@ from rankwright.core.locks import acquire, remove_unheld, unique_name
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path`, flushed to disk, if nothing is raised.
 
-    What a process that was killed has left of the same file is deleted.
+    Temporary files that killed processes left of the same file are deleted.
 
     Args:
         path: The file; folders on the way to it are made.
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unheld(path.parent.glob(f".{glob.escape(path.name)}.*.saving"))
     lock = None
-    while lock is None:  # until nobody takes it for a leftover before it is held
+    while lock is None:  # another process may take it for a leftover before it is locked
         temporary = path.with_name(f".{path.name}.{unique_name()}.saving")
         lock = acquire(temporary)
     try:
@@ -51,7 +51,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def telling_output(path: Path) -> Iterator[None]:
-    """Say of a place that cannot be written to that `--output` is what to change.
+    """Turn a failed write into an error that asks for another `--output`.
 
     Raises:
         MethodError: Making or opening a file within failed.
@@ -65,7 +65,7 @@ def telling_output(path: Path) -> Iterator[None]:
 
 
 def check_output(path: Path) -> None:
-    """Refuse, before anything is computed for it, a file that could not be written.
+    """Refuse a file that cannot be written, before anything is computed for it.
 
     Raises:
         MethodError: It is a folder, lies under a file, or its folder cannot be written to.

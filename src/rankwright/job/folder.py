@@ -21,9 +21,10 @@ from rankwright.core.errors import FieldError, MethodError
 from rankwright.core.method import Method
 from rankwright.core.yamls import NumberDumper, NumberLoader, yaml_problem
 from rankwright.job.config import TrainConfig
-from rankwright.job.files import json_text, write_json, write_text
+from rankwright.job.files import json_text, read_mapping, write_json, write_text
 from rankwright.job.paths import DESCRIPTION, expanded, relocated
 from rankwright.training import checkpoint
+from rankwright.training.cost import Cost
 from rankwright.training.manifest import (
     MANIFEST,
     ManifestError,
@@ -103,7 +104,7 @@ class RunFolder:
         return self.path / MANIFEST
 
     def write_description(self) -> None:
-        """Write `run.yaml`, and to the manifest where it lies: its paths are found from there."""
+        """Write `run.yaml`, and its folder into the manifest: moved paths are found from there."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.manifest, manifest_text({}, folder=str(self.path.absolute())))
         values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
@@ -134,12 +135,12 @@ class RunFolder:
     def finish(
         self, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any], **facts: Any
     ) -> None:
-        """Write the log, the digests of all files, and last the result: then the run is finished.
+        """Write the log, the digests of all files and last the result, which marks it as finished.
 
         Args:
             history: What was logged, one entry a logging step.
             result: A `RunResult` as a dictionary.
-            facts: More that the manifest should say; JSON values.
+            facts: Further entries of the manifest; JSON values.
         """
         write_json(self.history, history)
         text = json_text(result) + "\n"
@@ -149,7 +150,7 @@ class RunFolder:
         write_text(self.result, text)
 
     def reopen(self) -> None:
-        """Take back that the run is finished."""
+        """Mark the run as not finished."""
         write_text(self.manifest, manifest_text({}, folder=self._described_in()))
         self.result.unlink(missing_ok=True)
 
@@ -161,12 +162,12 @@ class RunFolder:
         return str(described_in(self.path) or self.path.absolute())
 
     def _read_later(self) -> list[Path]:
-        """Files that a finished run is read by; the card of the adapter is anybody's to edit."""
+        """Files that are read of a finished run; users may edit the card of the adapter."""
         adapter = [path for path in self.adapter.rglob("*") if path.name != "README.md"]
         return [self.description, self.head, self.data, self.history, *adapter]
 
     def logged(self) -> list[dict[str, Any]]:
-        """What was logged so far, one entry a logging step; of a run that goes on, too.
+        """Read what was logged so far, one entry a logging step; also of an unfinished run.
 
         Raises:
             MethodError: Nothing is on disk yet, or the log is not whole.
@@ -179,6 +180,22 @@ class RunFolder:
                 f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
             )
         return read_whole(newest / "trainer_state.json", _entries_of_state)
+
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """Read number and digest of the rows of every split.
+
+        Raises:
+            MethodError: The file is missing or damaged.
+        """
+        return read_whole(self.data, _splits)
+
+    def outcome(self) -> dict[str, Any]:
+        """Read the `RunResult` of a finished run, as a dictionary.
+
+        Raises:
+            MethodError: The file is missing or damaged.
+        """
+        return read_whole(self.result, _outcome)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, check: bool = True) -> RunFolder:
@@ -214,7 +231,7 @@ class RunFolder:
 
 
 def check_run(folder: Path) -> None:
-    """Compare the files of a finished run with their digests; a run of version 0.1 has none.
+    """Compare the files of a finished run with their digests; runs of version 0.1 have none.
 
     Raises:
         MethodError: A file is missing, or is not what the run wrote.
@@ -231,7 +248,7 @@ def check_run(folder: Path) -> None:
 
 
 def described_in(folder: Path) -> Path | None:
-    """The folder in which `run.yaml` was written; None where that was not noted."""
+    """The folder in which `run.yaml` was written; None if it was not recorded."""
     try:
         noted = load_manifest(folder).get("folder")
     except (ManifestError, OSError):
@@ -240,11 +257,11 @@ def described_in(folder: Path) -> Path | None:
 
 
 def with_paths_found(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The options of a run; files that have moved together with its folder are found there.
+    """The options of a run, with the paths of files that moved together with its folder.
 
     Args:
-        values: What its `run.yaml` says.
-        folder: Where it is now.
+        values: The options in its `run.yaml`.
+        folder: Its folder now.
     """
     old = described_in(folder)
     return values if old is None else relocated(values, old, folder)
@@ -252,10 +269,10 @@ def with_paths_found(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def telling_edits() -> Iterator[None]:
-    """Say of a file that is not what was written what can be done.
+    """Turn a difference from the manifest into an error that says what to do.
 
     Raises:
-        MethodError: The comparison within found such a file.
+        MethodError: The comparison within found a difference.
     """
     try:
         yield
@@ -276,6 +293,30 @@ def _taken(values: dict[str, Any]) -> dict[str, Any]:
     return {slot: values.pop(slot) for slot in SLOTS if slot in values}
 
 
+def _splits(path: Path) -> dict[str, dict[str, Any]]:
+    splits = read_mapping(path)
+    if not all(isinstance(split, dict) and "rows" in split for split in splits.values()):
+        raise TypeError("rows and their digest by split were expected")
+    return splits
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    outcome = read_mapping(path)
+    _check_keys(outcome, "task", "primary_metric", "train_rows", "versions", "before", "after")
+    for name in ("versions", "before", "after"):
+        _check_keys(outcome[name])
+    _check_keys(outcome.get("cost"), *(field.name for field in dataclasses.fields(Cost)))
+    return outcome
+
+
+def _check_keys(values: Any, *names: str) -> None:
+    if not isinstance(values, dict):
+        raise TypeError(f"values by name were expected, not {values!r:.60}")
+    for name in names:
+        if name not in values:
+            raise KeyError(name)
+
+
 def _entries(path: Path) -> list[dict[str, Any]]:
     return _checked_entries(json.loads(path.read_text("utf-8")))
 
@@ -294,10 +335,10 @@ def _checked_entries(entries: Any) -> list[dict[str, Any]]:
 
 
 def read_whole(path: Path, read: Callable[[Path], T]) -> T:
-    """What a file of a run holds.
+    """Read a file of a run.
 
     Raises:
-        MethodError: It is missing or not whole.
+        MethodError: It is missing or damaged.
     """
     try:
         return read(path)
@@ -312,7 +353,7 @@ def read_whole(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def incomplete(path: Path, problem: object) -> MethodError:
-    """What to say of a file of a run that cannot be read."""
+    """The error about a file of a run that cannot be read."""
     said = " ".join(str(problem).split())
     return MethodError(
         f"cannot read {path}: {said}; expected the whole folder as `rankwright train` wrote it"

@@ -29,7 +29,7 @@ class Head:
     replaces: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Take keys out of JSON, which has no whole numbers for them, for what they are."""
+        """Turn the keys of `id2label` into integers: JSON has strings only."""
         if "id2label" in self.model_kwargs:
             names = self.model_kwargs["id2label"].items()
             self.model_kwargs["id2label"] = {int(index): name for index, name in names}

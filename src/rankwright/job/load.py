@@ -38,7 +38,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ):
             raise MethodError(_no_tokenizer(name)) from error
         raise MethodError(_cannot_load(name, error)) from error
-    # Of a folder without these files transformers makes some tokenizers that know no word at all.
+    # Without these files transformers makes some tokenizers with an empty vocabulary.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise MethodError(_no_tokenizer(name))
     return tokenizer
@@ -50,7 +50,7 @@ class Base:
 
     Attributes:
         model: The model.
-        missing_keys: Names of its parameters that its file has not, or not in this shape.
+        missing_keys: Names of its parameters that its file lacks, or has in another shape.
         replaces_head: Whether the file has a head of another size.
     """
 

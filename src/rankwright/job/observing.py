@@ -1,4 +1,4 @@
-"""What a run notes while it trains, for `rankwright plot`: its phases and a validation curve."""
+"""Callbacks that log the phases and a validation curve of a run, for `rankwright plot`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from rankwright.core.run import Run
 
 CURVE_POINTS = 5
-"""Evaluations in the course of a run, the last one at its end."""
+"""Evaluations during a run, the last one at its end."""
 PHASES = "phases"
 """Key of the entry of a log that holds the phases: a list of `{"name": ..., "steps": ...}`."""
 
@@ -28,16 +28,16 @@ class PhaseNote(TrainerCallback):
     def on_train_begin(
         self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any
     ) -> None:
-        """Note them; a run that goes on has them in the log already."""
+        """Log them, unless a resumed run has them in its log already."""
         if not any(PHASES in entry for entry in state.log_history):
             phases = [{"name": phase.name, "steps": phase.steps} for phase in self._run.phases]
             state.log_history.insert(0, {"step": 0, PHASES: phases})
 
 
 class ValidationCurve(TrainerCallback):
-    """Evaluates on the validation rows at equal distances in the course of training.
+    """Evaluates on the validation rows at equal distances during training.
 
-    At fixed steps, so that a run that goes on has the same points.
+    The steps are fixed, so that a resumed run has the same points.
     """
 
     def on_step_end(

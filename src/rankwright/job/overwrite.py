@@ -1,4 +1,4 @@
-"""A run in the place of another one, which is kept until the new one is finished."""
+"""Replace a run by another one; the older one is kept until the new one is finished."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rankwright.job import lock
 from rankwright.job.folder import RunFolder
 
 REPLACED = ".replaced"
-"""Where the files of the older run are meanwhile, in the run's folder."""
+"""Subfolder that keeps the files of the older run meanwhile."""
 _MOVING = ".replacing"
 _DERIVED = ("plot.png", "*-export")
-"""What `rankwright plot` and `export` write there by default: of no use without the run."""
+"""Default outputs of `rankwright plot` and `export`, which belong to the run."""
 
 
 def check_replaceable(folder: RunFolder) -> None:
-    """Refuse to take the place of anything but a run.
+    """Refuse to replace anything but a run.
 
     Raises:
         MethodError: The folder has files, and holds no run.
@@ -38,10 +38,10 @@ def check_replaceable(folder: RunFolder) -> None:
 def set_aside(folder: RunFolder) -> list[str]:
     """Move the files of a run away, for those of the next one; other files stay.
 
-    Of a run that was itself to replace one and was not finished, nothing is kept.
+    If an older run is kept already, the unfinished run that was to replace it is deleted.
 
     Returns:
-        What the user should know; nothing if no run is there.
+        Notices for the user; none if there is no older run.
     """
     replaced, moving = folder.path / REPLACED, folder.path / _MOVING
     if replaced.exists():
@@ -63,7 +63,7 @@ def drop_replaced(folder: RunFolder) -> None:
 
 
 def _files(folder: RunFolder) -> list[Path]:
-    """All that belongs to a run; its description, by which it is known to be one, is the last."""
+    """All that belongs to a run; last the description, which makes a folder a run."""
     own = [
         folder.result, folder.manifest, folder.history, folder.data, folder.head, folder.adapter,
         folder.checkpoints, *(path for name in _DERIVED for path in folder.path.glob(name)),

@@ -11,11 +11,11 @@ from rankwright.core.errors import MethodError
 
 MINILM = "minilm"
 DESCRIPTION = "run.yaml"
-"""What `rankwright train` writes into the folder of a run."""
+"""File in a run's folder with its options."""
 _BESIDE = ("rankwright_manifest.json", "data.json")
-"""One of them lies beside the description of a run; runs of version 0.1 have the second alone."""
+"""One of them is beside the description of a run; runs of version 0.1 have only the second."""
 FILES = ("data", "validation_data", "test_data", "held_out_data")
-"""Options that are paths in any case; `model` and `task` may be names."""
+"""Options that are always paths; `model` and `task` may be names."""
 _OF_A_PATH = ("~", "/", "./", "../")
 EXPECTED = (
     "Expected a folder with a pretrained model, a name on the hub (needs a network), or "
@@ -24,7 +24,7 @@ EXPECTED = (
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path with `~` replaced, where there is such a user."""
+    """A path with `~` replaced, if there is such a user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -39,7 +39,7 @@ def run_of(config: str | None) -> Path | None:
 
 
 def absolute(path: str) -> str:
-    """A path from the root, links kept; one with an environment variable as it is."""
+    """An absolute path, links kept; one with an environment variable stays as it is."""
     if "${" in path:
         return path
     full = expanded(path).absolute()
@@ -47,7 +47,7 @@ def absolute(path: str) -> str:
 
 
 def absolute_model(name: str) -> str:
-    """The folder from the root, if a model is named by one; else the name (`owner/name`, say)."""
+    """The absolute path of a model that is named by a folder; else the name (`owner/name`, say)."""
     is_path = name.startswith(_OF_A_PATH) or name.count("/") > 1 or Path(name).is_dir()
     return absolute(name) if is_path and name != MINILM else name
 
@@ -75,13 +75,13 @@ def resolve_model(name: str) -> str:
 
 
 def absolute_task(name: str) -> str:
-    """The file from the root, if a task is named by one; else the name."""
+    """The absolute path of a task that is named by a file; else the name."""
     is_path = Path(name).suffix and expanded(name).is_file()
     return absolute(name) if is_path else name
 
 
 def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are paths, changed to start at the root; the others are left out."""
+    """The options that are paths, made absolute; the others are left out."""
     changes: dict[str, Callable[[str], str]] = {"model": absolute_model, "task": absolute_task}
     changes |= dict.fromkeys(FILES, absolute)
     return {
@@ -90,12 +90,12 @@ def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def relocated(values: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """Options with the paths that are gone replaced by those in the same place beside a folder.
+    """Options in which missing paths are looked for at the same place relative to a moved folder.
 
     Args:
         values: Options by name.
-        old: The folder where the paths were written, from the root.
-        new: The folder where it is now.
+        old: Absolute path of the folder when the options were written.
+        new: Its path now.
     """
 
     def found(path: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rankwright.core.errors import MethodError
-from rankwright.job.folder import RunFolder, read_whole
+from rankwright.job.folder import RunFolder
 from rankwright.training import checkpoint
 
 # Options that may change when a run goes on: they do not touch what is computed in a step. Whether
@@ -19,7 +18,11 @@ FREE_ON_RESUME = frozenset(
 
 
 def check_new(folder: RunFolder) -> None:
-    """Refuse to write over a run, or where checkpoints have no place."""
+    """Refuse to write over a run, or into a folder where checkpoints cannot be written.
+
+    Raises:
+        MethodError: The folder holds a run, or something is in the way of checkpoints.
+    """
     checkpoint.check_places(folder.checkpoints)
     _refuse_finished(folder)
     if _newest(folder) is not None:
@@ -69,21 +72,16 @@ def _newest(folder: RunFolder) -> Path | None:
     return checkpoint.newest_complete(folder.checkpoints)
 
 
-def _splits(path: Path) -> dict[str, dict[str, Any]]:
-    splits = json.loads(path.read_text("utf-8"))
-    if not isinstance(splits, dict) or not all(
-        isinstance(split, dict) and "rows" in split for split in splits.values()
-    ):
-        raise TypeError("rows and their digest by split were expected")
-    return splits
-
-
 def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to go on with other rows than the run started with; a study's start has no file."""
+    """Refuse to go on with other rows than the run started with; a study's start has no file.
+
+    Raises:
+        MethodError: Number or content of the rows of a split differ.
+    """
     if not folder.data.is_file():
         return
     config, none = folder.config, {"rows": 0}
-    started = read_whole(folder.data, _splits)
+    started = folder.splits()
     for split in sorted(started.keys() | data.keys()):
         old, new = started.get(split, none), data.get(split, none)
         if old != new:

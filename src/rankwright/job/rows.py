@@ -13,7 +13,7 @@ from rankwright.tasks.spec import separator
 
 @dataclass(frozen=True)
 class RunRows:
-    """What a run reads.
+    """The rows of a run, and the task that they belong to.
 
     Attributes:
         task: The task of the run.

@@ -184,7 +184,7 @@ class _Clock(TrainerCallback):
 
 
 def _seconds_in(file: Path) -> float:
-    """What the file says, or 0: time that is lost to the clock does not stop a run."""
+    """The seconds in the file, or 0: a damaged clock must not stop a run."""
     try:
         seconds = float(json.loads(file.read_text("utf-8"))["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
@@ -208,11 +208,10 @@ def set_up(
         config: The run.
         method: The method.
         resume: Go on from the newest complete checkpoint of the run's folder.
-        overwrite: Take the place of a run that is in the folder; it is kept until this one is
-            finished.
+        overwrite: Replace the run in the folder, which is kept until this one is finished.
         callback: Makes a Trainer callback, such as a progress bar.
         notify: Called with what the user should know: rows that were cut, where a run goes on.
-        rows: The run's rows where they are read already.
+        rows: The run's rows, if they have been read.
 
     Raises:
         MethodError: The description cannot be carried out, another process is training into the
@@ -230,13 +229,7 @@ def set_up(
         if os.environ.get("RANK", "0") == "0":  # torchrun sets it
             lock = FolderLock(folder.path)
             on_error.callback(lock.release)
-        start = None
-        if resume:
-            start = resumed_from(folder)
-        elif overwrite:
-            check_replaceable(folder)
-        else:
-            check_new(folder)
+        start = _checked_start(folder, resume=resume, overwrite=overwrite)
         if isinstance(rank := getattr(method, "r", None), int):
             check_rank(config.model, rank)
         data = read_data(config, load_tokenizer(config.model), rows)
@@ -259,6 +252,21 @@ def set_up(
                 notify(text)
         on_error.pop_all()
     return Job(folder, data, trainer, start, lock, base.replaces_head)
+
+
+def _checked_start(folder: RunFolder, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint that a run goes on from; None for a start at step 0.
+
+    Raises:
+        MethodError: The folder's content does not allow such a start.
+    """
+    if resume:
+        return resumed_from(folder)
+    if overwrite:
+        check_replaceable(folder)
+    else:
+        check_new(folder)
+    return None
 
 
 def train(

@@ -1,7 +1,7 @@
-"""A rank that no layer of a model can have, told from the model's config before anything is loaded.
+"""Refuse a rank that is too large for every layer, from the model's config alone.
 
-A layer's rank is at most the smaller of its two sizes, and that one is in the config, or derived
-from a larger one that is. `Method.apply` looks at the layers themselves.
+A layer's rank is at most the smaller of its two sizes, which is in the config or derived from a
+larger number there. `Method.apply` looks at the layers themselves.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from rankwright.core.errors import MethodError
 from rankwright.job.paths import resolve_model
 
 _NO_WIDTH = re.compile(r"vocab|position|token|length|max_|window|n_ctx|theta|version|seed|label")
-"""Keys of numbers that are no sizes of a layer; one more that is not excluded lets more pass."""
+"""Keys of numbers that are not layer sizes; a key that is missing here makes the check lenient."""
 
 
 def check_rank(model: str, rank: int) -> None:
     """Refuse a rank that is larger than every size in the config of a model.
 
     Args:
-        model: Folder or name of the model; what lies in no folder here is not looked at.
+        model: Folder or name of the model; one that is in no local folder is not checked.
         rank: The rank.
 
     Raises:
-        MethodError: It is larger, or a folder that is named is not there.
+        MethodError: It is larger, or the folder does not exist.
     """
     config = Path(resolve_model(model)) / "config.json"
     try:
         widths = list(_numbers(json.loads(config.read_text("utf-8"))))
     except (OSError, ValueError):
-        return  # whoever loads the model says what is wrong with it
+        return  # loading the model reports what is wrong with it
     if widths and rank > max(widths):
         raise MethodError(
             f"rank r = {rank} is larger than every layer of {model}: no size in its config is "
@@ -42,7 +42,7 @@ def check_rank(model: str, rank: int) -> None:
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """All whole numbers of a config but those under keys that are no sizes."""
+    """All integers of a config except those under keys that are not sizes."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not _NO_WIDTH.search(key):

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name != "PreparedTask":

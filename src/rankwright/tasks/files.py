@@ -23,6 +23,8 @@ from rankwright.tasks.rows import Row
 
 Paths = Path | tuple[Path, ...]
 """A file or several; a name may be a pattern."""
+PARQUET_BATCH = 4096
+"""Rows; a look at the columns of a file reads one batch."""
 
 
 def read_rows(path: str | Path, delimiter: str | None = None) -> list[Row]:
@@ -135,15 +137,22 @@ def is_data_file(path: Path) -> bool:
 
 
 def parquet_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:  # noqa: ARG001
-    """Reads a parquet file, whose rows are counted from 1."""
+    """Reads a parquet file, whose rows are counted from 1, a batch at a time.
+
+    Raises:
+        OSError: If the file is damaged.
+    """
     import pyarrow.parquet
 
+    count = 0
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_BATCH):
+                for fields in batch.to_pylist():
+                    count += 1
+                    yield Row(Where(str(path), count, "row"), fields)
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
-    for count, fields in enumerate(table.to_pylist(), start=1):
-        yield Row(Where(str(path), count, "row"), fields)
 
 
 Reader = Callable[[Path, Iterable[str]], Iterator[Item]]
