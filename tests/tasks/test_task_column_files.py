@@ -65,6 +65,11 @@ def test_a_tagged_hash_is_a_word(tmp_path):
     assert words_and_tags(rows) == [{"tokens": ["#", "#oslo"], "tags": ["O", "B-LOC"]}]
 
 
+def test_a_comment_before_all_words_does_not_set_the_number_of_columns(tmp_path):
+    rows, _ = read(tmp_path / "t.conll", "#begin document (a)\n" + "Oslo\tB-LOC\n" * 12)
+    assert words_and_tags(rows) == [{"tokens": ["Oslo"] * 12, "tags": ["B-LOC"] * 12}]
+
+
 def test_a_line_without_a_tag_is_a_bad_row(tmp_path):
     path = tmp_path / "t.conll"
     with pytest.raises(TaskError) as error:
@@ -78,5 +83,5 @@ def test_a_line_without_a_tag_is_a_bad_row(tmp_path):
     "content", ["Once upon a time\nthere was a fox in the wood.\n", "word\nword\n"]
 )
 def test_plain_text_is_no_file_of_columns(tmp_path, content):
-    with pytest.raises(TaskError, match=r"expected a word and its tag a line.* \.jsonl file"):
+    with pytest.raises(TaskError, match=r"a word and its tag in every line.* \.jsonl file"):
         read(tmp_path / "t.txt", content)

@@ -48,7 +48,7 @@ def test_lines_may_be_called_json(tmp_path):
         ('[{"a": 1, "a": 2}]', ":1: the array does not parse as JSON (the key 'a' is there more"),
         ('[{"a": 1},\n2, "b"]', ":2: the row is 2; expected a JSON object"),
         ("[]", ": the file has no rows"),
-        ('[{"a": 1}] [{"a": 2}]', ": there is more behind the end of the array"),
+        ('[{"a": 1}] [{"a": 2}]', ": there is text after the end of the array"),
         ('{\n"data": [{"a": 1}]\n}', ": expected an array of objects such as"),
         ("3\n", ": expected an array of objects such as"),
         ("\n", ": expected an array of objects such as"),

@@ -30,7 +30,7 @@ BAD_ROWS = [
      r"column 'tokens' holds '\ud83d'; expected whole characters. Character 1"),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": "long " * 400_000, "b": "y", "y": 1},
      "column 'a' holds 'long long long long long long long long long long long l...; expected at "
-     "most 1,000,000 characters. It has 2,000,000, of which no more than max_length tokens would"),
+     "most 1,000,000 characters. It has 2,000,000, of which at most max_length tokens would"),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": 3, "b": "y", "y": 1},
      "column 'a' holds 3; expected a text. Write it as a string."),
     (PAIR, {"a": "x", "b": "y", "y": 1}, {"a": "x", "b": "y", "y": 0.5},

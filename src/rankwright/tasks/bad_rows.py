@@ -1,4 +1,4 @@
-"""Rows that are not what a task needs: all of them are found, and told in one message."""
+"""Collect the rows that a task cannot use, to report all of them in one message."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a user should know of how a file was read.
+    """A notice about how a file was read.
 
     Attributes:
-        text: The file, and what it was taken for.
+        text: The file, and how it was understood.
     """
 
     text: str
 
 
 Item = Row | BadRow | Note
-"""What a reader of a file yields."""
+"""An item that a file reader yields."""
 
 
 class BadRows:
-    """Takes bad rows out of good ones, and says which they were.
+    """Separates bad rows from good ones, and reports them.
 
     Attributes:
         skip: Whether to go on without the bad rows.
@@ -76,7 +76,11 @@ class BadRows:
         return self._sifted(every, self._check)
 
     def sift_again(self, rows: Iterable[Row], check: Callable[[Row], object]) -> list[Row]:
-        """Returns those of sifted rows that pass another check, too."""
+        """Returns the sifted rows that pass another check, too.
+
+        Raises:
+            TaskError: If bad rows are skipped and no other is left.
+        """
         return self._sifted(list(rows), check)
 
     def _sifted(
@@ -110,7 +114,7 @@ class BadRows:
             self._shared[where.path] = first, times + 1
 
     def refuse(self) -> None:
-        """Raises one error for all bad rows, unless they are to be skipped.
+        """Raises one error for all bad rows, unless they are skipped.
 
         Raises:
             TaskError: If there are bad rows; it shows the first ten, and how many there are.
@@ -136,7 +140,7 @@ class BadRows:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """How files were read; how many rows were left out and which, if any were."""
+        """How files were read, and which rows were left out."""
         notes = tuple(dict.fromkeys(self._notes))
         if not self.count:
             return notes

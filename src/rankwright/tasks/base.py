@@ -111,10 +111,10 @@ class Task(ABC):
         return self._loaded(self.input_columns)
 
     def _loaded(self, key_columns: tuple[str, ...]) -> Splits:
-        """The same; where a share is held out, rows that are equal in these columns stay together.
+        """Loads the rows; where a share is held out, rows equal in `key_columns` stay together.
 
         Raises:
-            EqualInputsError: If all are, and a share is to be held out.
+            EqualInputsError: If a share is to be held out and all rows are equal in them.
         """
         bad = BadRows(self.check, skip=self.skip_bad_rows)
         splits = self.source.load(key_columns, bad)
@@ -125,7 +125,7 @@ class Task(ABC):
         return replace(splits, notices=splits.notices + bad.notices)
 
     def summary(self, splits: Splits) -> tuple[str, ...]:  # noqa: ARG002
-        """Returns sentences about the training rows, for who looks over them before training.
+        """Returns sentences about the training rows, to look over before training.
 
         Args:
             splits: What `load` gave.
@@ -140,7 +140,7 @@ class Task(ABC):
 
         Args:
             tokenizer: The tokenizer of the model to train. It is not changed.
-            splits: What `load` gave, to not read the rows again.
+            splits: The result of `load`, if the rows have been read.
 
         Raises:
             TaskError: If a file or a row is not what the task declares, or the tokenizer does not

@@ -29,8 +29,8 @@ class CausalLM(Task):
 
     Attributes:
         prompt_column: The prompt. `None` for plain text.
-        prompt_template: What the model is shown, with `{prompt}` for the prompt and `{column}` for
-            any other column; see `Template`.
+        prompt_template: The text before a completion, with `{prompt}` for the prompt and `{column}`
+            for any other column; see `Template`.
         completion_column: What the model is to say, or the plain text.
         references_column: In validation and test rows, a list of acceptable completions; where a
             row has it, the completion is its first. `None` if there is one completion a row.
@@ -64,7 +64,7 @@ class CausalLM(Task):
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """The prompt and what else the template shows, or the plain text."""
+        """The prompt and other columns in the template, or the plain text."""
         return self.template.named if self.prompt_column else (self.completion_column,)
 
     @property
@@ -74,7 +74,7 @@ class CausalLM(Task):
 
     @cached_property
     def template(self) -> Template:
-        """What a prompt is put into; a task of plain text has none."""
+        """The template of a prompt; a task of plain text has none."""
         return Template(self.prompt_template, str(self.prompt_column))
 
     @property
@@ -83,7 +83,7 @@ class CausalLM(Task):
         return any("texts" in METRICS[name].forms for name in self.metrics)
 
     def load(self) -> Splits:
-        """Reads and checks all rows; a share is held out by completions if prompts are equal."""
+        """Reads and checks all rows; equal prompts are held out by their completions."""
         try:
             return super().load()
         except EqualInputsError:

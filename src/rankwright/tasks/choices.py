@@ -1,4 +1,4 @@
-"""The choices of a question and its answer, in the forms that benchmarks and people write them."""
+"""Read the choices of a question and its answer, in the forms that benchmarks use."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Choices:
     """The choices of one question.
 
     Attributes:
-        texts: What may be answered.
-        labels: What the file calls them, such as A, B, C; none where it does not.
+        texts: The text of every choice.
+        labels: Their labels in the file, such as A, B, C; empty if it has none.
     """
 
     texts: list[str]
@@ -62,7 +62,7 @@ def _both(row: Row, column: str, value: Mapping[str, object]) -> tuple[list[str]
 
 
 def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
-    """Returns the index of the right choice, and the form in which the row names it.
+    """Returns the index of the right choice, and how the row names it: "label", "index", ...
 
     Raises:
         TaskError: If the cell names no choice, or several.
@@ -84,7 +84,7 @@ def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
 
 
 def _readings(value: object, among: Choices) -> list[tuple[int, str]]:
-    """Every way to read an answer; labels that the file gives to its choices come first."""
+    """Every way to read an answer; labels in the file win over all other ways."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return []
     spelled = str(value).strip()

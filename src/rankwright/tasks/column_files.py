@@ -1,7 +1,8 @@
-"""Rows out of the files of taggers: a word a line with its tag, a blank line between sentences."""
+"""Rows from column files (CoNLL): a word and its tag a line, a blank line between sentences."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,14 @@ from rankwright.tasks.rows import Row
 
 DOCUMENT = "-DOCSTART-"
 MOSTLY = 0.9
-"""Share of the lines that have as many columns as the first, in a file that has columns."""
+"""Share of lines that must have the same number of columns."""
 
 
 def column_rows(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow | Note]:
-    """Reads sentences of the form that CoNLL's shared tasks have made common.
+    """Reads sentences in the format of CoNLL's shared tasks.
 
-    The columns of a line are separated by tabs or, without tabs, by spaces. Lines of a document
-    mark (`-DOCSTART-`) are left out, and so are comments: lines that start with `#` and have
+    The columns of a line are separated by tabs or, without tabs, by spaces. Document
+    marks (`-DOCSTART-`) are left out, and so are comments: lines that start with `#` and have
     another number of columns.
 
     Returns:
@@ -28,7 +29,7 @@ def column_rows(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow | Not
         named.
 
     Raises:
-        TaskError: If the lines have no columns, or not all the same.
+        TaskError: If the lines have no columns, or too many differ in their number.
     """
     split = [_columns(line) for line in lines]
     width = _width(path, split)
@@ -55,23 +56,22 @@ def _columns(line: str) -> list[str]:
 
 
 def _is_mark(columns: list[str], width: int) -> bool:
-    """Whether a line is no word: a document mark, or a comment."""
+    """Whether a line is a document mark or a comment, not a word."""
     return bool(columns) and (
         columns[0] == DOCUMENT or (columns[0].startswith("#") and len(columns) != width)
     )
 
 
 def _width(path: Path, split: list[list[str]]) -> int:
-    """Returns the number of columns of the file."""
+    """Returns the number of columns of the file, which is that of most lines."""
     words = [line for line in split if line and line[0] != DOCUMENT and line[0] != "#"]
-    width = len(words[0]) if words else 0
-    same = sum(len(line) == width for line in words)
+    width, same = next(iter(Counter(map(len, words)).most_common(1)), (0, 0))
     if width < 2 or same < MOSTLY * len(words):
         other = next((line for line in words if len(line) != width), words[0] if words else [])
         raise TaskError(
-            f"{path}: expected a word and its tag a line, in columns as many as in the first line, "
-            f"which has {width}, but found {shorten(' '.join(other))}. Plain text goes into a "
-            '.jsonl file, one {"text": "..."} a line.'
+            f"{path}: expected a word and its tag in every line, in as many columns as in all "
+            f"others (most lines have {width}); found {shorten(' '.join(other))}. Plain text goes "
+            'into a .jsonl file, one {"text": "..."} a line.'
         )
     return width
 

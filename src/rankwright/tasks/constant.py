@@ -1,7 +1,7 @@
-"""Answers that do not depend on the input: what a model has to beat, and whether it has.
+"""The baseline that ignores its input, and whether a model is any better.
 
-The commonest class, set of classes, tag or position of a choice among the training rows, or the
-mean of their numbers, given to every row.
+It gives every row the most frequent class, set of classes, tag or position of a choice of the
+training rows, or the mean of their numbers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from rankwright.tasks.prepared.base import PreparedTask
 
 ALIKE = 0.05
-"""Of the standard deviation of the targets: numbers that vary less are taken for the same."""
+"""Numbers that vary less than this share of the targets' standard deviation count as equal."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """What always giving one answer gets.
+    """The metrics of always giving the same answer.
 
     Attributes:
         answer: The answer in words, such as "not_entailment" or "the mean, 2.71".
-        metrics: The metrics of a split under it.
+        metrics: Its metrics on a split.
     """
 
     answer: str
@@ -38,14 +38,14 @@ class Constant:
 
 
 def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Constant | None:
-    """What the answer that the training rows suggest gets on the rows of an outcome.
+    """Score the constant answer of the training rows on the rows of an outcome.
 
     Args:
         prepared: The task.
-        outcomes: What a model said about the rows; their references alone are looked at.
+        outcomes: A model's outcomes on the rows, of which only the references are used.
 
     Returns:
-        Nothing for generated text and for likelihoods, which have no such answer.
+        `None` for generated text and likelihoods, which have no such answer.
     """
     for form, outcome in outcomes.items():
         if (suggested := _suggested(prepared, form)) is not None:
@@ -57,10 +57,7 @@ def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Consta
 
 
 def alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
-    """Whether every row gets one answer though the rows differ; numbers, nearly one.
-
-    Of one row, and of rows that are all to get the same answer, nothing is said.
-    """
+    """Whether all predictions are equal, numbers nearly so, though the references differ."""
     if _numbers(references):
         spread = float(np.std(references))
         return spread > 0 and float(np.std(predictions)) < ALIKE * spread
@@ -84,7 +81,7 @@ def _numbers(references: Sequence[Any]) -> bool:
 
 
 def _suggested(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
-    """The answer that the training rows suggest, in words and in the form of a metric."""
+    """The constant answer of the training rows, in words and as a prediction."""
     if form == "classes" and isinstance(prepared.task, MultipleChoice):
         place = _commonest(map(prepared.task.answer, prepared.rows.train))
         return f"choice {place + 1}", place
@@ -108,7 +105,7 @@ def _suggested(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
 
 
 def _commonest(answers: Iterable[Any]) -> Any:
-    """The answer that is given most often; of several the smallest."""
+    """The most frequent answer; the smallest of several."""
     counts = Counter(answers)
     most = max(counts.values())
     return min(answer for answer, count in counts.items() if count == most)

@@ -1,4 +1,4 @@
-"""Rows out of files of separated cells, whatever separates them."""
+"""Rows from files of delimited cells, such as CSV and TSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwright.tasks.rows import Row
 LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LOOKED_AT = 50
-"""Rows that a delimiter has to fit where the header does not tell it alone."""
+"""Rows that a delimiter has to fit if the header leaves several possible."""
 SPACED_QUOTE = re.compile(' +"')
 
 Line = tuple[Where, "list[str] | BadRow"]
@@ -30,9 +30,9 @@ class Dialect:
     """How the cells of a file are written.
 
     Attributes:
-        delimiter: What stands between two cells.
+        delimiter: The character between two cells.
         quoted: Whether quotes enclose cells; else they are text.
-        spaced: Whether spaces before a cell do not belong to it.
+        spaced: Whether spaces before a cell are dropped.
     """
 
     delimiter: str
@@ -51,20 +51,20 @@ class Dialect:
 
     @property
     def name(self) -> str:
-        """What separates cells, in words."""
+        """The delimiter in words."""
         return DELIMITERS.get(self.delimiter, repr(self.delimiter))
 
 
 def csv_rows(
     path: Path, lines: Iterable[str], *, delimiter: str | None = None, usual: str = ","
 ) -> Iterator[Row | BadRow | Note]:
-    """Reads a file with a header and a row a line, or over several lines within quotes.
+    """Reads a file with a header; a row is a line, or several lines within quotes.
 
     Args:
         path: The file.
         lines: Its lines.
-        delimiter: What separates cells; `None` to see it in the header.
-        usual: What separates them in files of this name.
+        delimiter: The delimiter; `None` to infer it from the header.
+        usual: The usual delimiter for the extension of the file.
 
     Raises:
         TaskError: If several characters may be the delimiter, or two columns have one name.
@@ -102,7 +102,7 @@ def _long_cells() -> Iterator[None]:
 
 
 def _seen(path: Path, every: list[str], usual: str) -> str:
-    """Returns the delimiter that the header shows; the usual one where it shows none."""
+    """Returns the delimiter that the header contains; the usual one if it contains none."""
     head = [line for line in every[:LOOKED_AT] if line.strip()][:1]
     able = [delimiter for delimiter in DELIMITERS if _width(delimiter, head) > 1]
     if len(able) < 2:
@@ -134,7 +134,7 @@ def _fits(delimiter: str, every: list[str]) -> bool:
 
 
 def _parsed(path: Path, every: list[str], start: Dialect) -> tuple[Dialect, list[Line]]:
-    """Parses the lines; spaces before a quote, and quotes in files of tabs, are seen on the way."""
+    """Parses the lines; detects spaces before quotes, and unquoted files with tabs."""
     parsed = list(_lines(path, every, start))
     cells = (cell for _, row in parsed if isinstance(row, list) for cell in row)
     if any(SPACED_QUOTE.match(cell) for cell in cells):

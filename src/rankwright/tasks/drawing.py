@@ -1,4 +1,4 @@
-"""Which rows of a split to report on, where not all are wanted."""
+"""Draw the rows of a split to report on, if not all are wanted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def drawn(classes: Sequence[object], count: int, seed: int) -> list[int]:
     are `count * n / N`, rounded up or down.
 
     Args:
-        classes: The class of every row; all alike where there are none.
-        count: How many rows, at most all.
-        seed: Chooses which ones.
+        classes: The class of every row; all equal if there are no classes.
+        count: How many rows to draw.
+        seed: Decides which ones.
 
     Returns:
         Row indices, in ascending order. They are the same on every machine and for every model.

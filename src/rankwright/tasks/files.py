@@ -58,7 +58,7 @@ def parsed_rows(path: str | Path, delimiter: str | None = None) -> list[Item]:
 
 
 def files_of(paths: Paths) -> list[Path]:
-    """Returns the files that are named one by one or by a pattern with `*`, `?` or `[]`.
+    """Returns the files of names and patterns with `*`, `?` or `[]`.
 
     Raises:
         TaskError: If a pattern has no file, or a file is named twice.
@@ -87,7 +87,11 @@ def data_paths(names: str | Sequence[str]) -> Paths:
 
 
 def rows_of(paths: Paths, delimiter: str | None = None) -> list[Item]:
-    """Reads every row of one or several files; see `parsed_rows`."""
+    """Reads every row of one or several files; see `parsed_rows`.
+
+    Raises:
+        TaskError: See `files_of` and `parsed_rows`.
+    """
     return [item for path in files_of(paths) for item in parsed_rows(path, delimiter)]
 
 
@@ -100,12 +104,12 @@ def first_columns(path: Path, delimiter: str | None = None) -> tuple[str, ...]:
     for item in _items(path, delimiter, LOOKED_AT):
         if isinstance(item, Row):
             return tuple(item.fields)
-    rows = BadRows(skip=True).sift(parsed_rows(path, delimiter))  # which says why there is none
+    rows = BadRows(skip=True).sift(parsed_rows(path, delimiter))  # raises if no row parses
     return tuple(rows[0].fields)
 
 
 def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item]:
-    """Yields what the reader of a file gives, from all of its lines or the first ones."""
+    """Yields the items of a file, from all of its lines or the first `most` of them."""
     if path.is_dir():
         raise TaskError(f"{path}: it is a folder; name its files, or a pattern such as part-*.csv.")
     kind = extension(path).removesuffix(".gz")

@@ -1,4 +1,4 @@
-"""Rows out of JSON: an object a line, or one array of objects."""
+"""Rows from JSON: an object a line, or one array of objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
 
 
 def json_array(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
-    """Reads an array of JSON objects, or JSON lines under the name of `.json`."""
+    """Reads an array of JSON objects, or JSON lines in a `.json` file.
+
+    Raises:
+        TaskError: If the file is neither, or the array does not parse.
+    """
     every = list(lines)
     text = "".join(every)
     if text.lstrip(WHITE).startswith("["):
@@ -84,7 +88,7 @@ def _rows_of_array(path: Path, text: str) -> Iterator[Row | BadRow]:
         position = _skip_white(text, position) + 1
         position = position if ended else _skip_white(text, position)
     if text[position:].strip("]" + WHITE):
-        raise TaskError(f"{path}: there is more behind the end of the array. Write one array.")
+        raise TaskError(f"{path}: there is text after the end of the array. Write one array.")
 
 
 def _check_separator(text: str, position: int) -> str:

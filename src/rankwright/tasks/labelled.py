@@ -1,4 +1,4 @@
-"""What tasks whose rows name classes share."""
+"""Common parts of tasks whose rows name classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelledTask(Task):
     label_names: tuple[str, ...] | None = None
 
     noun: ClassVar[str] = "labels"
-    """What messages call the classes."""
+    """The word for the classes in messages."""
 
     @abstractmethod
     def named(self, row: Row) -> list[str]:
@@ -41,21 +41,22 @@ class LabelledTask(Task):
         """Returns the classes of the task.
 
         Args:
-            splits: What `load` gave.
+            splits: The result of `load`.
 
         Raises:
-            TaskError: If the names in the training rows are hardly meant as classes.
+            TaskError: If names in the training rows differ in case or white space alone, or are
+                numbers with fractions.
         """
         if self.label_names is None:
             return Labels.inferred(self.found(self.source.naming(splits)))
         return Labels(self.label_names)
 
     def found(self, rows: Iterable[Row]) -> dict[str, Found]:
-        """Returns the names in some rows, how often they occur and where first."""
+        """Returns the names in some rows, with their number and first place."""
         return occurrences((name, row.where) for row in rows for name in self.named(row))
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and doubts classes that are hardly meant as such."""
+        """Reads and checks all rows, and adds notices about doubtful class names."""
         splits = super().load()
         if self.label_names is None:
             doubtful = doubts(self.apart(self.found(self.source.naming(splits))))
@@ -74,7 +75,7 @@ class LabelledTask(Task):
         return counts
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns one sentence: the classes with their counts, the commonest first."""
+        """Returns one sentence: the classes with their counts, the most frequent first."""
         each = sorted(self.counts(splits).items(), key=lambda item: -item[1])
         shares = listing(f"{name} {count:,}" for name, count in each)
         rows = len(self.source.naming(splits))
@@ -94,7 +95,11 @@ class LabelledTask(Task):
         return [labels.index(name, row.where, column) for name in self.named(row)]
 
     def check_among(self, splits: Splits) -> Callable[[Row], object]:
-        """Every class that a row names has to be known."""
+        """Returns a check that every class of a row is known.
+
+        Raises:
+            TaskError: If indices of given labels seem to count from 1.
+        """
         labels = self.labels(splits)
         if labels.given:
             for rows in splits.by_file.values():

@@ -88,7 +88,7 @@ class Labels:
             column: Where they stand.
 
         Raises:
-            TaskError: If none is 0 and the largest is the number of names: they count from 1.
+            TaskError: If none is 0 and the largest is the number of names, so they count from 1.
         """
         indices = {int(name) for name in found if _is_integer(name) and name not in self.names}
         size = len(self.names)
@@ -119,7 +119,7 @@ class Labels:
 
 
 def _check_spelling(found: Mapping[str, Found]) -> None:
-    """Refuse what is hardly meant as a class: a CSV file cannot say what its cells are."""
+    """Refuses names that differ in case or white space alone, and numbers with fractions."""
     alike: dict[str, Found] = {}
     for label in sorted(found.values(), key=lambda label: label.name):
         other = alike.setdefault(folded(label.name), label)

@@ -1,4 +1,4 @@
-"""The kind of a task, and its columns, from the names that the columns of a file usually have."""
+"""Infer the kind of a task and its columns from usual column names of a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CHAT = ("messages", "conversations", "conversation")
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns that tell a kind.
+    """Columns that determine a kind.
 
     Attributes:
         kind: The kind.
         columns: The column by the option that names it.
         alone: Whether the file must have no other column.
-        optional: Options to set where a file has a further column, by that column.
+        optional: By a further column, options to set if a file has it.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Layout:
     optional: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def fits(self, found: Sequence[str], given: Mapping[str, str]) -> bool:
-        """Whether a file has these columns, some of which the user has given other names.
+        """Whether a file has these columns, under the user's names where there are some.
 
         Args:
             found: The columns of the file.
@@ -44,7 +44,7 @@ class Layout:
         )
 
     def options(self, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-        """The options that say so, without those that the user has set."""
+        """The options that name these columns, without those that the user has set."""
         options = dict(self.columns)
         for column, more in self.optional.items():
             if column in found:
@@ -54,7 +54,7 @@ class Layout:
 
 LAYOUTS = (
     Layout("sequence_classification", {"text_column": "text", "label_column": "label"}),
-    # beside others, such as a question, a sentence may be one of a pair
+    # beside other columns, such as a question, a sentence may be one of a pair
     Layout(
         "sequence_classification", {"text_column": "sentence", "label_column": "label"}, alone=True
     ),
@@ -85,7 +85,7 @@ USUAL = "text,label; text,labels; tokens,tags; question,choices,label; prompt,co
 def layout_of(
     found: Sequence[str], given: Mapping[str, str], kind: str | None = None
 ) -> Layout | None:
-    """Returns the layout that the columns of a file have; `None` for no or for several kinds.
+    """Returns the layout of a file; `None` if its columns fit no kind, or several.
 
     Args:
         found: The columns of the file.
@@ -106,7 +106,7 @@ def _suspicion(found: Sequence[str]) -> str:
 
 
 def untold(path: Path, found: Sequence[str]) -> TaskError:
-    """The error of a file whose columns do not tell the kind; it has what would."""
+    """The error about a file whose columns fit no kind or several, with the options to give."""
     if any(column in CHAT for column in found):
         return TaskError(
             f"{path}: the columns are {listing(found)}. Conversations are not read yet: write each "

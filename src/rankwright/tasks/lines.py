@@ -14,11 +14,11 @@ from rankwright.tasks.bad_rows import BadRow
 from rankwright.tasks.errors import Where, shorten
 
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
-"""Bytes that do not decode, as Python's `surrogateescape` keeps them."""
+"""Bytes that are not UTF-8, as `surrogateescape` keeps them."""
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a file, ends included; bytes that are not UTF-8 as half characters.
+    """Yields the lines of a file, ends included; bytes that are not UTF-8 as lone surrogates.
 
     Args:
         path: A text file, also `.gz`. With a byte order mark it may be UTF-16, as spreadsheet
@@ -38,7 +38,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def undecoded(where: Where, text: str) -> BadRow | None:
-    """The row as a bad one, if a byte of it was not UTF-8."""
+    """Returns a bad row if a byte of the text was not UTF-8, else `None`."""
     wrong = NOT_UTF8.search(text)
     if wrong is None:
         return None

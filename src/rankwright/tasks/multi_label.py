@@ -36,7 +36,7 @@ class MultiLabel(TextTask, LabelledTask):
         return rows.label_set(row, self.label_column, self.label_names)
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns the classes with their counts, and what separates them within a cell."""
+        """Returns the classes with their counts, and the separators found in cells."""
         cells = (rows.decoded(row[self.label_column]) for row in splits.train)
         texts = (cell for cell in cells if isinstance(cell, str))
         found = {mark for text in texts for mark in rows.separators_in(text)}

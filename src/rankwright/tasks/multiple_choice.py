@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rankwright.tasks.prepared.multiple_choice import PreparedMultipleChoice
 
 ENOUGH = 10
-"""With so many rows it is odd if no answer is the first choice."""
+"""From this many rows on, it is doubtful that no answer is the first choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class MultipleChoice(Task):
 
     Attributes:
         question_column: The question.
-        prompt_template: What the model is shown, with `{prompt}` for the question and `{column}`
+        prompt_template: The text before a choice, with `{prompt}` for the question and `{column}`
             for any other column; see `Template`.
         choices_column: A list of at least two texts; or texts with labels, see `choices`.
         label_column: The right one: its index, counted from 0, its label or letter, or its text.
@@ -59,7 +59,7 @@ class MultipleChoice(Task):
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """The question, what else the template shows, and the choices."""
+        """The question, other columns in the template, and the choices."""
         return (*self.template.named, self.choices_column)
 
     @property
@@ -69,17 +69,21 @@ class MultipleChoice(Task):
 
     @cached_property
     def template(self) -> Template:
-        """What a question is put into."""
+        """The template of a question."""
         return Template(self.prompt_template, self.question_column)
 
     def check(self, row: Row) -> None:
-        """Checks the question, its choices and the answer, which may yet count from 1."""
+        """Checks the question, its choices and the answer; `check_among` finds counts from 1."""
         self.shown(row)
         if not self._is_last_from_1(row):
             self.answer(row)
 
     def check_among(self, splits: Splits) -> Callable[[Row], object]:
-        """Every answer has to count from 0, which all rows of a file together tell."""
+        """Returns a check of the answers, once all rows of every file show that they count from 0.
+
+        Raises:
+            TaskError: If the answers of a file count from 1.
+        """
         for every in splits.by_file.values():
             last = next(filter(self._is_last_from_1, every), None)
             if last is not None and not any(map(self._is_first, every)):
@@ -93,7 +97,7 @@ class MultipleChoice(Task):
         return self.answer
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and says where no answer is the first choice."""
+        """Reads and checks all rows, and adds a notice if no answer is the first choice."""
         splits = super().load()
         doubts = tuple(
             f"no answer in {path} is 0, the first choice; if they count from 1, subtract 1"
@@ -105,7 +109,7 @@ class MultipleChoice(Task):
         return replace(splits, notices=splits.notices + doubts)
 
     def _is_last_from_1(self, row: Row) -> bool:
-        """Whether the answer is the number of choices: the last one, if they count from 1."""
+        """Whether the answer is the number of choices, which is the last one counted from 1."""
         cell, every = row[self.label_column], choices(row, self.choices_column)
         is_count = rows.is_integer(cell) and str(cell).strip() == str(len(every.texts))
         return is_count and not every.labels and str(cell).strip() not in every.texts
@@ -147,7 +151,7 @@ class MultipleChoice(Task):
         return self._answer(row)[0]
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns one sentence: how the answers are written, where not as indices."""
+        """Returns a sentence about how answers are written, unless as indices."""
         forms = sorted({self._answer(row)[1] for row in splits.train} - {"index"})
         every = f"the {' or '.join(forms)} of a choice"
         return (f"answers in {self.label_column!r} are read as {every}",) if forms else ()

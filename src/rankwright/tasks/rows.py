@@ -51,15 +51,15 @@ def digest(rows: Iterable[Row], columns: Sequence[str]) -> str:
 
 
 LONGEST_TEXT = 1_000_000
-"""Characters of a text; a tokenizer takes seconds for so many, and minutes for a whole corpus."""
+"""Most characters of a text; a tokenizer needs seconds for this many."""
 
 
 def text(row: Row, column: str) -> str:
     """Returns a cell that must be a string with something other than white space in it.
 
     Raises:
-        TaskError: If it is not a string, is empty, is longer than a book, or holds half a
-            character.
+        TaskError: If it is not a string, is empty, is longer than `LONGEST_TEXT`, or contains a
+            lone surrogate.
     """
     value = row[column]
     if not isinstance(value, str):
@@ -69,8 +69,8 @@ def text(row: Row, column: str) -> str:
         raise cell_error(row.where, column, value, "a text that is not empty", fix)
     if len(value) > LONGEST_TEXT:
         fix = (
-            f"It has {len(value):,}, of which no more than max_length tokens would be used: divide "
-            "it into rows."
+            f"It has {len(value):,}, of which at most max_length tokens would be used. Divide it "
+            "into several rows."
         )
         raise cell_error(row.where, column, value, f"at most {LONGEST_TEXT:,} characters", fix)
     _check_characters(row, column, value)
@@ -78,10 +78,10 @@ def text(row: Row, column: str) -> str:
 
 
 def shown(row: Row, column: str) -> str:
-    """Returns a cell as a prompt shows it: a text or a number, nothing for a missing one.
+    """Returns a cell as a prompt shows it: a text or a number, or nothing if it is missing.
 
     Raises:
-        TaskError: If it is a list or a mapping, or holds half a character.
+        TaskError: If it is a list or a mapping, or contains a lone surrogate.
     """
     value = row[column]
     if value is None:
@@ -94,7 +94,7 @@ def shown(row: Row, column: str) -> str:
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""How files spell a number; Python's `float` also takes 1_0, nan and digits of other scripts."""
+"""Spelling of a number in a file; Python's `float` also takes 1_0, nan and non-ASCII digits."""
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
@@ -146,7 +146,7 @@ MISSING = frozenset(
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell says that there is no value."""
+    """Whether a cell holds no value: None, NaN, or one of `MISSING`."""
     if isinstance(value, str):
         spelled = value.strip()
         return spelled == "None" or spelled.casefold() in MISSING
@@ -182,11 +182,11 @@ def labels(row: Row, column: str, names: Sequence[str] | None = None) -> list[st
 
 
 SEPARATORS = (";", "|")
-"""What stands between several names in one cell; a comma may be part of a name."""
+"""Separators of several names in one cell; a comma may be part of a name."""
 
 
 def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list[str]:
-    """Returns the names in a list, or in a text with `;` or `|` between them.
+    """Returns the names in a list, or in a text that separates them by `;` or `|`.
 
     Args:
         row: The row.
@@ -194,8 +194,8 @@ def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list
         names: The names that the user gave.
 
     Raises:
-        TaskError: If the cell is neither, an item is not a class name, or it is not clear what
-            separates them.
+        TaskError: If the cell is neither, an item is not a class name, or the separator is not
+            clear.
     """
     value = decoded(row[column])
     if not isinstance(value, str):
@@ -232,14 +232,14 @@ def strings(row: Row, column: str) -> list[str]:
     """Returns a cell that must be a list of at least one non-empty string.
 
     Raises:
-        TaskError: If it is not a list, is empty, or an item is not a string, is empty, or holds
-            half a character.
+        TaskError: If it is not a list, is empty, or an item is not a string, is empty, or contains
+            a lone surrogate.
     """
     return strings_in(row, column, _items(row, column))
 
 
 def strings_in(row: Row, column: str, items: Sequence[object]) -> list[str]:
-    """Returns a list that lies within a cell, as `strings` does.
+    """Returns the strings of a list within a cell, checked as by `strings`.
 
     Raises:
         TaskError: See `strings`.
@@ -254,7 +254,7 @@ def strings_in(row: Row, column: str, items: Sequence[object]) -> list[str]:
 
 
 def _check_characters(row: Row, column: str, value: str) -> None:
-    """Refuse half a character, which JSON can write and no tokenizer takes."""
+    """Refuses a lone surrogate, which JSON can encode and no tokenizer accepts."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -285,7 +285,7 @@ def is_integer(value: object) -> bool:
 
 
 def decoded(value: object) -> object:
-    """Returns a cell; CSV has no lists, so there it may hold one, or a mapping, written in JSON."""
+    """Returns a cell; one that is a list or a mapping written in JSON, as in CSV, is parsed."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)

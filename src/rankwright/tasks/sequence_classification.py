@@ -39,7 +39,7 @@ class SequenceClassification(TextTask, LabelledTask):
         self.named(row)
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and that there is something to tell apart."""
+        """Reads and checks all rows, and that there are at least two classes."""
         splits = super().load()
         self._check_classes(self.labels(splits))
         return splits
@@ -55,7 +55,7 @@ class SequenceClassification(TextTask, LabelledTask):
         return PreparedSequenceClassification.of(self, tokenizer, splits or self.load())
 
     def _check_classes(self, labels: Labels) -> None:
-        """Refuse classes that there is nothing to learn from, or that a metric does not fit."""
+        """Refuses a single class, and a number of classes that a metric does not fit."""
         count = len(labels.names)
         if count < 2:
             raise TaskError(

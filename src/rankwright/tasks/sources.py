@@ -28,7 +28,7 @@ class Splits:
         train: The rows to learn from.
         validation: The rows to choose by.
         test: The rows to report on, where the source has them.
-        notices: What the user should know of how they were read.
+        notices: Notices for the user about how they were read.
     """
 
     train: tuple[Row, ...]
@@ -54,7 +54,7 @@ class Splits:
         return rows
 
     def seen(self, columns: Sequence[str]) -> dict[str, int]:
-        """How many rows of the other splits are equal to a training row in these columns."""
+        """Counts the rows of other splits that equal a training row in these columns."""
         known = {_key(row, columns) for row in self.train}
         counts = self.map(lambda rows: sum(_key(row, columns) in known for row in rows))
         return {name: count for name, count in counts.items() if count and name != "train"}
@@ -75,7 +75,7 @@ class Splits:
         return replace(self, train=train, validation=validation, test=test)
 
     def map(self, function: Callable[[Sequence[Row]], T]) -> dict[str, T | None]:
-        """Returns the function of the rows of every split by its name; `None` where it has none."""
+        """Applies a function to the rows of every split; `None` for a split that is not there."""
         return {
             name: None if rows is None else function(rows) for name, rows in self.by_name.items()
         }
@@ -124,10 +124,10 @@ class Source(ABC):
         return Splits(tuple(rows["train"]), tuple(rows["validation"]), test)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
-        """The rows that class names are taken from where nobody gives them: the training rows.
+        """The rows that class names are inferred from: the training rows.
 
         Args:
-            splits: What `load` has given.
+            splits: The result of `load`.
         """
         return splits.train
 
@@ -149,11 +149,11 @@ class Source(ABC):
 
 
 class EqualInputsError(TaskError):
-    """All rows have the same input, so that no share of them can be held out."""
+    """All rows have the same input, so no share of them can be held out."""
 
 
 def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) -> TaskError:
-    """Says why a share of the rows leaves one side of a split empty."""
+    """The error about a share of the rows that leaves one side of a split empty."""
     remedy = "or name a validation file (--validation-data; validation in a task file)."
     inputs = {_key(row, key_columns) for row in rows}
     if len(rows) == 1 or len(inputs) > 1:
@@ -222,11 +222,11 @@ class SetAside(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Known(Source):
-    """Rows that another source has given before, and that are not read again.
+    """Rows that another source has loaded already.
 
     Attributes:
         source: The other source.
-        splits: What its `load` gave.
+        splits: The result of its `load`.
     """
 
     source: Source
@@ -237,7 +237,7 @@ class Known(Source):
         key_columns: Sequence[str],  # noqa: ARG002 - the rows are divided already
         bad: BadRows | None = None,  # noqa: ARG002 - and checked
     ) -> Splits:
-        """The rows, without what was said of them."""
+        """The rows, without the notices about them."""
         return replace(self.splits, notices=())
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
@@ -291,7 +291,7 @@ class Files(Source):
         validation: The same.
         test: The same.
         delimiter: What separates the cells of CSV files; `None` to see it in the header.
-        notes: What the user should know of how the columns were understood.
+        notes: Notices for the user about how the columns were understood.
     """
 
     train: Paths
@@ -326,7 +326,11 @@ class Hub(Source):
     splits: Mapping[str, str] | None = None
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """Downloads the data set, or takes it from the local cache."""
+        """Downloads the data set, or takes it from the local cache.
+
+        Raises:
+            TaskError: If it cannot be loaded, or a split is missing.
+        """
         import datasets  # which imports torch
 
         name = self.path if self.config is None else f"{self.path} ({self.config})"

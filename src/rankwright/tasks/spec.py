@@ -101,10 +101,10 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
 
 
 def task_name(spec: str) -> str:
-    """What to call the task that a short text names, as `load_task` takes it.
+    """Returns the name of the task that `load_task` would make of a short text.
 
     Returns:
-        The `name` that a YAML file has; of it without one, and of a data file, the file's own
+        The `name` in a YAML file, if there is one; else for YAML and data files the file name
         without folders and endings; any other text as it is.
 
     Raises:
@@ -119,7 +119,7 @@ def task_name(spec: str) -> str:
 def file_name(path: Path) -> str:
     """The name of a file without folders and endings: `reviews` of `data/reviews.jsonl.gz`.
 
-    Of a pattern it is what stands before the first wildcard: `part` of `part-*.csv`.
+    For a pattern it is the part before the first wildcard: `part` of `part-*.csv`.
     """
     name = path.name.split(".")[0]
     return re.split(r"[*?\[]", name)[0].rstrip("-_") or "data"
@@ -134,7 +134,7 @@ def task_from_files(
     test: PathLike | Sequence[PathLike] | None = None,
     **options: object,
 ) -> Task:
-    """Makes a task of data files; of the rows, only the columns of the first are looked at.
+    """Makes a task of data files; reads the columns of the first row only.
 
     Args:
         train: The file to learn from, with one of the endings of `READERS`; or several, or a
@@ -142,7 +142,7 @@ def task_from_files(
         validation: What to choose by; without it, give `validation_share`.
         test: What to report on.
         **options: `validation_share` and `seed` of the split; `root`, the folder that relative
-            paths start at; `delimiter` of CSV files; `kind`, told by the columns if left out;
+            paths start at; `delimiter` of CSV files; `kind`, inferred from the columns if left out;
             `name`, `max_length`, `metrics`, `primary_metric`, `skip_bad_rows`; and the fields of
             that kind's class, such as `text_column` and `label_column`.
 
@@ -166,7 +166,7 @@ def _build(options: Options, *, built_in: bool = False) -> Task:
 
 
 def _kind(options: Options) -> tuple[type[Task], tuple[str, ...]]:
-    """Returns the kind that is named or told, and what to say of it; sets usual columns."""
+    """Returns the kind that is named or inferred, and notices; sets options of usual columns."""
     named = options.values.get("kind")
     if named is not None and named not in KINDS:
         raise options.error("kind", f"{named!r} is unknown; expected one of {', '.join(KINDS)}.")
@@ -185,7 +185,7 @@ def _kind(options: Options) -> tuple[type[Task], tuple[str, ...]]:
 def _kind_of_file(
     options: Options, path: Path, named: str | None, told: str | None
 ) -> tuple[type[Task], tuple[str, ...]]:
-    """The same where there is a file whose columns can be looked at."""
+    """Returns the same for a file, whose columns are looked at."""
     delimiter = options.values.get("delimiter")
     found = first_columns(path, separator(delimiter) if isinstance(delimiter, str) else None)
     given = {
@@ -217,14 +217,14 @@ def _set(options: Options) -> dict[str, Any]:
 
 
 def _defaults(task: type[Task], given: Mapping[str, str]) -> set[str]:
-    """The columns that a task of a kind reads, by the user's names and its own."""
+    """The columns that a kind of task reads: the user's names, else its defaults."""
     fields = {field.name: field.default for field in dataclasses.fields(task)}
     columns = {name: value for name, value in fields.items() if name.endswith("_column")}
     return {str(value) for value in {**columns, **given}.values() if value is not None}
 
 
 def _first_file(options: Options) -> Path | None:
-    """The first file of training rows, if there is one to look at."""
+    """The first file of training rows; `None` if the rows are not in files."""
     values = {name: value for name, value in options.values.items() if name in ("train", "root")}
     try:
         values["train"] = converted(values.get("train"), COMMON["train"])
@@ -263,8 +263,8 @@ def _source(options: Options, notes: tuple[str, ...]) -> Source:
 
 
 def kinds_in_words() -> str:
-    """A line for every kind: what it is, and the columns that it reads unless told otherwise."""
-    lines = ["kinds of tasks, and the columns that each reads unless told otherwise:", ""]
+    """A line for every kind: a summary, and the columns that it reads by default."""
+    lines = ["kinds of tasks, and the columns that each reads by default:", ""]
     for kind, task in KINDS.items():
         summary = (task.__doc__ or "").strip().partition("\n")[0]
         columns = listing(sorted(_defaults(task, {})))
@@ -273,7 +273,7 @@ def kinds_in_words() -> str:
 
 
 def separator(text: str) -> str:
-    """The character that the option `delimiter` means: one as it stands, or `tab`.
+    """Returns the character that the option `delimiter` means: a character, or `tab`.
 
     Raises:
         TaskError: If it is not one character.
@@ -281,7 +281,7 @@ def separator(text: str) -> str:
     character = {"tab": "\t", "\\t": "\t"}.get(text, text)
     if len(character) != 1 or character in '"\r\n ':
         raise TaskError(
-            f"delimiter={text!r}: expected one character that stands between cells, or tab."
+            f"delimiter={text!r}: expected one character, the separator of cells, or tab."
         )
     return character
 

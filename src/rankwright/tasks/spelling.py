@@ -1,4 +1,4 @@
-"""Class names that are hardly meant as classes of their own: misspellings, and names seen once."""
+"""Doubtful class names: likely misspellings, and names that occur once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from rankwright.tasks.errors import Where, listing
 
 SHOWN = 5
-"""How many doubtful names a sentence has."""
+"""Most doubtful names in a sentence."""
 RARE = 5
-"""A misspelling is at least so many times rarer than the name that was meant."""
+"""A misspelling is at least this many times rarer than the right name."""
 LOOKED_AT = 200
-"""So many names, the rarest, are compared letter by letter with as many of the most frequent."""
+"""This many of the rarest names are compared with as many of the most frequent ones."""
 SEPARATOR = re.compile(r"(?<=[^\W_])(?!(?<=\d)[_.-]+\d)[_.-]+(?=[^\W_])")
 """What stands between two parts of a name, but not between two digits; -1 and A- have none."""
 LONGEST = 40
-"""Names with more letters are not compared letter by letter."""
+"""Names with more letters are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a name occurs.
+    """A name and its occurrences.
 
     Attributes:
         name: The name.
-        count: How often.
-        first: Where first.
+        count: How often it occurs.
+        first: Where it occurs first.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Found:
 
 
 def occurrences(names: Iterable[tuple[str, Where]]) -> dict[str, Found]:
-    """Counts names, in the order in which they occur first."""
+    """Counts names, in the order of their first occurrence."""
     counts: dict[str, int] = {}
     first: dict[str, Where] = {}
     for name, where in names:
@@ -50,7 +50,7 @@ def occurrences(names: Iterable[tuple[str, Where]]) -> dict[str, Found]:
 
 
 def folded(name: str) -> str:
-    """Returns what is left of a name without case, white space and forms of a character."""
+    """Returns a name without case, white space and compatibility forms of characters (NFKC)."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
@@ -108,7 +108,7 @@ def _other_numbers(name: str) -> Iterator[str]:
 
 
 def _typing_error(a: str, b: str) -> bool:
-    """Whether one name is the other with one wrong letter, or with two in a long word."""
+    """Whether two names differ by one letter, or by two in a long word."""
     a, b = folded(a), folded(b)
     words = [re.split(r"[\W_]+", name) for name in (a, b)]
     if len(words[0]) == len(words[1]):
@@ -126,9 +126,9 @@ def _typing_error(a: str, b: str) -> bool:
 
 
 def edits(a: str, b: str) -> int:
-    """Returns the least number of letters inserted, left out, replaced or swapped with the next.
+    """Returns the optimal string alignment distance.
 
-    It is the optimal string alignment distance.
+    This is the least number of letters inserted, deleted, replaced or swapped with the next.
     """
     before: list[int] = []
     row = list(range(len(b) + 1))

@@ -1,4 +1,4 @@
-"""The text that a model is shown of a row: a template filled in with the row's cells."""
+"""The prompt of a row: a template filled in with the row's cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Template:
 
     Attributes:
         text: The template.
-        main: The column that `{prompt}` stands for. It must be shown, under either name.
+        main: The column that `{prompt}` stands for. It must be named, by either name.
     """
 
     text: str
@@ -38,10 +38,10 @@ class Template:
             )
 
     def check_hidden(self, columns: Iterable[str | None]) -> None:
-        """Checks that none of these is shown: they hold the answer.
+        """Checks that none of these columns, which hold the answer, is shown.
 
         Raises:
-            TaskError: If one is.
+            TaskError: If one is shown.
         """
         for column in columns:
             if column in self.named:
@@ -83,8 +83,8 @@ class Template:
         """Returns the template with the cells of a row.
 
         Raises:
-            TaskError: If the row lacks a column, its main cell is no text or empty, or another one
-                is neither text nor a number nor missing; what is missing is shown as nothing.
+            TaskError: If the row lacks a column, its main cell is not a text or is empty, or
+                another cell is a list or a mapping. Missing cells are shown as nothing.
         """
         return "".join(
             self._cell(row, part) if is_column else part for part, is_column in self.parts

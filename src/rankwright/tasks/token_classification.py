@@ -63,7 +63,7 @@ class TokenClassification(LabelledTask):
         return self.tags(row)
 
     def apart(self, found: dict[str, Found]) -> dict[str, Found]:
-        """Returns the types of entities, with all words of each: B-LOC and I-LOC are one."""
+        """Returns the types of entities with the words of each; B-LOC and I-LOC are one type."""
         types: dict[str, Found] = {}
         for tag in found.values():
             name = tag.name[2:] if tag.name[:2] in ("B-", "I-") else tag.name

@@ -125,20 +125,20 @@ class PreparedTask(ABC):
         return getattr(self, split)
 
     def classes(self, split: str) -> Sequence[object]:
-        """The class of every row, for a draw that keeps their shares; all alike without classes."""
+        """The class of every row, for a stratified draw; all equal without classes."""
         return [None] * len(self.dataset(split))
 
     def drawn(self, split: str, limit: int | None) -> list[int]:
-        """The indices of the rows that `limit` leaves, ascending; of classes each keeps its share.
+        """Draw `limit` rows of a split, stratified by class; returns their indices, ascending.
 
-        They depend on the split and on the seed of the task's source, and on no model, method or
-        seed of a run, so that outcomes can be compared row by row.
+        The draw depends on the split and the seed of the task's source, not on a model, a method or
+        the seed of a run, so that outcomes can be compared row by row.
         """
         classes = self.classes(split)
         return drawn(classes, len(classes) if limit is None else limit, self.task.source.seed)
 
     def limit_notice(self, split: str, limit: int | None) -> str | None:
-        """A sentence about the rows of a split that `limit` leaves; nothing where it is `None`."""
+        """A sentence about the rows of a split that `limit` leaves; `None` if it leaves all."""
         size = len(self.rows[split])
         if limit is None or limit == size:
             return None

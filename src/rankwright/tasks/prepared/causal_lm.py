@@ -29,7 +29,11 @@ class PreparedCausalLM(PreparedCausal):
     def of(
         cls, task: CausalLM, tokenizer: PreTrainedTokenizerBase, splits: Splits
     ) -> PreparedCausalLM:
-        """Tokenises prompts and completions apart and joins them at an exact boundary."""
+        """Tokenises prompts and completions apart and joins them at an exact boundary.
+
+        Raises:
+            TaskError: If `max_new_tokens` leaves no room, or a row has too few tokens.
+        """
         encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
         if task.generates and task.max_new_tokens > encoder.limit - 2:
             raise TaskError(

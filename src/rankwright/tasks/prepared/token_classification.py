@@ -25,10 +25,10 @@ from rankwright.tasks.token_classification import TokenClassification
 
 
 def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns what a word needs before it to become the pieces that it has within a text.
+    """Returns the text to put before a word, so that it gets the pieces that it has within a text.
 
-    That is a space where the tokenizer takes it into the piece (GPT-2, RoBERTa and other byte-level
-    ones), and nothing elsewhere.
+    It is a space for tokenizers that include it in the piece (GPT-2, RoBERTa and other byte-level
+    ones), and nothing for others.
     """
 
     def pieces(*words: str) -> list[int]:

@@ -55,7 +55,7 @@ def with_padding(
 
 
 def prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Returns the tokens that a tokenizer itself puts before a text.
+    """Returns the tokens that a tokenizer adds before a text.
 
     They are found by encoding a text with and without special tokens. The configuration does not
     tell: SmolLM2's tokenizer has a `bos_token` and never adds it, Llama 3's has no `add_bos_token`
@@ -70,7 +70,7 @@ def prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return ids
 
     text = "x"
-    if not encode(text):  # no token for it, not even an unknown one: a vocabulary of genes, say
+    if not encode(text):  # a vocabulary without it (of genes, say) and without an unknown token
         special_tokens = set(tokenizer.all_special_tokens)
         words = (word for word in tokenizer.get_vocab() if word not in special_tokens)
         text = next(filter(encode, words), text)
