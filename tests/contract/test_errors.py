@@ -317,7 +317,7 @@ def test_not_a_number_before_any_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_that_is_named_is_one_whose_loss_was_finite(tmp_path: Path) -> None:
-    """That of the step before has the weights whose loss is not."""
+    """The checkpoint of the step before holds the weights whose loss is not finite."""
     message = poisoned("the loss", tmp_path)
     named = (
         GOOD.format(4) + r" \(delete checkpoint-5, which has these weights\)\. Lower the learning"

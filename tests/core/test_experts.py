@@ -218,7 +218,7 @@ def test_a_rank_that_a_router_has_not() -> None:
     assert pattern[r"^model\.layers\.1\.mlp\.experts\.gate_up_proj$"] == 16  # two in one
 
 
-# What is said ------------------------------------------------------------------------------------
+# Notices ------------------------------------------------------------------------------------------
 
 
 def said(caplog: pytest.LogCaptureFixture, method: Method, base: nn.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""What no file has is trained whole and saved: an adapter gives one answer, whoever loads it."""
+"""Modules that no file has are trained whole and saved, so an adapter always gives the same model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer part puts on the layers is in every checkpoint, without a word from the part."""
+"""Checkpoints store all tensors that a layer part adds to the layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a living process holds stays, what a dead one has left goes."""
+"""Files locked by a living process are kept, leftovers of dead processes deleted."""
 
 from __future__ import annotations
 

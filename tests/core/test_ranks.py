@@ -1,4 +1,4 @@
-"""What is saved of rank_pattern and alpha_pattern is what was trained, in any order of keys."""
+"""Saved rank and alpha patterns reproduce the trained ranks in any order of keys."""
 
 from __future__ import annotations
 

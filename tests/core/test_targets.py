@@ -1,4 +1,4 @@
-"""What a loss is a mean over."""
+"""Counting the targets that a loss is a mean over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from YAML: every key once, numbers as people write them, and back again."""
+"""YAML: unique keys, numbers in scientific notation, and round trips."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SMOOTHED = [(name, 0.2) for name, kind in KINDS.items() if kind.smooth]
 
 @pytest.mark.parametrize(("name", "smoothing"), [*((name, 0.0) for name in KINDS), *SMOOTHED])
 def test_micro_batches_are_one_batch(name: str, smoothing: float, tmp_path: Path) -> None:
-    """Of one row each, one of them without a target; and with a last one that is smaller."""
+    """One row each, one without a target; then with a smaller last micro-batch."""
     kind = KINDS[name]
     changes = {"label_smoothing_factor": smoothing}
     whole = one_step(kind, tmp_path, ROWS, **changes)

@@ -56,7 +56,7 @@ class _Evaluate(TrainerCallback):
 def screen_of(
     folder: Path, method: Method, *, terminal: bool, width: int = 120, **arguments: Any
 ) -> str:
-    """What is written while a method trains."""
+    """The output while a method trains."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=terminal, width=width)
     trainer = build_trainer(method, "bert", folder, **{"logging_steps": 1, **arguments})

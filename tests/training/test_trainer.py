@@ -311,7 +311,7 @@ def test_a_checkpoint_of_other_modules_is_refused(
 
 
 def test_the_summary_is_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run whose last process made three of its steps, or none."""
+    """The last process of the run made three of its steps, or none."""
     looks = itertools.count()
     clock = types.SimpleNamespace(time=lambda: 100.0 * next(looks))
     monkeypatch.setattr(totals, "time", clock)

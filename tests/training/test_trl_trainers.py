@@ -151,7 +151,7 @@ def test_a_loss_that_a_penalty_does_not_see_is_refused(tmp_path: Path) -> None:
 
 
 class Measured(TrainerCallback):
-    """What the trainer has measured when its step ends."""
+    """The metrics of the trainer at the end of a step."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
