@@ -1,4 +1,4 @@
-"""Modules that no file has are trained whole and saved, so an adapter always gives the same model."""
+"""Modules that no file has are trained whole and saved: everyone loads the same model."""
 
 from __future__ import annotations
 

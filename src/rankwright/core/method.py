@@ -218,11 +218,7 @@ class Method(ABC):
         slots = self.made_of()
         absent = missing_parameters(model, missing_keys)
         keep_trainable(model)
-        with _taken_off_again(model), torch.random.fork_rng(), warnings.catch_warnings():
-            # PEFT warns of a pattern that matches nothing; check_patterns makes it an error.
-            warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
-            # PEFT sets it for a Conv1D by itself, and says so at every layer.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        with _taken_off_again(model), torch.random.fork_rng(), _quiet_injection():
             torch.manual_seed(seed)
             peft_model = self._inject(model, slots.layer, absent)
             layers = adapted_layers(peft_model)
@@ -342,6 +338,17 @@ def _task_type(model: nn.Module) -> TaskType | None:
         return None
     name = type(model).__name__
     return next((kind for suffix, kind in _TASK_TYPES.items() if suffix in name), None)
+
+
+@contextlib.contextmanager
+def _quiet_injection() -> Iterator[None]:
+    """Suppress PEFT's warnings about settings that are checked here, or that it corrects itself."""
+    with warnings.catch_warnings():
+        # a pattern that matches nothing is an error here (check_patterns)
+        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
+        # PEFT corrects it for a Conv1D, and says so at every layer
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        yield
 
 
 def _check_attention(layers: dict[str, LoraLayer]) -> None:
