@@ -47,8 +47,8 @@ def absolute(path: str) -> str:
 
 
 def absolute_model(name: str) -> str:
-    """The absolute path of a model that is named by a folder; else the name (`owner/name`, say)."""
-    is_path = name.startswith(_OF_A_PATH) or name.count("/") > 1 or Path(name).is_dir()
+    """The absolute path of a model that is named by one; else the name (`owner/name`, say)."""
+    is_path = name.startswith(_OF_A_PATH) or name.count("/") > 1 or Path(name).exists()
     return absolute(name) if is_path and name != MINILM else name
 
 
