@@ -1,7 +1,7 @@
 """The process of one run of a study: `python -m rankwright.worker FOLDER STARTED`.
 
-Started by `study.processes`. It ends when the process that started it does: at once while it still
-imports, and once it trains, after a checkpoint.
+Started by `study.processes`. It ends with its parent: at once while it imports, and after a
+checkpoint once it trains.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 
 def end_with_parent() -> None:
-    """SIGTERM to this process when the other end of its standard input is closed.
+    """Send SIGTERM to this process when the other end of its standard input is closed.
 
-    The system closes that end however the parent ends. Until the trainer listens for SIGTERM, the
-    signal ends the process.
+    The system closes it however the parent ends. Until the trainer handles SIGTERM, the signal ends
+    the process.
     """
 
     def wait() -> None:
@@ -29,7 +29,7 @@ def end_with_parent() -> None:
 
 
 def main() -> int:
-    """Watch the parent, then import what trains, which takes seconds, and carry the run out."""
+    """Watch the parent, then import the engine, which takes seconds, and carry out the run."""
     end_with_parent()
     from rankwright.study import worker
 

@@ -382,7 +382,7 @@ def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
         dataclasses.replace(record, head=None).save(small.record(record.name))
     _, old = model_card(figures(small))
     assert "num_labels=" not in old
-    assert "needs `num_labels` too" in old
+    assert "also needs `num_labels`" in old
 
 
 def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: StudyFolder) -> None:

@@ -51,7 +51,7 @@ class Examples:
 
     @property
     def alike(self) -> bool:
-        """Whether every row got one and the same answer though they are to get several."""
+        """Whether every row got the same answer though the labels differ."""
         return alike(self.predictions, self.labels)
 
     def save(self, path: Path) -> None:

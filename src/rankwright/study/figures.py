@@ -57,7 +57,7 @@ class MethodFigures:
         verdict: What it is beside what it is compared with; None where that is nothing, and where
             the two have no seed in common.
         tuning: Its search, where there was one.
-        stuck: Seeds whose run gives every reported row the same answer.
+        stuck: Seeds whose run gives all reported rows the same answer.
     """
 
     method: MethodRecord
@@ -130,7 +130,7 @@ class TaskFigures:
 
     @property
     def constant(self) -> Constant | None:
-        """What always giving the same answer gets, where a run has noted it."""
+        """The constant baseline; None if no run has recorded it."""
         runs = (run for method in self.methods for run in method.runs)
         return next((run.constant for run in runs if run.constant is not None), None)
 
@@ -249,7 +249,7 @@ class _Task:
         return {run.seed: run for run in self.records if run.label == label}
 
     def _alike(self, run: RunRecord) -> bool:
-        """Whether a run gives every row the same answer, as far as that is known."""
+        """Whether a run gives every row the same answer; False if that is not known."""
         if run.alike is not None:
             return run.alike
         return run.name in self._outcomes and self._outcomes[run.name].alike

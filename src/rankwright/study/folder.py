@@ -11,14 +11,14 @@ DIR/
   runs/<run>/                   what `rankwright train` leaves, and the log of the process
 ```
 
-Instead of the folders `records`, `failures` and `tuning` a study that is kept may have one file:
+Instead of the folders `records`, `failures` and `tuning`, a packed study has one file:
 
 ```
   records.parquet               all of their files; see rankwright.study.packed
 ```
 
-`StudyFolder` reads both forms, and where a file is in both, the one in its folder. `pack` writes
-the second; going on with a study turns it back into the first.
+`StudyFolder` reads both forms; of a file that is in both, it reads the one in its folder. `pack`
+writes the second form, and continuing a study turns it back into the first.
 
 A run's name is `<task>--<label>--<seed>`. `label` is what a study calls one of its methods: the
 name of the method, or another where the method stands there more than once with different
@@ -46,7 +46,7 @@ from rankwright.training.manifest import MANIFEST, check_files, load_manifest
 R = TypeVar("R", bound=Record)
 
 FILES = ("records/*.json", "records/*.parquet", "failures/*.json", "tuning/*.json")
-"""What is packed."""
+"""Patterns of the files that are packed."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ class StudyFolder:
         return self._load(RunRecord, [self.record(run.name) for run in self.study.runs])
 
     def check(self) -> None:
-        """Compare what every finished run wrote with its digests; older studies have none.
+        """Compare the files of every finished run with their digests; older studies have none.
 
         Raises:
-            MethodError: A file of a run or its record is missing, or is not what was written.
+            MethodError: A file of a run, or its record, is missing or differs.
         """
         for run in self.study.runs:
             folder = self.run(run.name)
@@ -172,7 +172,7 @@ class StudyFolder:
         return target.packed
 
     def unpack(self) -> int:
-        """Turn the table of a packed study into files; what a file holds already stays.
+        """Turn the table of a packed study into files; existing files stay as they are.
 
         Returns:
             How many files were written; 0 for a study that is not packed.
@@ -181,24 +181,24 @@ class StudyFolder:
         missing = {file: content for file, content in missing.items() if not file.exists()}
         for file, content in missing.items():
             write_bytes(file, content)
-        self.packed.unlink(missing_ok=True)  # last: stopped before, all of it is still there
+        self.packed.unlink(missing_ok=True)  # last: if stopped before, nothing is lost
         self.__dict__.pop("_contents", None)
         return len(missing)
 
     @cached_property
     def _contents(self) -> dict[str, bytes]:
-        """What the table of a packed study holds, by path below the folder."""
+        """The files in the table of a packed study, by path below the folder."""
         return read_packed(self.packed) if self.packed.exists() else {}
 
     def _loose(self) -> list[Path]:
-        """What can be packed."""
+        """The files that can be packed."""
         return [file for pattern in FILES for file in sorted(self.path.glob(pattern))]
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
 
     def _load(self, kind: type[R], files: list[Path]) -> list[R]:
-        """Those of these records that are there."""
+        """Load the records among these files that exist."""
         return [self._load_one(kind, file) for file in files if self.holds(file)]
 
     def _load_one(self, kind: type[R], file: Path) -> R:

@@ -39,12 +39,12 @@ class Record:
 
     @classmethod
     def parse(cls, content: bytes, source: str, remedy: str) -> Self:
-        """Read the text of such a file.
+        """Read a record from the content of its file.
 
         Args:
-            content: The text in UTF-8.
-            source: Where it is from, for an error.
-            remedy: What to do where it is not such a record, for an error.
+            content: JSON in UTF-8.
+            source: Its origin, for error messages.
+            remedy: What to do if it is not such a record, for error messages.
 
         Raises:
             MethodError: It does not hold such a record.

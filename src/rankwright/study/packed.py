@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
     [pa.field("path", pa.string(), nullable=False), pa.field("content", pa.binary(), False)]
 )
 LEVEL = 19
-"""Of Zstandard. A study is packed once and kept; 500 records take a second."""
+"""Compression level of Zstandard: a study is packed once; 500 records take a second."""
 
 _PATH = re.compile(r"(records|failures|tuning)/[^/\\]+\.(json|parquet)")
 

@@ -280,10 +280,10 @@ class RunRecord(Record):
         curve_metric: Metric of the curve: the primary one, or where that needs generated text the
             first that one forward pass gives.
         forgetting: For generative tasks.
-        constant: What the commonest answer of the training rows, or their mean, gets on the
-            reported rows; None where a task has no such answer, or it was not noted yet.
-        alike: Whether every reported row got the same answer; None where that was not noted yet.
-        head: What its base model is loaded with; None where that was not noted yet.
+        constant: Metrics of giving every reported row the most frequent answer of the training
+            rows, or their mean; None for tasks without one, and in older records.
+        alike: Whether every reported row got the same answer; None in older records.
+        head: Class and labels that its base model is loaded with; None in older records.
         hyperparameters: Every field of the method, after tuning.
         options: Every field of `TrainConfig` that differs from its default.
         data_sha256: Digest of the rows by split.

@@ -1,4 +1,4 @@
-"""Draws of trials that are a function of a seed, the place of a trial, and the trials so far."""
+"""Draw trials as a function of a seed, the place of a trial, and the trials so far."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from rankwright.study.trials import in_order, place
 class SeededSampler(BaseSampler):
     """Optuna's TPE whose draws are a function of (seed, trial, parameter) and the trials so far.
 
-    So a study that goes on, or that another machine joins, does not try the same values again. The
+    A resumed study, or one that another machine joins, therefore does not repeat values. The
     first ten trials, which TPE draws at random, are at the same places in the ranges of all methods
     that share a seed.
 
     Args:
         seed: Any text.
-        space: What is searched; of one that is finite no point is drawn twice, while there are
-            others.
+        space: The search space; in a finite one no point is drawn twice while others are left.
     """
 
     def __init__(self, seed: str, space: SearchSpace) -> None:
@@ -38,14 +37,14 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """A finite space; nothing of any other, whose parameters are drawn by themselves."""
+        """The space if it is finite; else nothing, and parameters are drawn one by one."""
         del study, trial
         return {name: CategoricalDistribution(values) for name, values in self._lists.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point of a finite space: TPE's, or if that was tried any that was not."""
+        """A point of a finite space: TPE's choice, or any untried one if that was tried."""
         if not search_space:
             return {}
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
@@ -75,10 +74,9 @@ class SeededSampler(BaseSampler):
 
 
 def _ordered(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
-    """The other trials as a study in memory, numbered by their places, and the trial as its last.
+    """The other trials as a study in memory, numbered by their places, with this trial as the last.
 
-    TPE weighs trials by their numbers and breaks ties by them, and a trial that is tried again gets
-    a higher number.
+    TPE weighs trials and breaks ties by their numbers, but a retried trial gets a higher number.
     """
     others = [t for t in in_order(study.get_trials(deepcopy=False)) if t.number != trial.number]
     ordered = optuna.create_study(direction=study.direction)

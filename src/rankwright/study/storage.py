@@ -101,7 +101,7 @@ def _opened(address: str) -> Storage:
 
 
 def _not_opened(url: str | None, file: Path, error: Exception) -> str:
-    """What to say of a storage that cannot be opened, the user's or our own file."""
+    """The message about a storage that cannot be opened, the user's or our own file."""
     if url is not None:
         return (
             f"storage = {without_password(url)!r}: cannot be opened ({_in_short(error)}); expected "
@@ -117,7 +117,7 @@ def _not_opened(url: str | None, file: Path, error: Exception) -> str:
 
 
 def _lost(url: str | None, file: Path, error: Exception) -> str:
-    """What to say of a storage that could be opened."""
+    """The message about a storage that failed after it was opened."""
     if url is None and _damaged(error):
         return _not_readable(file, error)
     return (
@@ -127,10 +127,9 @@ def _lost(url: str | None, file: Path, error: Exception) -> str:
 
 
 def _of_storage(error: BaseException | None) -> Exception | None:
-    """The error of the storage that led to this one; None if none did.
+    """The storage error that caused this one; None if none did.
 
-    Optuna's own handling of an error that it meets at the end of a trial ends in an
-    `UnboundLocalError` (5.0.0).
+    Optuna 5.0.0 turns a storage error at the end of a trial into an `UnboundLocalError`.
     """
     while error is not None and not isinstance(error, StorageInternalError | SQLAlchemyError):
         error = error.__context__
@@ -138,7 +137,7 @@ def _of_storage(error: BaseException | None) -> Exception | None:
 
 
 def _not_readable(file: Path, error: Exception) -> str:
-    """What to delete, and what that costs."""
+    """The message about a damaged file: what to delete, and what is lost."""
     return (
         f"{file}, the file of the trials, cannot be read ({_in_short(error)}). Delete it, and the "
         f"folder {file.parent / 'trials'} if there is one: the trials of methods whose tuning is "
@@ -148,7 +147,7 @@ def _not_readable(file: Path, error: Exception) -> str:
 
 
 def _damaged(error: BaseException | None) -> bool:
-    """Whether SQLite finds that the file is no database, or not a whole one."""
+    """Whether SQLite reports a damaged file, or one that is not a database."""
     while isinstance(error, StorageInternalError):
         error = error.__cause__
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)

@@ -1,7 +1,7 @@
-"""Trials as Optuna keeps them, in the order in which they would have been made without a kill.
+"""Optuna's trials in the order that they would have without a kill.
 
-Optuna gives a trial that is tried again a new, higher number. Its place is that of the original, so
-that neither the choice between equal values nor what a user is told depends on what was killed.
+Optuna gives a retried trial a new, higher number. Here it keeps the place of the original, so that
+neither the choice between equal values nor the messages depend on what was killed.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from rankwright.study.records import TrialRecord
 
 
 def original(trial: FrozenTrial) -> int:
-    """Optuna's number of a trial, or of the one that it takes up again."""
+    """Optuna's number of a trial, or of the original of a retried one."""
     number: int | None = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
     return trial.number if number is None else number
 
 
 def place(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Which of the study's trials it is, from 0; one that takes another up again is that one."""
+    """Position of a trial in its study, from 0; a retried one has that of its original."""
     trials = study.get_trials(deepcopy=False)
     return sum(t.number == original(t) < original(trial) for t in trials)
 
 
 def in_order(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials by their places, those that take another up again after it."""
+    """The trials by their places, each followed by its retries."""
     return sorted(trials, key=lambda trial: (original(trial), trial.number))
 
 
 def once_each(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials by their places, one of every place: the first that counts, if one does.
+    """The trials by their places, one for each place: the first that counts, if one does.
 
-    A machine that dies while it gives a trial back leaves it to be tried again twice.
+    A machine that dies while it returns a trial may cause two retries.
     """
     first: dict[int, FrozenTrial] = {}
     for trial in sorted(in_order(trials), key=counts, reverse=True):
@@ -45,7 +45,7 @@ def once_each(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those a method gets: not if its machine died or was stopped."""
+    """Whether a trial counts among those of its method; not if its machine died or was stopped."""
     return complete(trial) or "error" in trial.user_attrs
 
 
@@ -55,17 +55,17 @@ def complete(trial: FrozenTrial) -> bool:
 
 
 def waits(trial: FrozenTrial) -> bool:
-    """Whether a trial is to be had."""
+    """Whether a trial waits for a machine."""
     return trial.state is TrialState.WAITING
 
 
 def alive(trial: FrozenTrial) -> bool:
-    """Whether a trial is at work or to be had."""
+    """Whether a trial runs, or waits for a machine."""
     return trial.state in (TrialState.RUNNING, TrialState.WAITING)
 
 
 def best_of(trials: Sequence[FrozenTrial], *, greater_is_better: bool) -> FrozenTrial:
-    """The best of the trials with a value; of equal ones the first by place."""
+    """The best trial with a value; the first by place of equal ones."""
     sign = -1 if greater_is_better else 1
     return min(
         filter(complete, trials), key=lambda trial: (sign * (trial.value or 0.0), original(trial))
@@ -73,7 +73,7 @@ def best_of(trials: Sequence[FrozenTrial], *, greater_is_better: bool) -> Frozen
 
 
 def trial_record(study: optuna.Study, trial: FrozenTrial) -> TrialRecord:
-    """What is kept of a trial that counts."""
+    """The record of a trial that counts."""
     state: Literal["complete", "failed"] = "complete" if complete(trial) else "failed"
     return TrialRecord(
         number=place(study, trial),

@@ -1,4 +1,4 @@
-"""One run in a process of its own, which `rankwright.worker` starts: from request to record."""
+"""One run of a study, from request to record, in the process that `rankwright.worker` starts."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Axis:
         start: A place, in pixels or percent.
         end: Another; the smaller one on an axis that points up.
         log: Whether equal distances are equal ratios.
-        bounds: What the figures can be at least and at most; the axis does not go beyond.
+        bounds: The smallest and the largest possible figure; the axis stays within them.
     """
 
     low: float
@@ -53,7 +53,7 @@ class Axis:
             log: Whether it is logarithmic; None for: if the values are positive and span a factor
                 of 8.
             room: Share of the axis to leave free at either end, as far as `bounds` go.
-            bounds: What the figures can be at least and at most.
+            bounds: The smallest and the largest possible figure.
         """
         finite = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(finite), max(finite)

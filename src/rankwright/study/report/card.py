@@ -19,7 +19,7 @@ from rankwright.study.records import RunRecord
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
 
-# The class that loads the models of a kind of task, where a run has not noted it.
+# The class that loads the models of a kind of task, for older records that do not name it.
 CLASSES = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "multi_label": "AutoModelForSequenceClassification",
@@ -29,8 +29,8 @@ CLASSES = {
     "multiple_choice": "AutoModelForCausalLM",
 }
 NO_LABELS = (
-    "Each `from_pretrained` of a transformers class needs `num_labels` too, as many as it was "
-    "trained with."
+    "Each `from_pretrained` of a transformers class also needs `num_labels`, the number of labels "
+    "that it was trained with."
 )
 
 
@@ -81,7 +81,7 @@ def model_card(
 
 
 def _facts(run: RunRecord, method: MethodFigures, task: TaskFigures) -> Facts:
-    """What the card says of the run itself."""
+    """The facts of the run itself."""
     cost, split = run.cost, run.reported_split
     score = Score(split, run.metric, words.reported(task), run.before.get(run.metric), run.value)
     return Facts(

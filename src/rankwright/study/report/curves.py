@@ -92,7 +92,7 @@ def curve_caption(task: TaskFigures) -> str:
 
 
 def _bounds(name: str) -> Bounds:
-    """Of the figures that are shown; a loss is not below 0."""
+    """The smallest and the largest possible figure; a loss is at least 0."""
     return (0.0, math.inf) if name == LOSS else bounds_of(name, UNITS.get(name, POINTS).scale)
 
 

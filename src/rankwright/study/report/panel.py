@@ -88,7 +88,7 @@ class Reach:
 
 
 def bounds_of(metric: str, scale: float) -> Bounds:
-    """The least and the greatest value of a metric in the figures that are shown."""
+    """The smallest and the largest possible value of a metric, as it is shown."""
     return METRICS[metric].low * scale, METRICS[metric].high * scale
 
 

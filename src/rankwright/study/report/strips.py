@@ -87,8 +87,8 @@ def look(finding: Finding) -> str:
 def _forest_axis(differences: Sequence[Difference], least: float, most: float) -> Axis:
     """As far to the left of 0 as to the right; an interval far wider than the others is cut.
 
-    Where nothing differs, it reaches as far as `least`; never beyond `most`, the largest difference
-    that there can be.
+    If nothing differs it reaches to `least`, and never beyond `most`, the largest possible
+    difference.
     """
     intervals = [i for d in differences for i in (d.over_seeds, d.over_rows) if i is not None]
     intervals = [interval for interval in intervals if math.isfinite(interval.half_width)]

@@ -114,7 +114,7 @@ def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
 
 
 def _cost_axis(costs: Sequence[float]) -> Axis:
-    """From 0 on; logarithmic where costs differ by a factor of 8 or more."""
+    """An axis from 0; a logarithmic one if costs differ by a factor of 8 or more."""
     axis = Axis.over(costs, LEFT, RIGHT, log=None, room=0.1)
     if axis.log:
         return axis

@@ -232,7 +232,7 @@ def unfinished(task: TaskFigures, study: StudyRecord) -> str:
 
 
 def constant(task: TaskFigures) -> str:
-    """What the answer that depends on no row is called: `always “1”`; empty without one."""
+    """Name of the constant baseline: `always “1”`; empty without one."""
     if task.constant is None:
         return ""
     answer = task.constant.answer
