@@ -119,6 +119,10 @@ def test_a_bad_file_names_its_line(tmp_path, name, content, message):
     assert f"{path}{message}" in str(error.value)
 
 
-def test_a_missing_file(tmp_path):
-    with pytest.raises(TaskError, match=r"none\.csv: no such file"):
-        read_rows(tmp_path / "none.csv")
+def test_a_missing_file(tmp_path, monkeypatch):
+    """The current folder matters for a relative path only."""
+    monkeypatch.chdir(tmp_path)
+    for path, place in (("none.csv", f"; it is relative to {tmp_path}"), (tmp_path / "x.csv", "")):
+        with pytest.raises(TaskError) as error:
+            read_rows(path)
+        assert str(error.value) == f"{path}: no such file. Check the path{place}."

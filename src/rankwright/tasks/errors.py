@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -58,3 +59,9 @@ def cell_error(where: Where, column: str, value: object, expected: str, fix: str
     return TaskError(
         f"{where}: column {column!r} holds {shorten(value)}; expected {expected}. {fix}"
     )
+
+
+def no_such_file(path: Path) -> TaskError:
+    """Returns the error for a file that is not there, with the folder of a relative path."""
+    start = "" if path.is_absolute() else f"; it is relative to {Path.cwd()}"
+    return TaskError(f"{path}: no such file. Check the path{start}.")

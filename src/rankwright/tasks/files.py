@@ -16,7 +16,7 @@ from pathlib import Path
 from rankwright.tasks.bad_rows import BadRows, Item, Note
 from rankwright.tasks.column_files import column_rows
 from rankwright.tasks.csv_files import LOOKED_AT, csv_rows
-from rankwright.tasks.errors import TaskError, Where
+from rankwright.tasks.errors import TaskError, Where, no_such_file
 from rankwright.tasks.json_files import json_array, json_lines
 from rankwright.tasks.lines import lines
 from rankwright.tasks.rows import Row
@@ -120,7 +120,7 @@ def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item
             f"{', '.join(READERS)}. Convert or rename the file."
         )
     if not path.is_file():
-        raise TaskError(f"{path}: no such file. Check the path; it is relative to {Path.cwd()}.")
+        raise no_such_file(path)
     if delimiter is not None and kind in (".csv", ".tsv"):
         reader = partial(csv_rows, delimiter=delimiter)
     try:

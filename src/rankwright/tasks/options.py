@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rankwright.core.yamls import WordLoader
-from rankwright.tasks.errors import TaskError, listing, shorten, suggestion
+from rankwright.tasks.errors import TaskError, listing, no_such_file, shorten, suggestion
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -111,9 +111,7 @@ def read_yaml(path: Path) -> Options:
         lines = _lines(root, path) if isinstance(root, yaml.MappingNode) else {}
         values = loader.construct_document(root) if lines else {}
     except FileNotFoundError:
-        raise TaskError(
-            f"{path}: no such file. Check the path; it is relative to {Path.cwd()}."
-        ) from None
+        raise no_such_file(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read ({error}).") from error
     except yaml.YAMLError as error:

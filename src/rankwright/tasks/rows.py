@@ -217,10 +217,11 @@ def separators_in(value: str) -> list[str]:
 
 def _label(row: Row, column: str, value: object, names: Sequence[str]) -> str:
     if is_missing(value) and value not in names:
-        fix = (
-            "The label is missing: fill it in, or remove the row. If it is the name of a class, "
-            "list every label in label_names (--label-names)."
-        )
+        fix = "The label is missing: fill it in, or remove the row."
+        if isinstance(value, str) and value.strip():
+            fix += (
+                " If this is the name of a class, list every label in label_names (--label-names)."
+            )
         raise cell_error(row.where, column, value, "a class name", fix)
     if not isinstance(value, str | int):
         fix = "Write the class as a string or integer; for numeric targets choose kind regression."
