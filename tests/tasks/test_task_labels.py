@@ -71,7 +71,7 @@ def test_indices_are_counted_under_their_names(write):
     path = write(some([0, 1, 1, "yes"]))
     assert told(path, label_names=["no", "yes", "maybe"]) == (
         "labels of the 4 training rows: yes 3, no 1, maybe 0",
-        "no training row has these of label_names: maybe",
+        "label_names that no training row has: maybe",
     )
 
 

@@ -103,7 +103,10 @@ def test_the_label_column_still_tells_classes(file_with):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"review": "x", "stars": 1}, "the columns are review, stars, which do not tell the kind"),
+        (
+            {"review": "x", "stars": 1},
+            "the columns are review, stars, which do not",
+        ),
         ({"review": "x", "stars": 1}, "Name them: --text-column, --label-column and, of a pair, -"),
         (
             {"question": "x", "sentence": "y", "label": 1},

@@ -87,7 +87,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, boo
     values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     start = {name: bool(values.pop(name)) for name in STARTS}
     if all(start.values()):
-        raise UsageError("a run goes on or is replaced: give one of --resume and --overwrite")
+        raise UsageError("give one of --resume and --overwrite: a run is continued or replaced")
     if start["resume"] and run is not None and peek(arguments, "--output") is None:
         values["output"] = str(run)  # the folder may have been moved
     return values, start

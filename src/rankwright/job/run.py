@@ -219,7 +219,7 @@ def set_up(
         TaskError: The data is not what the task declares.
     """
     if resume and overwrite:
-        raise MethodError("resume and overwrite: a run cannot go on and be replaced; give one")
+        raise MethodError("resume and overwrite: a run is continued or replaced; give one")
     task = config.make_task()
     folder = RunFolder(_output(config, method, task.name), config, method)
     if resume:

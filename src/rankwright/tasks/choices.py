@@ -75,7 +75,7 @@ def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
         meanings = " or ".join(f"choice {index + 1} by its {form}" for index, form in readings)
         raise TaskError(
             f"{row.where}: column {column!r} holds {shorten(value)}, which may be {meanings}. "
-            "Write all answers as indices of the choices, from 0, with texts that are no numbers."
+            "Write all answers as indices of the choices, from 0, and no choice as a bare number."
         )
     if not among.labels and (rows.is_missing(value) or rows.is_integer(value)):
         return rows.index(row, column, len(among.texts)), "index"

@@ -62,7 +62,7 @@ class LabelledTask(Task):
             doubtful = doubts(self.apart(self.found(self.source.naming(splits))))
         else:
             missing = [name for name, count in self.counts(splits).items() if not count]
-            sentence = f"no training row has these of label_names: {listing(missing)}"
+            sentence = f"label_names that no training row has: {listing(missing)}"
             doubtful = [sentence] if missing else []
         return replace(splits, notices=(*splits.notices, *doubtful))
 

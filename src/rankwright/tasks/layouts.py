@@ -124,9 +124,10 @@ def untold(path: Path, found: Sequence[str]) -> TaskError:
             f"{path}: the columns are {listing(found)}, which may be {kinds}. Say which: --kind."
         )
     return TaskError(
-        f"{path}: the columns are {listing(found)}, which do not tell the kind of task; usual ones "
-        f"are {USUAL}.{_suspicion(found)} Name them: --text-column, --label-column and, of a pair, "
-        "--text-pair-column for classes; --tokens-column and --tags-column; --question-column, "
-        "--choices-column and --label-column; or --prompt-column and --completion-column. For "
-        "numbers add --kind regression, for several labels a text --kind multi_label."
+        f"{path}: the columns are {listing(found)}, which do not determine the kind of task; "
+        f"usual ones are {USUAL}.{_suspicion(found)} Name them: --text-column, --label-column and, "
+        "of a pair, --text-pair-column for classes; --tokens-column and --tags-column; "
+        "--question-column, --choices-column and --label-column; or --prompt-column and "
+        "--completion-column. For numbers add --kind regression, for several labels a text "
+        "--kind multi_label."
     )
