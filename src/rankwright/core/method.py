@@ -330,7 +330,7 @@ class Method(ABC):
 
 
 def _task_type(model: nn.Module) -> TaskType | None:
-    """What PEFT calls the task; None where its wrapper would hand on token ids that are not there.
+    """PEFT's name of the task; None if its wrapper would pass token ids to a model without them.
 
     Speech and images have classes by the same names.
     """

@@ -60,7 +60,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says about one run.
+    """The facts about one run that a card states.
 
     Attributes:
         name: Name of the adapter.
@@ -165,7 +165,7 @@ def front_matter(facts: Facts, head: Head) -> str:
 
 
 def introduction(facts: Facts) -> str:
-    """What the adapter is, in a sentence or two."""
+    """An introduction of the adapter in a sentence or two."""
     return (
         f"An adapter of {facts.base}, trained with rankwright: {facts.summary} "
         f"({facts.reference}). It loads with `peft`; rankwright is not needed."

@@ -1,4 +1,4 @@
-"""What a base model is loaded with, beside its name."""
+"""The class and the arguments that a base model is loaded with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMINGS = ("id2label", "label2id")
 
 @dataclass(frozen=True)
 class Head:
-    """What a base model is loaded with, beside its name.
+    """The class and the arguments that a base model is loaded with.
 
     Attributes:
         auto_class: Name of the class in `transformers`.

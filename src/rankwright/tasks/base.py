@@ -1,4 +1,4 @@
-"""What every kind of task is: rows, columns and metrics.
+"""The base class of every kind of task: rows, columns and metrics.
 
 A kind is a module with a subclass of `Task`, and a module of the same name in `prepared` with the
 tokenised form. `Task` knows the data and no tokenizer; nothing here imports torch, so that data is

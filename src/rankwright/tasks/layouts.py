@@ -99,7 +99,7 @@ def layout_of(
 
 
 def _suspicion(found: Sequence[str]) -> str:
-    """What to think of a single column, such as `text:label`."""
+    """Advice for a file with a single column, such as `text:label`; empty if it looks right."""
     if len(found) > 1 or found[0].replace("_", "").isalnum():
         return ""
     return " If this is more than one column, say what separates cells: --delimiter."

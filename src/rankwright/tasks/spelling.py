@@ -16,7 +16,7 @@ RARE = 5
 LOOKED_AT = 200
 """This many of the rarest names are compared with as many of the most frequent ones."""
 SEPARATOR = re.compile(r"(?<=[^\W_])(?!(?<=\d)[_.-]+\d)[_.-]+(?=[^\W_])")
-"""What stands between two parts of a name, but not between two digits; -1 and A- have none."""
+"""Separators between two parts of a name, not between two digits; -1 and A- have none."""
 LONGEST = 40
 """Names with more letters are not compared."""
 

@@ -17,7 +17,7 @@ CHOICES = 2
 PIXELS = 224
 """Side of an image, for models that take any."""
 SAMPLES = 16000
-"""Of a sound: a second, at the rate that most models are trained on."""
+"""Samples of a probe for audio models: one second at 16 kHz, the usual rate of pretraining."""
 SEED = 0
 
 Probe = Mapping[str, Tensor]

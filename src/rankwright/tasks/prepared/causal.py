@@ -1,22 +1,26 @@
-"""What tasks of causal language models share: rows of tokens, and log-likelihoods of them."""
+"""Rows of tokens and their log-likelihoods, shared by all tasks of causal language models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.nn import functional
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
+from rankwright.tasks.base import Task
 from rankwright.tasks.errors import TaskError, Where
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.prepared.base import PreparedTask
 from rankwright.tasks.prepared.checks import check_causal, check_positions
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.tokenizing import IGNORED, prefix, with_padding
+from rankwright.tasks.rows import Row
+from rankwright.tasks.sources import Splits
 
 
 class CausalEncoder:
@@ -123,7 +127,7 @@ class CausalEncoder:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was cut so far, and where padding comes from."""
+        """The cuts so far, and the source of the padding token."""
         cuts = (
             f"{count} {what} were cut to fit max_length={self.limit} tokens"
             for what, count in self._cut.items()
@@ -144,6 +148,33 @@ class PreparedCausal(PreparedTask):
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     form: ClassVar[Form] = "nats"
+
+    @classmethod
+    def from_encoder(
+        cls,
+        task: Task,
+        splits: Splits,
+        encoder: CausalEncoder,
+        encode: Callable[[Sequence[Row]], Dataset],
+    ) -> Self:
+        """Tokenises every split.
+
+        Args:
+            task: The task.
+            splits: Its rows.
+            encoder: Used by `encode`, and then by the metrics.
+            encode: Rows to their tokens, in the same order.
+        """
+        datasets = splits.map(encode)  # before the notices: they count what was cut
+        return cls(
+            task=task,
+            tokenizer=encoder.tokenizer,
+            rows=splits,
+            collator=encoder.collator,
+            notices=splits.notices + encoder.notices,
+            encoder=encoder,
+            **datasets,
+        )
 
     @property
     def model_kwargs(self) -> dict[str, Any]:

@@ -50,16 +50,7 @@ class PreparedCausalLM(PreparedCausal):
                     encoder.check_prompt(place, prompt)
             return Dataset.from_list(list(map(encoder.row, where, prompts, answers)))
 
-        datasets = splits.map(encode)
-        return cls(
-            task=task,
-            tokenizer=encoder.tokenizer,
-            rows=splits,
-            collator=encoder.collator,
-            notices=splits.notices + encoder.notices,
-            encoder=encoder,
-            **datasets,
-        )
+        return cls.from_encoder(task, splits, encoder, encode)
 
     def predict(
         self,

@@ -39,16 +39,7 @@ class PreparedMultipleChoice(PreparedCausal):
                 list(map(encoder.row, [row.where for row in split], prompts, answers))
             )
 
-        datasets = splits.map(encode)
-        return cls(
-            task=task,
-            tokenizer=encoder.tokenizer,
-            rows=splits,
-            collator=encoder.collator,
-            notices=splits.notices + encoder.notices,
-            encoder=encoder,
-            **datasets,
-        )
+        return cls.from_encoder(task, splits, encoder, encode)
 
     def predict(
         self,
