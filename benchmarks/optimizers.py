@@ -23,8 +23,8 @@ from benchmarks.meters import Meter
 from benchmarks.published_rite import PublishedRite
 from benchmarks.report import BEGIN, END, machine, table
 from benchmarks.turns import figures, take_turns
-from rankwright.core.proximal import soft_threshold
 from rankwright.optimizers import LoraProAdamW, LoraRiteOptimizer, Pair
+from rankwright.procedures.sparsify.proximal import soft_threshold
 
 LR = 1e-5  # small: the same gradients are stepped along again and again
 

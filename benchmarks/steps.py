@@ -14,7 +14,7 @@ from benchmarks.turns import figures, nothing, take_turns
 from benchmarks.variants import floor, shared
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
 from rankwright.methods import BiDoRA
 
 TOTAL_STEPS = 100_000  # far more than are made: a run that stays in its first phase

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rankwright.core.method import Method, Slots
-from rankwright.layers.stacked import StackedLoRA
-from rankwright.procedures.chain import Chain
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.layers.stacked.layer import StackedLoRA
+from rankwright.procedures.chain.chain import Chain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from chain_toy import Tanh, chained, mean_square
 from rankwright.core.loop import Loop
-from rankwright.core.part import Shape
-from rankwright.procedures.chain import Chain
+from rankwright.core.schedule import Shape
+from rankwright.procedures.chain.chain import Chain
 
 RTOL = 1e-9  # the notes' tolerance in float64
 

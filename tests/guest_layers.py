@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Layer
-from rankwright.core.run import adapted_layers
+from rankwright.core.method import Method
+from rankwright.core.slots import Layer, Slots
 from rankwright.layers.factor import Factor
+from rankwright.peft_layers.layers import adapted_layers
 
 
 class Softmax(Factor):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from rankwright.job.head import Head
-from rankwright.study.examples import Examples
-from rankwright.study.folder import StudyFolder
-from rankwright.study.records import (
+from rankwright.study.records.examples import Examples
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import (
     CostRecord,
     CurvePoint,
     FailureRecord,

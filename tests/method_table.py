@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 import rankwright.methods  # noqa: F401  (registers the methods)
 from models import tiny_bert, tiny_llama
 from rankwright.core.method import Method
-from rankwright.core.registry import available
-from rankwright.core.whole import Whole
+from rankwright.core.method_registry import available
+from rankwright.methods._whole_modules import Whole
 
 STEPS = 8
 """Optimizer steps of a run: two epochs of `ROWS` rows in batches of `BATCH`."""

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from rankwright.core.method import Slots
-from rankwright.core.part import OptimizerPart, Procedure
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.core.slots import OptimizerPart, Procedure, Slots
+from rankwright.layers.stacked.layer import StackedLoRA
 from rankwright.methods import LoRA
 from rankwright.optimizers import PairOptimizer, named_pairs
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 
 
 class Momentum(PairOptimizer):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import rankwright.methods  # noqa: F401  registers the methods
-from rankwright.study import worker
-from rankwright.study.compare import Observer, compare
-from rankwright.study.config import StudyConfig
-from rankwright.study.folder import StudyFolder
-from rankwright.study.processes import Exit, Processes, Watch
-from rankwright.study.protocol import FAILED, REQUEST, Request
-from rankwright.study.records import PlannedRun
+from rankwright.study.execution import worker
+from rankwright.study.execution.compare import Observer, compare
+from rankwright.study.execution.processes import Exit, Processes, Watch
+from rankwright.study.execution.protocol import FAILED, REQUEST, Request
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import PlannedRun
 
 ENDS = {0: Exit.DONE, FAILED: Exit.FAILED}
 IMPORT_SECONDS = 10.0

@@ -16,7 +16,7 @@ from benchmarks.shapes import SHAPES, Shape, llama
 from benchmarks.turns import figures, take_turns
 from benchmarks.variants import all_variants, floor, full, layers
 from models import batch, rows_for, tiny_bert, tiny_llama
-from rankwright.core.blocks import release
+from rankwright.kernels.blocks import release
 
 
 def test_saved_bytes_counts_a_storage_once_and_no_parameter() -> None:

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 import rankwright
 import rankwright.methods
 import rankwright.training
-from rankwright.core import registry
+from rankwright.core import method_registry as registry
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "rankwright"

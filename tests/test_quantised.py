@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from method_table import METHODS, STEPS, method_named
 from models import VOCABULARY, batch, causal_rows
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
+from rankwright.errors import MethodError
 
 WITHOUT_FULL = [name for name in METHODS if name != "full"]
 OF_DORA = ("bidora", "dora")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rankwright.study.figures import StudyFigures, TaskFigures, figures
-from rankwright.study.folder import StudyFolder
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.report.figures import StudyFigures, TaskFigures, figures
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 KEPT = sorted(path for path in (RESULTS / "records").iterdir() if path.is_dir())

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from rankwright.core.fields import check_field
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.core.run import Run
 
 

@@ -24,12 +24,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.core.run import Run
 from rankwright.job.paths import resolve_model
 from rankwright.layers import Dora
-from rankwright.procedures.hypergradient import Hypergradient, LowerStep, Mode
+from rankwright.procedures.bilevel.hypergradient import Hypergradient, LowerStep, Mode
 
 ROWS, LENGTH, STEPS, DRAWS = 16, 48, 30, 20
 SHARES = (0.5, 0.25, 0.125)

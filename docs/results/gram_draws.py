@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rankwright.core.random_state import seeded_generator
-from rankwright.core.run import adapted_layers
+from rankwright.peft_layers.layers import adapted_layers
 from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram

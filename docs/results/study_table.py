@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rankwright.study.config import RATES
-from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures, figures
-from rankwright.study.folder import StudyFolder
+from rankwright.study.planning.config import RATES
+from rankwright.study.report.figures import MethodFigures, StudyFigures, TaskFigures, figures
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report.words import plus_minus
 
 

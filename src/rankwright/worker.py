@@ -31,7 +31,7 @@ def end_with_parent() -> None:
 def main() -> int:
     """Watch the parent, then import the engine, which takes seconds, and carry out the run."""
     end_with_parent()
-    from rankwright.study import worker
+    from rankwright.study.execution import worker
 
     return worker.main(Path(sys.argv[1]), time.time() - float(sys.argv[2]))
 

@@ -18,12 +18,12 @@ from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
 from rankwright.cli.compare import parse_compare
 from rankwright.cli.live import StudyTable, plan_table
-from rankwright.study.config import StudyConfig
-from rankwright.study.folder import StudyFolder
-from rankwright.study.plan import Plan, plan
-from rankwright.study.processes import StoppedError
-from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import Measurement
+from rankwright.study.execution.processes import StoppedError
+from rankwright.study.execution.protocol import REQUEST, Progress, Request
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.planning.plan import Plan, plan
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import Measurement
 from studies import InProcess
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rankwright.cli import main
 from rankwright.cli.quiet import quiet
 from rankwright.tasks import PreparedTask
-from rankwright.training import export_merged
+from rankwright.training.export import merged as export_merged
 from rankwright.training.manifest import MANIFEST
 from saved_models import adapter_bytes
 

@@ -13,7 +13,7 @@ import pytest
 from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
 from rankwright.cli.first import rows_first
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import TrainConfig
 from rankwright.tasks import KINDS, Files, TaskError
 

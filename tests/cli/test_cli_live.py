@@ -12,8 +12,8 @@ from rich.console import Console
 
 import made_up
 from rankwright.cli.live import StudyTable
-from rankwright.study.folder import StudyFolder
-from rankwright.study.protocol import REQUEST, Progress, Request
+from rankwright.study.execution.protocol import REQUEST, Progress, Request
+from rankwright.study.records.folder import StudyFolder
 
 
 def table(folder: StudyFolder, *, terminal: bool) -> tuple[StudyTable, io.StringIO]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rankwright.cli.arguments import UsageError, normalise
 from rankwright.cli.options import parse_train
-from rankwright.core.errors import MethodError
-from rankwright.core.part import Penalty, Procedure
 from rankwright.core.run import Run
+from rankwright.core.slots import Penalty, Procedure
+from rankwright.errors import MethodError
 
 NEEDED = ("--model", "m", "--task", "stdlib-docs")
 

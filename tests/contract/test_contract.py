@@ -20,8 +20,8 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 import trainers
 from method_table import BUILDS, FACTORED, IN_TURN, METHODS, STEPS, TABLE, method_named
 from models import same_bits, tiny_bert
-from rankwright.core.registry import available
-from rankwright.training.export_check import no_progress_bars
+from rankwright.core.method_registry import available
+from rankwright.training.export.check import no_progress_bars
 from trainers import adapter, base_model, build_trainer, logits, probe
 
 TESTS = Path(__file__).resolve().parent.parent

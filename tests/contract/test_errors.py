@@ -14,11 +14,11 @@ from transformers import TrainerCallback
 
 from method_table import FACTORED, METHODS, OF_EVERY_SORT, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
-from rankwright.core import standing
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
-from rankwright.core.part import Procedure
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
+from rankwright.core.slots import Procedure
+from rankwright.errors import MethodError, TrainingError
+from rankwright.kernels import parameter_epoch as standing
 from rankwright.procedures.perturbation import Perturbation
 from rankwright.training import Trainer
 from rankwright.training.refusals import check_engine

@@ -12,10 +12,11 @@ import pytest
 
 from method_table import METHODS
 from rankwright.cli import main
-from rankwright.core.errors import FieldError, MethodError
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import Method
+from rankwright.core.method_registry import available
 from rankwright.core.part_fields import from_part, meanings
-from rankwright.core.registry import available
+from rankwright.core.slots import Slots
+from rankwright.errors import FieldError, MethodError
 from rankwright.methods import SoRA, XGBLoRA
 from rankwright.procedures import Perturbation, Sparsify
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
-from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_types
-from rankwright.core.part import Procedure
-from rankwright.core.registry import available, get
+from rankwright.core.method_registry import available, get
+from rankwright.core.slots import Procedure
+from rankwright.errors import MethodError
 from rankwright.methods import LoRA
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core import standing
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Penalty, Procedure, ProcedureState
+from rankwright.core.method import Method
+from rankwright.core.slots import Penalty, Procedure, ProcedureState, Slots
+from rankwright.errors import MethodError, TrainingError
+from rankwright.kernels import parameter_epoch as standing
 from rankwright.methods import LoRA
 from uneven import KINDS
 

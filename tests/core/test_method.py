@@ -13,12 +13,12 @@ from transformers import (
 )
 
 from models import batch, classification_rows, same_bits, tiny_bart, tiny_bert, tiny_llama, tokens
-from rankwright.core.compat import CompatibilityError, check
-from rankwright.core.errors import MethodError
-from rankwright.core.method import Slots
-from rankwright.core.registry import available, get, register
-from rankwright.core.run import adapted_layers
+from rankwright.core.method_registry import available, get, register
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError
 from rankwright.methods import DoRA, LoRA, SoRA
+from rankwright.peft_layers.compat import CompatibilityError, check
+from rankwright.peft_layers.layers import adapted_layers
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rankwright.core.decomposition import weight_decomposition
-from rankwright.core.linalg import factored_row_norm, row_norm_sq
-from rankwright.core.matrix import base_rows, low_rank_factors
+from rankwright.algebra.row_norms import factored_row_norm, row_norm_sq
 from rankwright.layers import effective_weight, use_factored_dora
+from rankwright.peft_layers.decomposition import weight_decomposition
+from rankwright.peft_layers.weight_view import base_rows, low_rank_factors
 from rankwright.penalties import Gram
 
 DATA = Path(__file__).parent / "data" / "bidora"

@@ -10,12 +10,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bilevel_toy import FIELDS, LOWER, UPPER, Notes, named, parameter, toy
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.method import Method
+from rankwright.core.slots import Procedure, ProcedureState, Slots
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram
-from rankwright.procedures.hypergradient import MODES, Hypergradient, update_jacobian
+from rankwright.procedures.bilevel.hypergradient import (
+    MODES,
+    Hypergradient,
+    update_jacobian,
+)
 
 DATA = Path(__file__).parent / "data" / "bidora"
 XI, R0 = 0.05, 0.01

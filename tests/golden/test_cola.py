@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from chain_toy import Tanh, chained
 from chain_trajectory import close, follow, output
-from rankwright.core.linalg import truncated_product
+from rankwright.algebra.truncation import truncated_product
 from rankwright.core.loop import constant_schedule, linear_schedule
-from rankwright.layers.stacked import stacks, write_ranks
-from rankwright.procedures.chain import Chain
+from rankwright.layers.stacked.layer import stacks, write_ranks
+from rankwright.procedures.chain.chain import Chain
 
 DATA = Path(__file__).parent / "data" / "cola"
 

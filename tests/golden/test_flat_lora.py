@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chain_toy import Tanh, mean_square
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.noise import Noise
+from rankwright.kernels.seeded_noise import Noise
 from rankwright.methods import FlatLoRA
 
 DATA = Path(__file__).parent / "data" / "flat-lora"

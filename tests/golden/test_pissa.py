@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rankwright.core.linalg import row_norm_sq
+from rankwright.algebra.row_norms import row_norm_sq
 from rankwright.methods import PiSSA
 
 DATA = Path(__file__).parent / "data" / "lora"

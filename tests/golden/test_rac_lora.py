@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from chain_toy import Tanh, chained
 from chain_trajectory import close, follow
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.procedures.chain import Chain
-from rankwright.procedures.frozen import linear_rate, projection
+from rankwright.procedures.chain.chain import Chain
+from rankwright.procedures.chain.frozen import linear_rate, projection
 
 DATA = Path(__file__).parent / "data" / "rac-lora"
 

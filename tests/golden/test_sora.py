@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rankwright.core.loop import Loop
-from rankwright.core.run import adapted_layers
 from rankwright.layers.gated import gated_factors, prune
 from rankwright.methods import SoRA
-from rankwright.procedures.sparsify import XiSchedule, xi_values
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.procedures.sparsify.sparsify import XiSchedule, xi_values
 
 DATA = Path(__file__).parent / "data" / "sora"
 RTOL = 1e-12  # the notes' tolerance in float64

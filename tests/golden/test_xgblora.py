@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from chain_toy import Tanh, chained, mean_square
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.layers.stacked import stacks
-from rankwright.procedures.chain import Chain
+from rankwright.layers.stacked.layer import stacks
+from rankwright.procedures.chain.chain import Chain
 
 DATA = Path(__file__).parent / "data" / "xgblora"
 RTOL = 1e-9  # the notes' tolerance in float64

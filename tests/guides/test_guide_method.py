@@ -15,10 +15,10 @@ from transformers import TrainerCallback
 
 from models import batch, rows_for, same_bits, tiny_bert
 from rankwright.cli.quiet import quiet
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
+from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, load_adapted, train
-from rankwright.job.load import load_tokenizer
+from rankwright.job.models import load_tokenizer
 from saved_models import adapter_bytes
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides"

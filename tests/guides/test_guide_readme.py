@@ -12,7 +12,7 @@ import yaml
 import rankwright.methods  # noqa: F401  (registers the methods)
 from rankwright.cli import COMMANDS, main
 from rankwright.cli.options import parse_train
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
 from rankwright.job import TrainConfig, build_method, combinations
 from rankwright.tasks import load_task
 

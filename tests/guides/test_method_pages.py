@@ -12,7 +12,7 @@ import pytest
 
 from method_table import METHODS
 from rankwright.core.method import Method
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 SHARED = {field.name for field in dataclasses.fields(Method)}

@@ -22,16 +22,17 @@ from models import (
     tiny_llama,
     tokens,
 )
-from rankwright.core.errors import MethodError
-from rankwright.core.linalg import row_norm_sq
+from rankwright.algebra.row_norms import row_norm_sq
 from rankwright.core.loop import Loop
-from rankwright.core.matrix import base_rows
-from rankwright.core.method import Method, Slots
-from rankwright.core.run import adapted_layers
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError
 from rankwright.inits import Olora, Pissa
 from rankwright.layers import Dora, effective_weight
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked.layer import StackedLoRA
 from rankwright.methods import OLoRA, PiSSA
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_view import base_rows
 from rankwright.training.export import export_lora, export_merged
 
 METHODS = [OLoRA, PiSSA]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.inits import Olora, Pissa
 from rankwright.inits.olora import pivots, qr_factors
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from method_table import METHODS
-from rankwright.core.catalogue import SLOTS, parts
-from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
-from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.part_registry import SLOTS, parts
 from rankwright.core.run import Run
+from rankwright.core.slots import Procedure, ProcedureState
+from rankwright.errors import MethodError
 from rankwright.inits import Pissa
 from rankwright.job.combinations import (
     BrokenError,
@@ -30,7 +30,7 @@ from rankwright.methods import COLA, DoRA, LoRA, LoRAPro, OLoRA, RACLoRA, SoRA, 
 from rankwright.optimizers import LoraPro, LoraRite
 from rankwright.penalties import Gram, Outputs
 from rankwright.procedures import Bilevel, Perturbation
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "combinations.md").read_text("utf-8")
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from rankwright.core.describe import registered_name
-from rankwright.core.errors import MethodError
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError
 from rankwright.inits import Olora
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.arguments import DERIVED, training_arguments

@@ -16,8 +16,8 @@ from transformers import LlamaForCausalLM
 
 from models import tiny_llama
 from rankwright.cli import main
-from rankwright.core.errors import MethodError
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
+from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.adapter import read_adapter
 from rankwright.job.combinations import small

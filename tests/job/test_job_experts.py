@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import TrainConfig, train
 from rankwright.methods import DoRA, LoRA
 from saved_models import save_mixtral

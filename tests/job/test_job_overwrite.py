@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerCallback
 
 from rankwright.cli.quiet import quiet
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import RunFolder, TrainConfig, train
 from rankwright.job.lock import FolderLock
 from rankwright.job.overwrite import REPLACED

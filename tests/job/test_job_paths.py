@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from rankwright.cli import main
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import RunFolder, TrainConfig
-from rankwright.job.load import load_tokenizer
+from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import MINILM, absolute, absolute_model, absolute_task
-from rankwright.study.config import StudyConfig
+from rankwright.study.planning.config import StudyConfig
 from studies import carried_out
 
 COLUMNS = ("--text-column", "sentence", "--label-column", "topic", "--validation-share", "0.2")

@@ -16,11 +16,11 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM, TrainerCallback
 
 from rankwright.cli.quiet import quiet
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
+from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
-from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
+from rankwright.job.models import load_base, load_tokenizer
 from rankwright.job.run import set_up
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError

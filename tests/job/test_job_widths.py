@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import TrainConfig, train
 from rankwright.job.widths import check_rank
 from rankwright.methods import LoRA

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from guest_layers import Gate, Gated, Guest, Softmax
 from models import tiny_llama, trained
-from rankwright.core.run import adapted_layers
 from rankwright.layers.factor import Factor
 from rankwright.layers.gated import GatedFactor
+from rankwright.peft_layers.layers import adapted_layers
 
 
 def softmax() -> Softmax:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
-from rankwright.core import standing
-from rankwright.core.errors import MethodError
-from rankwright.core.linalg import row_norm
+from rankwright.algebra.row_norms import row_norm
+from rankwright.errors import MethodError
+from rankwright.kernels import parameter_epoch as standing
 from rankwright.layers import (
     effective_weight,
     frozen_norms,
@@ -610,7 +610,7 @@ def test_no_matrix_of_the_size_of_the_weight(
     norm_grad: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward and backward make nothing of d_out * d_in or d_in^2 numbers (PEFT: both)."""
-    monkeypatch.setattr("rankwright.core.linalg.BLOCK_NUMBERS", 1000)
+    monkeypatch.setattr("rankwright.algebra.block_products.BLOCK_NUMBERS", 1000)
     model, module = fresh(nn.Linear(96, 80), dtype, norm_grad)
     move(module)
     x = torch.randn(4, 96, dtype=dtype)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rankwright.core.errors import MethodError
-from rankwright.core.run import adapted_layers
+from rankwright.errors import MethodError
 from rankwright.layers.gated import GatedFactor, GatedLoRA, gated_factors, prune
 from rankwright.optimizers import named_pairs
+from rankwright.peft_layers.layers import adapted_layers
 
 # PEFT sets fan_in_fan_out by itself and says so; a toy model has no config to read
 pytestmark = [

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from rankwright.core.errors import MethodError
-from rankwright.core.fused import fuse, plain_layers
-from rankwright.core.linalg import row_norm_sq
-from rankwright.core.matrix import base_rows
-from rankwright.core.noise import Noise
-from rankwright.core.run import adapted_layers
+from rankwright.algebra.row_norms import row_norm_sq
+from rankwright.errors import MethodError
+from rankwright.kernels.fused_linear import fuse, plain_layers
+from rankwright.kernels.seeded_noise import Noise
 from rankwright.layers import effective_weight, use_factored_dora
 from rankwright.layers.noise import add_noise, check_noise, row_std
 from rankwright.methods import LoRA
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_view import base_rows
 
 OUT, IN = 6, 5
 

@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rankwright.core.errors import MethodError
-from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import StackedLoRA, stacks, write_ranks
-from rankwright.layers.stacked_factor import WorkingCopy
+from rankwright.errors import MethodError
+from rankwright.layers.stacked.factor import WorkingCopy
+from rankwright.layers.stacked.layer import StackedLoRA, stacks, write_ranks
+from rankwright.peft_layers.layers import adapted_layers
 
 # PEFT sets fan_in_fan_out by itself and says so
 GPT2 = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set")

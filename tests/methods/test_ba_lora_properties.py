@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.forward import watching
 from rankwright.core.loop import Loop
-from rankwright.layers.stacked_factor import StackedFactor
+from rankwright.core.model_call import watching
+from rankwright.layers.stacked.factor import StackedFactor
 from rankwright.methods import BALoRA, DoRA, PiSSA
 from rankwright.penalties import Outputs
 from rankwright.penalties.outputs import consistency

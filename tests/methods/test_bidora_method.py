@@ -3,9 +3,9 @@ import torch
 from peft import PeftModel
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.methods import BiDoRA
 
 ROWS = classification_rows(24)

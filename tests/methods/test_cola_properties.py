@@ -7,11 +7,11 @@ from torch import nn
 
 from chain_toy import Tanh, chained, mean_square
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.methods import COLA, LoRA
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from trainers import adapter, build_trainer
 
 BUILDS = [tiny_bert, tiny_llama]

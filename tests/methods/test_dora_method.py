@@ -4,9 +4,9 @@ import torch
 from bilevel_toy import FIELDS, UPPER, batch, cross_entropy, held_out, parameter, toy
 from models import batch as stack
 from models import classification_rows, rows_for, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.methods import DoRA
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
 from rankwright.methods import FlatLoRA, LoRA
 from rankwright.procedures.perturbation import Perturbation
 

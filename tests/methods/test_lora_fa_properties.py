@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from chain_toy import Tanh, mean_square
 from models import batch, classification_rows, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
+from rankwright.errors import MethodError
 from rankwright.methods import DoRA, LoRA, LoRAFA
 from rankwright.optimizers import LoraFa, named_pairs, project_gradients
 from rankwright.procedures.perturbation import Perturbation

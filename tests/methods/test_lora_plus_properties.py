@@ -15,7 +15,7 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.layers import Dora
 from rankwright.methods import DoRA, LoRA, LoRAPlus
 from rankwright.optimizers import LoraPlus
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from trainers import build_trainer
 
 ROWS = classification_rows(24)

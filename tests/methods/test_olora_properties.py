@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from models import VOCABULARY, tiny_llama, tokens
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
 from rankwright.methods import OLoRA, PiSSA
 
 METHODS = [OLoRA, PiSSA]

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from models import tiny_llama
-from rankwright.core.errors import MethodError
-from rankwright.core.matrix import base_rows
-from rankwright.core.registry import get
-from rankwright.core.run import adapted_layers
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.inits import Pissa
 from rankwright.methods import PiSSA
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_view import base_rows
 
 
 @pytest.mark.parametrize("niter", [None, 8])

@@ -10,20 +10,20 @@ from torch import nn
 
 from chain_toy import Tanh, chained
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.registry import get
-from rankwright.core.run import adapted_layers
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.methods import LoRA, RACLoRA, XGBLoRA
-from rankwright.procedures.chain import Chain
-from rankwright.procedures.frozen import (
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.procedures.chain.chain import Chain
+from rankwright.procedures.chain.frozen import (
     DRAWS,
     draw_frozen,
     gradient_bound,
     projected_gradient,
     projection,
 )
-from rankwright.procedures.seeded import PLAIN, SEEDED, expand_seeded, save_seeded
+from rankwright.procedures.chain.seeded import PLAIN, SEEDED, expand_seeded, save_seeded
 from trainers import adapter, build_trainer
 
 SIDES = ["A", "B"]

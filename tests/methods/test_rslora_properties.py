@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from chain_toy import Tanh
 from models import batch, classification_rows, tiny_bert
 from rankwright.core.loop import Loop
-from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA, LoRAFA, LoRAPlus, LoRAPro, OLoRA, PiSSA
 from rankwright.optimizers import named_pairs
+from rankwright.peft_layers.layers import adapted_layers
 
 PATTERNS: dict[str, Any] = {"rank_pattern": {"query": 16}, "alpha_pattern": {"value": 12.0}}
 METHODS = (LoRA, DoRA, LoRAPlus, LoRAFA, LoRAPro, OLoRA, PiSSA)

@@ -7,13 +7,13 @@ from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from models import batch, classification_rows, rows_for, tiny_bart, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.parameter_groups import is_head
-from rankwright.core.whole import owners
+from rankwright.errors import MethodError
 from rankwright.methods import Full, HeadOnly
+from rankwright.methods._whole_modules import owners
 from rankwright.training.export import export_adapter, export_lora, export_merged
-from rankwright.training.export_check import ExportError
+from rankwright.training.export.check import ExportError
 
 
 def trained(model: nn.Module) -> dict[str, torch.Tensor]:

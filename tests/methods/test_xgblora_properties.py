@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.meters import saved_bytes
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
+from rankwright.errors import MethodError
 from rankwright.methods import LoRA, XGBLoRA
 
 BUILDS = [tiny_bert, tiny_llama]

@@ -14,11 +14,11 @@ from transformers import TrainerCallback
 
 from models import batch, classification_rows, same_bits, tiny_bert, tiny_llama
 from pair_toy import Momentum, MomentumLoRA, MomentumPart
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop
+from rankwright.errors import MethodError, TrainingError
 from rankwright.methods import DoRA, LoRA
 from rankwright.optimizers import base, named_pairs
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from rankwright.training.refusals import check_engine
 from trainers import build_trainer
 

@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from chain_toy import Tanh, mean_square
 from models import batch, classification_rows, same_bits, tiny_bert
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule
+from rankwright.errors import MethodError
 from rankwright.inits import Pissa
 from rankwright.layers import Dora
 from rankwright.methods import LoRAPro, RACLoRA, SoRA
 from rankwright.optimizers import LoraPro, LoraProAdamW, Pair, moments, named_pairs
 from rankwright.optimizers.equivalent import adjusted_gradients
 from rankwright.optimizers.moments import Format
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from rankwright.procedures.perturbation import Perturbation
 
 FORMATS = get_args(Format)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from models import batch, causal_rows, tiny_bert, tiny_llama
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.methods import DoRA, LoRA, PiSSA, XGBLoRA
 from rankwright.optimizers import named_pairs
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models import batch, classification_rows, same_bits, tiny_bert
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
+from rankwright.errors import MethodError
 from rankwright.inits import Pissa
 from rankwright.layers import Dora
 from rankwright.methods import LoRA, LoRARITE
 from rankwright.optimizers import LoraRite, LoraRiteOptimizer, Pair, base
 from rankwright.optimizers.lora_rite import inverse_root
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from rite_reference import Reference
 
 S = 2.0

@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rankwright.core.errors import MethodError
-from rankwright.core.linalg import BaseGram, base_gram, factored_cosines_sq
-from rankwright.core.matrix import base_rows, low_rank_factors
+from rankwright.algebra.cosines import BaseGram, base_gram, factored_cosines_sq
+from rankwright.errors import MethodError
+from rankwright.peft_layers.weight_view import base_rows, low_rank_factors
 from rankwright.penalties import Gram
 from rankwright.penalties.gram import cosines_sq
 

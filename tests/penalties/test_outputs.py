@@ -20,9 +20,9 @@ from transformers import (
 
 from fake_forward import fake
 from models import tiny_llama, tokens
-from rankwright.core.errors import MethodError
-from rankwright.core.forward import Forward, watching
 from rankwright.core.loop import Loop
+from rankwright.core.model_call import Forward, watching
+from rankwright.errors import MethodError
 from rankwright.methods import LoRA
 from rankwright.penalties import Outputs
 from rankwright.penalties.outputs import consistency, covariance, entropy

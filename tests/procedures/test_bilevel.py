@@ -26,10 +26,10 @@ from bilevel_toy import (
 )
 from models import batch as stacked
 from models import classification_rows, same_bits, tiny_bert
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule, linear_schedule
-from rankwright.core.method import Slots
-from rankwright.core.part import Phase
+from rankwright.core.schedule import Phase
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError, TrainingError
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA, DoRA, LoRA
 from rankwright.optimizers import LoraFa, LoraPro, LoraRite

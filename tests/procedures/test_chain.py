@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from chain_toy import Chained, Tanh, chained, mean_square
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule, linear_schedule
-from rankwright.core.method import Slots
-from rankwright.layers.stacked import StackedLoRA
-from rankwright.layers.stacked_factor import WorkingCopy
-from rankwright.procedures.chain import Chain
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError
+from rankwright.layers.stacked.factor import WorkingCopy
+from rankwright.layers.stacked.layer import StackedLoRA
+from rankwright.procedures.chain.chain import Chain
 
 SIZES = [(6, 5), (7, 6), (4, 7)]  # (out, in) of three layers, each a group of its own
 

@@ -12,13 +12,13 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from models import batch, causal_rows, rows_for, same_bits, tiny_bert, tiny_llama
-from rankwright.core.effective import weight_change
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
+from rankwright.errors import MethodError
 from rankwright.inits import Olora, Pissa
-from rankwright.layers.stacked import Stack
+from rankwright.layers.stacked.layer import Stack
 from rankwright.methods import COLA, LoRA, OLoRA, RACLoRA, XGBLoRA
+from rankwright.peft_layers.weight_change import weight_change
 from rankwright.procedures import Chain, Perturbation
 from trainers import adapter, base_model, build_trainer, logits
 

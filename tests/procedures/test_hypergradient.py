@@ -20,13 +20,14 @@ from bilevel_toy import (
     spread,
     toy,
 )
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import Method
+from rankwright.core.slots import Slots
+from rankwright.errors import MethodError, TrainingError
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA
 from rankwright.procedures import Bilevel, Perturbation
-from rankwright.procedures.hypergradient import drawn_rows
+from rankwright.procedures.bilevel.hypergradient import drawn_rows
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": torch.optim.SGD,
@@ -226,7 +227,8 @@ def test_the_mean_over_all_quarters_is_the_difference_of_the_whole(monkeypatch, 
     parts = []
     for quarter in torch.randperm(8).chunk(4):
         monkeypatch.setattr(
-            "rankwright.procedures.hypergradient.drawn_rows", lambda *_, q=quarter: q
+            "rankwright.procedures.bilevel.hypergradient.drawn_rows",
+            lambda *_, q=quarter: q,
         )
         parts.append(implicit(hypergradient=mode, fd_share=0.25, **noise))
     assert min(relative(part, expected) for part in parts) > 0.01
@@ -240,7 +242,7 @@ def test_rows_are_drawn_in_every_micro_batch_and_weigh_the_same(monkeypatch):
         drawn.append(total)
         return drawn_rows(total, share, draw)
 
-    monkeypatch.setattr("rankwright.procedures.hypergradient.drawn_rows", noted)
+    monkeypatch.setattr("rankwright.procedures.bilevel.hypergradient.drawn_rows", noted)
     x, y = batch(0)
     run = searching(hypergradient="fd_forward", fd_share=0.5)
     run.train_step((x[:6], y[:6]), (x[6:], y[6:]))

@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from models import batch, causal_rows, same_bits, tiny_llama
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method import Method, Slots
-from rankwright.core.noise import Noise
-from rankwright.core.part import Procedure, ProcedureState
+from rankwright.core.method import Method
 from rankwright.core.run import Run
+from rankwright.core.slots import Procedure, ProcedureState, Slots
+from rankwright.errors import MethodError, TrainingError
 from rankwright.inits import Pissa
+from rankwright.kernels.seeded_noise import Noise
 from rankwright.layers import Dora
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked.layer import StackedLoRA
 from rankwright.methods import BiDoRA, FlatLoRA, LoRA
-from rankwright.procedures.chain import Chain
+from rankwright.procedures.chain.chain import Chain
 from rankwright.procedures.perturbation import Perturbation, ramp
 
 STEPS = 4

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rankwright.core.errors import MethodError
 from rankwright.core.run import Run
-from rankwright.procedures.selection import (
+from rankwright.errors import MethodError
+from rankwright.procedures.chain.selection import (
     POLICIES,
     blocks,
     group_of,

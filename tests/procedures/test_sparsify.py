@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from chain_toy import Tanh, mean_square
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop, constant_schedule, linear_schedule
-from rankwright.core.proximal import THRESHOLDS
-from rankwright.core.run import adapted_layers
+from rankwright.errors import MethodError
 from rankwright.layers.gated import gated_factors
 from rankwright.methods import LoRA, SoRA
+from rankwright.peft_layers.layers import adapted_layers
 from rankwright.penalties import L1, Gram
 from rankwright.procedures import Perturbation, Sparsify
-from rankwright.procedures.sparsify import xi_values
+from rankwright.procedures.sparsify.proximal import THRESHOLDS
+from rankwright.procedures.sparsify.sparsify import xi_values
 
 FIELDS: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": r".*\.?\d+"}
 

@@ -10,9 +10,9 @@ import pytest
 
 import made_up
 from rankwright.cli.quiet import quiet
-from rankwright.study.config import StudyConfig
-from rankwright.study.figures import StudyFigures, figures
-from rankwright.study.folder import StudyFolder
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.report.figures import StudyFigures, figures
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rankwright.study.examples import Examples
+from rankwright.study.records.examples import Examples
 from rankwright.study.statistics import draws, on_draws
 from rankwright.tasks.metrics import METRICS
 

@@ -12,11 +12,11 @@ import scipy.stats
 
 import made_up
 import raw_files
-from rankwright.core.errors import MethodError
-from rankwright.study.examples import Examples
-from rankwright.study.figures import MethodFigures, StudyFigures, figures
-from rankwright.study.folder import StudyFolder
+from rankwright.errors import MethodError
+from rankwright.study.records.examples import Examples
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import html, markdown, words
+from rankwright.study.report.figures import MethodFigures, StudyFigures, figures
 from rankwright.study.statistics import holm, signed_rank
 
 COSTS = {

@@ -13,12 +13,12 @@ from huggingface_hub import ModelCard
 
 import made_up
 import raw_files
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.card import loading_section
-from rankwright.study.figures import MethodFigures, StudyFigures, figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.records import RunRecord, StudyRecord, TaskRecord
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import RunRecord, StudyRecord, TaskRecord
 from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
+from rankwright.study.report.figures import MethodFigures, StudyFigures, figures
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
 

@@ -10,9 +10,9 @@ import pytest
 import made_up
 import raw_files
 from browser import CHROMIUM, DRIVER, Browser, browser
-from rankwright.study.figures import StudyFigures
-from rankwright.study.folder import StudyFolder
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import write_html
+from rankwright.study.report.figures import StudyFigures
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rankwright.study.figures import POINTS, UNITS, StudyFigures
 from rankwright.study.report import words
-from rankwright.study.report.axis import Axis
-from rankwright.study.report.curves import curve_panels, learning_curves
 from rankwright.study.report.environment import environment
-from rankwright.study.report.labels import box_of, place_labels
-from rankwright.study.report.panel import (
+from rankwright.study.report.figures import POINTS, UNITS, StudyFigures
+from rankwright.study.report.plots.axis import Axis
+from rankwright.study.report.plots.curves import curve_panels, learning_curves
+from rankwright.study.report.plots.labels import box_of, place_labels
+from rankwright.study.report.plots.panel import (
     BOTTOM,
     LEFT,
     RIGHT,
@@ -25,9 +25,9 @@ from rankwright.study.report.panel import (
     Reach,
     bounds_of,
 )
-from rankwright.study.report.strips import forest, value_strips
-from rankwright.study.report.trade_offs import COSTS, pareto_front, trade_offs
-from rankwright.study.report.tuning import tuning_panels
+from rankwright.study.report.plots.strips import forest, value_strips
+from rankwright.study.report.plots.trade_offs import COSTS, pareto_front, trade_offs
+from rankwright.study.report.plots.tuning import tuning_panels
 from rankwright.study.statistics import Difference
 from rankwright.tasks.metrics import METRICS
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from method_table import METHODS, method_named
-from rankwright.core.errors import MethodError
-from rankwright.study.budget import Budget, steps_within
-from rankwright.study.config import MethodSpec, StudyConfig, TaskSpec
+from rankwright.errors import MethodError
+from rankwright.study.planning.budget import Budget, steps_within
+from rankwright.study.planning.config import MethodSpec, StudyConfig, TaskSpec
 from rankwright.tasks import load_task, task_name
 
 

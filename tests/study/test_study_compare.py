@@ -18,22 +18,35 @@ import pytest
 import torch
 import yaml
 
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, train
 from rankwright.job.head import Head
-from rankwright.study import worker
-from rankwright.study.compare import compare, dry_run
-from rankwright.study.config import StudyConfig
-from rankwright.study.figures import figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.forgetting import HeldText
-from rankwright.study.observe import NoLastEvaluation
-from rankwright.study.plan import check_same
-from rankwright.study.processes import Exit, Processes, StoppedError
-from rankwright.study.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request, locked
-from rankwright.study.records import CurvePoint, FailureRecord, Measurement, StudyRecord
+from rankwright.study.execution import worker
+from rankwright.study.execution.compare import compare, dry_run
+from rankwright.study.execution.forgetting import HeldText
+from rankwright.study.execution.observe import NoLastEvaluation
+from rankwright.study.execution.processes import Exit, Processes, StoppedError
+from rankwright.study.execution.protocol import (
+    ERROR,
+    LOG,
+    OUTCOME,
+    REQUEST,
+    ErrorReport,
+    Request,
+    locked,
+)
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.planning.plan import check_same
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import (
+    CurvePoint,
+    FailureRecord,
+    Measurement,
+    StudyRecord,
+)
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card
+from rankwright.study.report.figures import figures
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, PreparedTask, TaskError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rankwright.cli import main
-from rankwright.study.config import StudyConfig
+from rankwright.study.planning.config import StudyConfig
 from studies import carried_out
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from rankwright.study.config import StudyConfig
-from rankwright.study.folder import StudyFolder
-from rankwright.study.protocol import PROGRESS, Progress, locked
-from rankwright.study.records import RunRecord
+from rankwright.study.execution.protocol import PROGRESS, Progress, locked
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import RunRecord
 from studies import carried_out
 
 STEPS = 90

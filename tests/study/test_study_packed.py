@@ -13,12 +13,12 @@ import pytest
 
 import made_up
 from rankwright.cli import main
-from rankwright.core.errors import MethodError
-from rankwright.study.compare import compare
-from rankwright.study.config import StudyConfig
-from rankwright.study.figures import figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.packed import read_packed, write_packed
+from rankwright.errors import MethodError
+from rankwright.study.execution.compare import compare
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.packed import read_packed, write_packed
+from rankwright.study.report.figures import figures
 from rankwright.study.report.page import html
 from studies import Heard, InProcess, carried_out
 
@@ -119,7 +119,7 @@ def test_unpacking_that_is_stopped_loses_nothing(
         file.write_bytes(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rankwright.study.folder.write_bytes", write)
+        patch.setattr("rankwright.study.records.folder.write_bytes", write)
         with pytest.raises(KeyboardInterrupt):
             there.unpack()
     again = StudyFolder(there.path)

@@ -7,8 +7,8 @@ import json
 import pandas as pd
 import pytest
 
-from rankwright.study.folder import StudyFolder
-from rankwright.study.peft_layout import write_peft_layout
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.report.peft_layout import write_peft_layout
 
 # What method_comparison/processing.py of huggingface/peft takes from a file, by its own dtypes.
 RUN = {"experiment_name": "string", "total_time": float, "peft_branch": "string"}

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rankwright.core.errors import MethodError
-from rankwright.study.processes import Exit, Processes, error_of
-from rankwright.study.protocol import ERROR, ErrorReport, Progress, locked
+from rankwright.errors import MethodError
+from rankwright.study.execution.processes import Exit, Processes, error_of
+from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress, locked
 
 
 @pytest.fixture

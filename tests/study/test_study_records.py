@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from rankwright.core.errors import MethodError
-from rankwright.study.examples import Examples
-from rankwright.study.folder import StudyFolder
-from rankwright.study.names import run_name
-from rankwright.study.records import (
+from rankwright.errors import MethodError
+from rankwright.study.records.examples import Examples
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.names import run_name
+from rankwright.study.records.records import (
     CostRecord,
     CurvePoint,
     FailureRecord,

@@ -21,22 +21,22 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from rankwright.core.errors import MethodError
-from rankwright.core.search import LogRange, OneOf
-from rankwright.study import storage
-from rankwright.study.compare import Observer, compare
-from rankwright.study.config import StudyConfig
-from rankwright.study.figures import figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.plan import Plan, plan
-from rankwright.study.processes import Exit, Processes, StoppedError
-from rankwright.study.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
-from rankwright.study.records import TuningRecord
+from rankwright.core.search_space import LogRange, OneOf
+from rankwright.errors import MethodError
+from rankwright.study.execution.compare import Observer, compare
+from rankwright.study.execution.processes import Exit, Processes, StoppedError
+from rankwright.study.execution.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.planning.plan import Plan, plan
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import TuningRecord
+from rankwright.study.report.figures import figures
 from rankwright.study.report.words import lede
-from rankwright.study.sampler import SeededSampler
-from rankwright.study.storage import quiet_optuna, storage_of_trials, without_password
-from rankwright.study.trials import best_of, once_each, place
-from rankwright.study.tuning import Search, tune
+from rankwright.study.tuning import storage
+from rankwright.study.tuning.sampler import SeededSampler
+from rankwright.study.tuning.search import Search, tune
+from rankwright.study.tuning.storage import quiet_optuna, storage_of_trials, without_password
+from rankwright.study.tuning.trials import best_of, once_each, place
 from rankwright.tasks import TaskError
 from studies import Heard, InProcess, carried_out
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import TrainConfig
 from rankwright.tasks import SetAside, task_from_files
 from saved_models import labelled_rows, write_rows

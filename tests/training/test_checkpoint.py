@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankwright.core.errors import TrainingError
+from rankwright.errors import TrainingError
 from rankwright.training import checkpoint
 from rankwright.training.checkpoint import MANIFEST, IncompleteCheckpointWarning
 

@@ -14,9 +14,9 @@ from torch.utils.data import BatchSampler
 from transformers import TrainerCallback
 
 from method_table import method_named
-from rankwright.core.errors import MethodError
+from rankwright.core.batch import MicroBatch
 from rankwright.core.loop import Loop
-from rankwright.core.run import MicroBatch
+from rankwright.errors import MethodError
 from rankwright.training.data import PhaseSampler, endless_rows
 from trainers import base_model, build_trainer
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from models import tiny_bert, tiny_llama, tokens
-from rankwright.core.effective import weight_change
-from rankwright.core.matrix import as_rows, effective_weight
-from rankwright.core.run import adapted_layers
 from rankwright.methods import DoRA, LoRA, XGBLoRA
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_change import weight_change
+from rankwright.peft_layers.weight_view import as_rows, effective_weight
 from rankwright.training.export import export_adapter, export_lora, export_merged
-from rankwright.training.export_check import ExportError
-from rankwright.training.export_probe import probe_inputs
+from rankwright.training.export.check import ExportError
+from rankwright.training.export.probe import probe_inputs
 
 METHODS = [LoRA(r=4), DoRA(r=4), LoRA(r=4, use_rslora=True, rank_pattern={"value": 3})]
 EXPORTS = [export_adapter, export_lora, export_merged]

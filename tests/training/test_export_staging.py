@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rankwright.core.locks import unique_name
+from rankwright.locks import unique_name
 from rankwright.training.checkpoint import publish
-from rankwright.training.export_check import ExportError, staged
+from rankwright.training.export.check import ExportError, staged
 
 
 def write(folder: Path, content: str) -> None:

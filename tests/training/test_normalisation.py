@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import same_bits
-from rankwright.core.errors import TrainingError
+from rankwright.errors import TrainingError
 from rankwright.methods import BiDoRA, LoRA
 from rankwright.training import with_method
 from trainers import adapter, build_trainer

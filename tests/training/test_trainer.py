@@ -27,8 +27,8 @@ from method_table import (
     one_of_each,
 )
 from models import classification_rows, same_bits
-from rankwright.core.errors import MethodError, TrainingError
-from rankwright.core.run import FORWARD
+from rankwright.core.schedule import FORWARD
+from rankwright.errors import MethodError, TrainingError
 from rankwright.methods import BiDoRA, DoRA, LoRA, XGBLoRA
 from rankwright.training import MethodMixin, Trainer, checkpoint, totals, with_method
 from rankwright.training.checkpoint import IncompleteCheckpointWarning, newest_complete

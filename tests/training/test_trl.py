@@ -16,10 +16,10 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from method_table import BATCH, BY_FORWARD, STEPS, TABLE, method_named, one_of_each
 from models import VOCABULARY, same_bits, tiny_llama
-from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
-from rankwright.core.run import adapted_layers
-from rankwright.procedures.hypergradient import Mode
+from rankwright.errors import MethodError
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.procedures.bilevel.hypergradient import Mode
 from rankwright.training import with_method
 from trainers import adapter, logits
 

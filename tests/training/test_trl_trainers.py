@@ -14,8 +14,8 @@ import trl
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
+from rankwright.errors import MethodError
 from rankwright.methods import BiDoRA, LoRA, OLoRA
 from rankwright.penalties.outputs import Outputs
 from rankwright.training import with_method

@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.slots import SLOT_NAMES
-from rankwright.core.yamls import ConfigLoader, yaml_problem
+from rankwright.errors import MethodError, did_you_mean
 from rankwright.job.paths import FILES, expanded
+from rankwright.tasks.yaml_loader import ConfigLoader, yaml_problem
 
 DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)

@@ -31,10 +31,10 @@ from rankwright.cli.tables import (
     print_parts,
     result_table,
 )
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
 from rankwright.job import TrainConfig, build_method, train
 from rankwright.job.rows import RunRows
-from rankwright.training.export_check import ExportError
+from rankwright.training.export.check import ExportError
 from rankwright.training.progress import progress_bar
 
 

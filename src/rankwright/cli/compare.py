@@ -30,13 +30,13 @@ from rankwright.cli.arguments import (
 from rankwright.cli.live import StudyTable, plan_table
 from rankwright.core.part_fields import meanings
 from rankwright.job import TrainConfig
-from rankwright.study.compare import compare, dry_run
-from rankwright.study.config import DECIDED, StudyConfig
-from rankwright.study.figures import figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.processes import Processes, StoppedError
+from rankwright.study.execution.compare import compare, dry_run
+from rankwright.study.execution.processes import Processes, StoppedError
+from rankwright.study.planning.config import DECIDED, StudyConfig
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import words, write_html, write_markdown
-from rankwright.study.storage import without_password
+from rankwright.study.report.figures import figures
+from rankwright.study.tuning.storage import without_password
 from rankwright.training.signals import handled
 
 USAGE = (

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rankwright.cli.tables import result_table
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, train
 from rankwright.job.files import write_json
-from rankwright.job.load import load_tokenizer
+from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification

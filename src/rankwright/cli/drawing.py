@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from rankwright.cli.run_log import TRAINING, VALIDATION, Quantity, RunLog
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 
 _COLOURS = {TRAINING: "#0b65a8", VALIDATION: "#c2560a"}
 _INK, _SOFT, _GRID, _BAND = "#1b2228", "#5b6670", "#dde2e5", "#f1f4f6"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rankwright.cli.arguments import UsageError
-from rankwright.core.errors import FieldError, MethodError, TrainingError
+from rankwright.errors import FieldError, MethodError, TrainingError
 from rankwright.tasks.errors import TaskError
 
 SIGNALLED = 128
@@ -59,8 +59,8 @@ def _with_option(error: FieldError, command: str) -> str:
 
 def _option_of(error: FieldError) -> str | None:
     """The option of `train` that sets a field of a method or part; None if there is none."""
-    from rankwright.core.catalogue import SLOTS, parts  # they import torch, as the owner did
-    from rankwright.core.registry import available
+    from rankwright.core.method_registry import available
+    from rankwright.core.part_registry import SLOTS, parts  # they import torch, as the owner did
 
     if error.owner in {cls.__name__ for cls in available().values()}:
         return f"--method.{error.name}"

@@ -11,15 +11,15 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
 from rankwright.job.files import check_output, json_text, write_json
 from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
-from rankwright.job.load import load_tokenizer
+from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import expanded
-from rankwright.training import export
+from rankwright.training.export import adapter as export
 
 NOTES = {
     "adapter": "",

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwright.cli.interrupt import say_at_once
-from rankwright.study.compare import Observer
-from rankwright.study.folder import StudyFolder
-from rankwright.study.plan import Plan
-from rankwright.study.protocol import REQUEST, Progress, Request
-from rankwright.study.records import Measurement, PlannedRun, RunRecord
+from rankwright.study.execution.compare import Observer
+from rankwright.study.execution.protocol import REQUEST, Progress, Request
+from rankwright.study.planning.plan import Plan
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import Measurement, PlannedRun, RunRecord
 from rankwright.study.report import words
 
 REFRESH_PER_SECOND = 2.0

@@ -28,10 +28,9 @@ from rankwright.cli.arguments import (
     with_values,
 )
 from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
-from rankwright.core import catalogue
-from rankwright.core.catalogue import SLOTS
 from rankwright.core.method import Method
-from rankwright.core.registry import available, get
+from rankwright.core.method_registry import available, get
+from rankwright.core.part_registry import SLOTS, parts
 from rankwright.job import TrainConfig
 from rankwright.job.folder import with_paths_found
 from rankwright.job.paths import run_of
@@ -129,7 +128,7 @@ def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
     group.add_class_arguments(get(method), "method", as_group=False, skip={"plugged"})
     group = parser.add_argument_group("Parts plugged onto the method; see `rankwright parts`")
     for slot in SLOTS:
-        group.add_argument(f"--{slot}.name", help=", ".join(catalogue.parts(slot)) or "none yet")
+        group.add_argument(f"--{slot}.name", help=", ".join(parts(slot)) or "none yet")
     for plug in plugs:
         group.add_class_arguments(plug.cls, plug.prefix, as_group=False, skip=plug.skipped)
     return parser

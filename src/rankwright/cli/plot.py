@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rankwright.cli.drawing import draw
 from rankwright.cli.run_log import RunLog
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import RunFolder
 from rankwright.job.files import check_output
 from rankwright.job.paths import expanded

@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from rankwright.core.catalogue import SLOTS, get_part
-from rankwright.core.errors import MethodError
-from rankwright.core.part import Part
-from rankwright.core.yamls import NumberLoader
+from rankwright.core.part_registry import SLOTS, get_part
+from rankwright.core.slots import Part
+from rankwright.errors import MethodError
+from rankwright.tasks.yaml_loader import NumberLoader
 
 
 @dataclass(frozen=True)

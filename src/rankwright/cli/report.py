@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.files import check_output, telling_output
 from rankwright.job.paths import expanded
-from rankwright.study.figures import figures
-from rankwright.study.folder import StudyFolder
-from rankwright.study.peft_layout import write_peft_layout
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import write_card, write_html, write_markdown
+from rankwright.study.report.figures import figures
+from rankwright.study.report.peft_layout import write_peft_layout
 
 Format = Literal["html", "markdown", "model-card", "peft", "packed"]
 FOLDERS = ("peft", "packed")

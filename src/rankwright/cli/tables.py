@@ -11,11 +11,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from rankwright.core.catalogue import SLOTS, parts, summary
-from rankwright.core.errors import MethodError, did_you_mean
 from rankwright.core.method import Method
+from rankwright.core.method_registry import available
 from rankwright.core.part_fields import meanings
-from rankwright.core.registry import available
+from rankwright.core.part_registry import SLOTS, parts, summary
+from rankwright.errors import MethodError, did_you_mean
 from rankwright.job import RunResult
 
 

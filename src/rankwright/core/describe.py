@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwright.core.method import Method
-from rankwright.core.parts import part_from
-from rankwright.core.registry import get
+from rankwright.core.method_registry import get
+from rankwright.core.plugged import part_from
 
 
 def build_method(

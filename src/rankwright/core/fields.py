@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, Literal, Union
 
-from rankwright.core.errors import FieldError
+from rankwright.errors import FieldError
 
 _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text"}
 

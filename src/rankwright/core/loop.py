@@ -11,12 +11,13 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.batch import MicroBatch
 from rankwright.core.parameter_groups import clipping
-from rankwright.core.part import Multiplier, Shape
 from rankwright.core.random_state import random_state, set_random_state
-from rankwright.core.run import MicroBatch, Run
+from rankwright.core.run import Run
+from rankwright.core.schedule import Multiplier, Shape
 from rankwright.core.targets import count_targets, nothing_scored, weigh
+from rankwright.errors import MethodError, TrainingError
 
 if TYPE_CHECKING:
     from rankwright.core.method import Method

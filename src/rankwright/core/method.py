@@ -19,20 +19,28 @@ from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
-from rankwright.core.blocks import release
-from rankwright.core.catalogue import SLOTS, part_name
-from rankwright.core.errors import MethodError
-from rankwright.core.experts import advice, check_experts, expert_notice, left_out_notice
 from rankwright.core.fields import check_field, check_types
-from rankwright.core.fused import fuse
-from rankwright.core.heads import matching, missing_parameters, whole_modules, whole_notice
-from rankwright.core.part import Export, Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.core.part_fields import Origin, taken_fields
-from rankwright.core.parts import Parts, members
-from rankwright.core.quantised import keep_trainable
-from rankwright.core.ranks import check_patterns, compiled, resolve_patterns, target_name
-from rankwright.core.run import FORWARD, adapted_layers
-from rankwright.core.search import LOW_RANK, SearchSpace
+from rankwright.core.part_registry import part_name
+from rankwright.core.plugged import Parts
+from rankwright.core.search_space import LOW_RANK, SearchSpace
+from rankwright.core.slots import (
+    Layer,
+    Slots,
+)
+from rankwright.errors import MethodError
+from rankwright.kernels.blocks import release
+from rankwright.kernels.fused_linear import fuse
+from rankwright.peft_layers.experts import advice, check_experts, expert_notice, left_out_notice
+from rankwright.peft_layers.heads import matching, missing_parameters, whole_modules, whole_notice
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.quantised import keep_trainable
+from rankwright.peft_layers.rank_patterns import (
+    check_patterns,
+    compiled,
+    resolve_patterns,
+    target_name,
+)
 
 logger = logging.getLogger(__name__)
 ADAPTER = "default"
@@ -45,46 +53,6 @@ _TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slots:
-    """The six questions a method answers; a default is plain LoRA with AdamW.
-
-    Attributes:
-        layer: How does an adapted layer compute, under which PEFT options?
-        init: Where do the factors start? None: PEFT's Kaiming-uniform A and zero B.
-        optimizer: How do the factors move? None: what the trainer's arguments say (AdamW).
-        penalty: What is added to the loss? None: nothing.
-        procedure: What happens around the steps? The default does nothing.
-        export: What is saved?
-    """
-
-    layer: Layer = field(default_factory=Layer)
-    init: Init | None = None
-    optimizer: OptimizerPart | None = None
-    penalty: Penalty | None = None
-    procedure: Procedure = field(default_factory=Procedure)
-    export: Export = field(default_factory=Export)
-
-    def passes(self, total_steps: int) -> float:
-        """Passes over a batch that `total_steps` steps take, at most; a forward is a third."""
-        forwards = 0 if self.penalty is None else self.penalty.forwards()
-        return self.procedure.passes(total_steps) * (1 + forwards * FORWARD)
-
-    def parts(self) -> Iterator[Part]:
-        """What the slots are filled with; parts that combine others give these."""
-        for slot in SLOTS:
-            yield from members(getattr(self, slot))
-
-    def filled(self) -> list[str]:
-        """Names of the slots that differ from plain LoRA."""
-        plain = Slots()
-        return [
-            slot.name
-            for slot in dataclasses.fields(self)
-            if type(getattr(self, slot.name)) is not type(getattr(plain, slot.name))
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +70,7 @@ class Method(ABC):
         use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
         modules_to_save: Modules trained in full and saved beside the adapter, by the ends of their
             names. New heads (classification, question answering and the like) always are, and so
-            are modules that the model's file lacks (`core/heads.py`).
+            are modules that the model's file lacks (`peft_layers/heads.py`).
         plugged: What was plugged in; see `with_parts`.
     """
 
@@ -223,7 +191,8 @@ class Method(ABC):
             peft_model = self._inject(model, slots.layer, absent)
             layers = adapted_layers(peft_model)
             _check_attention(layers)
-            check_experts(self.label, slots.parts(), layers, model)
+            unable = [part_name(part) for part in slots.parts() if not part.experts]
+            check_experts(self.label, unable, layers, model)
             self._resolve_patterns(peft_model, layers)
             self._check_ranks(layers)
             slots.layer.install(peft_model, ADAPTER)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from rankwright.core.part import ProcedureState
+    from rankwright.core.slots import ProcedureState
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from typing import Any
 
 import docstring_parser
 
-from rankwright.core.errors import MethodError, did_you_mean
-from rankwright.core.part import Part
+from rankwright.core.slots import Part
+from rankwright.errors import MethodError, did_you_mean
 
 _WIDTH = 100
 

@@ -10,24 +10,24 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from rankwright.core import processes, standing
-from rankwright.core.errors import MethodError, TrainingError
-from rankwright.core.forward import Forward, watching
-from rankwright.core.layer_state import layer_state, load_layer_state
+from rankwright.core import processes
+from rankwright.core.batch import MicroBatch, number_of_rows, take_rows
+from rankwright.core.model_call import Forward, watching
 from rankwright.core.parameter_groups import parameter_groups
-from rankwright.core.part import Multiplier, Phase, Shape
 from rankwright.core.random_state import random_state, seeded_generator, set_random_state
 from rankwright.core.reentrant import has_reentrant_checkpoint
-from rankwright.core.rows import number_of_rows, take_rows
-from rankwright.core.siblings import apart, parted
+from rankwright.core.schedule import FORWARD, Multiplier, Phase, Shape
+from rankwright.errors import MethodError, TrainingError
+from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels.shared_input import apart, parted
+from rankwright.peft_layers.layer_state import layer_state, load_layer_state
+from rankwright.peft_layers.layers import adapted_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,31 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Loss = TypeVar("Loss")
-
-FORWARD = 1 / 3
-"""Of a forward-and-backward pass: a backward takes twice the operations of a forward."""
-
-
-@dataclass
-class MicroBatch:
-    """One batch as a part sees it.
-
-    Attributes:
-        inputs: What the model is called with, on the model's device.
-        random_state: Random state before its first forward, for exact replay; None if not kept.
-        scale: Number of targets of the step, by which the engine weights the losses of its
-            micro-batches so that they sum to the step's loss; None for the batch alone.
-        held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
-        whole: The micro-batch that its rows were taken from; None if it is whole.
-        share: Its rows over those of `whole`.
-    """
-
-    inputs: Any
-    random_state: list[Tensor] | None = None
-    scale: Any = None
-    held_out: bool = False
-    whole: MicroBatch | None = None
-    share: float = 1.0
 
 
 class Run(ABC):
@@ -488,17 +463,3 @@ def _weighted_mean(values: list[tuple[Tensor, float]]) -> float:
     """Weighted mean; 0 if all weights are 0."""
     total = sum(weight for _, weight in values)
     return sum(float(value) * weight for value, weight in values if weight) / (total or 1.0)
-
-
-def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Every LoRA layer of `model`, by module name; none where whole modules are trained instead.
-
-    Raises:
-        MethodError: The model carries no adapter.
-    """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    if not layers and not any(isinstance(m, ModulesToSaveWrapper) for m in model.modules()):
-        raise MethodError(
-            f"{type(model).__name__} has no adapted layer; call model = method.apply(model) first"
-        )
-    return layers

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankwright.core.forward import is_encoder_decoder
+from rankwright.core.model_call import is_encoder_decoder
 
 IGNORED = -100
 """The label of a position or a row that is not scored."""

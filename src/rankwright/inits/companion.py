@@ -6,7 +6,7 @@ PiSSA, OLoRA and their kin start at factors A_0 (r, in) and B_0 (out, r) made fr
     y = x (W - s B_0 A_0)^T + b + s (x A^T) B^T
 
 Their published code, and PEFT, write W - s B_0 A_0 over W. Here the subtracted product is a frozen
-companion, the finished part of a stack (:mod:`rankwright.layers.stacked`):
+companion, the finished part of a stack (:mod:`rankwright.layers.stacked.layer`):
 
     y = x W^T + b + s [x A_0^T, dropout(x) A^T] [-B_0, B]^T
 
@@ -26,12 +26,12 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
-from rankwright.core.effective import check_linear
-from rankwright.core.linalg import compute_dtype
-from rankwright.core.matrix import base_rows
-from rankwright.core.part import Init
-from rankwright.core.run import adapted_layers
-from rankwright.layers.stacked import has_stacks, stack_factors, stacks, write_ranks
+from rankwright.algebra.precision import compute_dtype
+from rankwright.core.slots import Init
+from rankwright.layers.stacked.layer import has_stacks, stack_factors, stacks, write_ranks
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_change import check_linear
+from rankwright.peft_layers.weight_view import base_rows
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankwright.core.catalogue import part
+from rankwright.core.part_registry import part
 from rankwright.inits.companion import Companion
 
 

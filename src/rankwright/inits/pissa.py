@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankwright.core.catalogue import part
 from rankwright.core.fields import check_field, none_or_at_least
+from rankwright.core.part_registry import part
 from rankwright.inits.companion import Companion
 
 

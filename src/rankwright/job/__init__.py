@@ -14,7 +14,7 @@ from rankwright.job.config import TrainConfig
 if TYPE_CHECKING:
     from rankwright.core.describe import build_method
     from rankwright.job.folder import RunFolder
-    from rankwright.job.load import load_adapted, load_base
+    from rankwright.job.models import load_adapted, load_base
     from rankwright.job.run import Job, RunResult, set_up, train
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _HOMES = {
     "build_method": "rankwright.core.describe",
     "RunFolder": "rankwright.job.folder",
-    **dict.fromkeys(("load_adapted", "load_base"), "rankwright.job.load"),
+    **dict.fromkeys(("load_adapted", "load_base"), "rankwright.job.models"),
     **dict.fromkeys(("Job", "RunResult", "set_up", "train"), "rankwright.job.run"),
 }
 

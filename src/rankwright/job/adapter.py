@@ -15,7 +15,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.files import read_mapping
 from rankwright.job.folder import incomplete, read_whole
 from rankwright.training.adapter_file import MAGNITUDE

@@ -10,7 +10,7 @@ import transformers
 from peft import PeftModel
 from transformers import TrainingArguments
 
-from rankwright.core.errors import MethodError, did_you_mean
+from rankwright.errors import MethodError, did_you_mean
 from rankwright.job.config import TrainConfig
 from rankwright.job.folder import RunFolder
 from rankwright.tasks import PreparedTask

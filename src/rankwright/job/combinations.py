@@ -27,12 +27,11 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rankwright.core.catalogue import SINGLE, SLOTS, part_name, parts
-from rankwright.core.errors import MethodError
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
-from rankwright.core.parts import members
-from rankwright.core.registry import available
+from rankwright.core.method_registry import available
+from rankwright.core.part_registry import SINGLE, SLOTS, part_name, parts
+from rankwright.errors import MethodError
 
 STEPS = 4
 TOLERANCE = 1e-5  # between logits, float32: a stack's products round otherwise when PEFT adds them
@@ -85,7 +84,8 @@ def probe_method(name: str) -> list[Pair]:
 
 
 def _pair(method: Method, slot: str, name: str) -> Pair:
-    own = [part_name(part) for part in members(getattr(method.slots(), slot))]
+    filling = getattr(method.slots(), slot)
+    own = [part_name(part) for part in (filling.members() if filling else ())]
     if name in own:
         return Pair(method.name, slot, name, "its own")
     if own and slot in SINGLE:

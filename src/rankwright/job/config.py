@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field
+from rankwright.errors import MethodError
 from rankwright.job.paths import with_absolute_paths
 from rankwright.tasks import SetAside, Task, load_task, task_from_files
 

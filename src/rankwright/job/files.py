@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rankwright.core.errors import MethodError
-from rankwright.core.locks import acquire, remove_unheld, unique_name
+from rankwright.errors import MethodError
+from rankwright.locks import acquire, remove_unheld, unique_name
 
 
 @contextlib.contextmanager

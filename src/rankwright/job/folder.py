@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import yaml
 
 import rankwright.methods  # noqa: F401  registers every method
-from rankwright.core.catalogue import SLOTS
 from rankwright.core.describe import build_method, plain, registered_name
-from rankwright.core.errors import FieldError, MethodError
 from rankwright.core.method import Method
-from rankwright.core.yamls import NumberDumper, NumberLoader, yaml_problem
+from rankwright.core.part_registry import SLOTS
+from rankwright.errors import FieldError, MethodError
 from rankwright.job.config import TrainConfig
 from rankwright.job.files import json_text, read_mapping, write_json, write_text
 from rankwright.job.paths import DESCRIPTION, expanded, relocated
+from rankwright.tasks.yaml_loader import NumberDumper, NumberLoader, yaml_problem
 from rankwright.training import checkpoint
 from rankwright.training.cost import Cost
 from rankwright.training.manifest import (

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankwright.core.errors import MethodError
-from rankwright.core.locks import Lock, acquire
+from rankwright.errors import MethodError
 from rankwright.job.files import telling_output
+from rankwright.locks import Lock, acquire
 
 NAME = ".lock"
 

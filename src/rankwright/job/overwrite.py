@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job import lock
 from rankwright.job.folder import RunFolder
 

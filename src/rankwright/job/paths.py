@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 
 MINILM = "minilm"
 DESCRIPTION = "run.yaml"

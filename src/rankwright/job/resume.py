@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.folder import RunFolder
 from rankwright.training import checkpoint
 

@@ -21,8 +21,8 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from rankwright.core.errors import MethodError
 from rankwright.core.method import Method
+from rankwright.errors import MethodError
 from rankwright.job.arguments import (
     check_best,
     check_buildable,
@@ -36,8 +36,8 @@ from rankwright.job.data import RunData, read_data
 from rankwright.job.files import write_json
 from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
-from rankwright.job.load import load_base, load_tokenizer
 from rankwright.job.lock import FolderLock
+from rankwright.job.models import load_base, load_tokenizer
 from rankwright.job.observing import PhaseNote, ValidationCurve, evaluation_seconds
 from rankwright.job.overwrite import check_replaceable, drop_replaced, set_aside
 from rankwright.job.paths import expanded

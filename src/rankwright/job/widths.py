@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.paths import resolve_model
 
 _NO_WIDTH = re.compile(r"vocab|position|token|length|max_|window|n_ctx|theta|version|seed|label")

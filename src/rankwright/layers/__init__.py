@@ -1,6 +1,5 @@
 """How an adapted layer computes."""
 
-from rankwright.core.matrix import effective_weight
 from rankwright.layers.dora import (
     Dora,
     FactoredDora,
@@ -10,7 +9,8 @@ from rankwright.layers.dora import (
 )
 from rankwright.layers.frozen import FrozenA
 from rankwright.layers.gated import GatedLoRA
-from rankwright.layers.stacked import StackedLoRA
+from rankwright.layers.stacked.layer import StackedLoRA
+from rankwright.peft_layers.weight_view import effective_weight
 
 __all__ = [
     "Dora",

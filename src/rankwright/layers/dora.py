@@ -5,7 +5,7 @@
 standard DoRA adapter; only the computation is ours:
 
 - `n` comes from `row_norm`: no `out x in` temporary, no identity matrix, once a step;
-- over linear layers all of it is one autograd function (:mod:`rankwright.core.lowrank`);
+- over linear layers all of it is one autograd function (:mod:`rankwright.kernels.lowrank`);
 - `m` starts from the stored weight in float32 and `g - 1 = (m - n) / n` is formed in float32, so a
   fresh adapter is the base model bit for bit, in bfloat16 too;
 - a zero row of the weight gives a zero output, not NaN;
@@ -23,12 +23,15 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Embedding, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
-from rankwright.core import standing
-from rankwright.core.catalogue import part
+from rankwright.algebra.precision import no_autocast, nonzero
+from rankwright.algebra.row_norms import RowNorm, attach_row_norm, row_norm
 from rankwright.core.fields import check_field
-from rankwright.core.fused import fuse
-from rankwright.core.linalg import RowNorm, attach_row_norm, no_autocast, nonzero, row_norm
-from rankwright.core.matrix import (
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Layer
+from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels.fused_linear import fuse
+from rankwright.kernels.recomputation import transformed
+from rankwright.peft_layers.weight_view import (
     CONV_LAYERS,
     LowRankFactors,
     as_rows,
@@ -40,8 +43,6 @@ from rankwright.core.matrix import (
     tensor_version,
     weight_version,
 )
-from rankwright.core.origins import transformed
-from rankwright.core.part import Layer
 
 NormGrad = Literal["detached", "full"]
 

@@ -3,8 +3,8 @@
 PEFT creates an `nn.Linear` for A (r, in) and for B (out, r). A layer part may replace it by a
 `Factor`, whose weight is computed from other tensors. PEFT and every export read `weight`, so the
 saved adapter is an ordinary LoRA. Checkpoints of a run also store the module's parameters and
-buffers (:mod:`rankwright.core.layer_state`), so subclasses resume exactly without code of their
-own.
+buffers (:mod:`rankwright.peft_layers.layer_state`), so subclasses resume exactly without code of
+their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rankwright.core.fused import Factors
+from rankwright.kernels.fused_linear import Factors
 
 
 class Factor(nn.Module, ABC):

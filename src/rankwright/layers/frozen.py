@@ -11,10 +11,10 @@ from peft.tuners.lora.layer import Embedding, LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
-from rankwright.core.catalogue import part
-from rankwright.core.errors import MethodError
-from rankwright.core.part import Layer
-from rankwright.core.run import adapted_layers
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Layer
+from rankwright.errors import MethodError
+from rankwright.peft_layers.layers import adapted_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -19,15 +19,15 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from rankwright.core.catalogue import part
-from rankwright.core.effective import check_linear
-from rankwright.core.errors import MethodError
+from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.linalg import compute_dtype
-from rankwright.core.part import Layer
-from rankwright.core.ranks import drop_layers, write_ranks
-from rankwright.core.run import adapted_layers
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Layer
+from rankwright.errors import MethodError
 from rankwright.layers.factor import Factor
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.rank_patterns import drop_layers, write_ranks
+from rankwright.peft_layers.weight_change import check_linear
 
 if TYPE_CHECKING:
     from peft import PeftModel

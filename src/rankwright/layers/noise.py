@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.hooks import RemovableHandle
 
-from rankwright.core.errors import MethodError
-from rankwright.core.fused import FusedLinear
-from rankwright.core.linalg import factored_row_norm, no_autocast
-from rankwright.core.matrix import (
+from rankwright.algebra.precision import no_autocast
+from rankwright.algebra.row_norms import factored_row_norm
+from rankwright.errors import MethodError
+from rankwright.kernels.fused_linear import FusedLinear
+from rankwright.kernels.seeded_noise import Noise
+from rankwright.peft_layers.weight_view import (
     CONV_LAYERS,
     base_rows,
     dora_magnitude,
     low_rank_factors,
 )
-from rankwright.core.noise import Noise
 
 _NOT_LINEAR = (*CONV_LAYERS, Embedding, MultiheadAttention, ParamWrapper)
 

@@ -1,6 +1,6 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
-import rankwright.core.compat  # noqa: F401  before a name of PEFT is imported
+import rankwright.peft_layers.compat  # noqa: F401  before a name of PEFT is imported
 from rankwright.methods.ba_lora import BALoRA
 from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.cola import COLA

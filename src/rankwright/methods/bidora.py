@@ -23,18 +23,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Export
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.registry import register
-from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
+from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
+from rankwright.core.slots import Export, Slots
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 from rankwright.penalties import Gram
 from rankwright.penalties.gram import GramForm
 from rankwright.procedures import Bilevel
-from rankwright.procedures.bilevel import RetrainFrom
-from rankwright.procedures.hypergradient import Mode
+from rankwright.procedures.bilevel.bilevel import RetrainFrom
+from rankwright.procedures.bilevel.hypergradient import Mode
 
 
 @register

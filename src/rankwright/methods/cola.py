@@ -18,15 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Export
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.registry import register
-from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
-from rankwright.layers.stacked import Side, StackedLoRA
-from rankwright.procedures.chain import Chain
-from rankwright.procedures.frozen import FrozenDraw
-from rankwright.procedures.rounds import LrPolicy
+from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
+from rankwright.core.slots import Export, Slots
+from rankwright.layers.stacked.layer import Side, StackedLoRA
+from rankwright.procedures.chain.chain import Chain
+from rankwright.procedures.chain.frozen import FrozenDraw
+from rankwright.procedures.chain.rounds import LrPolicy
 
 
 @register

@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Export
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.registry import register
+from rankwright.core.slots import Export, Slots
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 

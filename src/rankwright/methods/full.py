@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from rankwright.core.errors import MethodError
-from rankwright.core.registry import register
-from rankwright.core.search import LogRange, SearchSpace
-from rankwright.core.whole import Whole, owners
+from rankwright.core.method_registry import register
+from rankwright.core.search_space import LogRange, SearchSpace
+from rankwright.errors import MethodError
+from rankwright.methods._whole_modules import Whole, owners
 
 
 @register

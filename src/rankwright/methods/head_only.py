@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from rankwright.core.registry import register
-from rankwright.core.search import LogRange, SearchSpace
-from rankwright.core.whole import Whole, word_head
+from rankwright.core.method_registry import register
+from rankwright.core.search_space import LogRange, SearchSpace
+from rankwright.methods._whole_modules import Whole, word_head
 
 
 @register

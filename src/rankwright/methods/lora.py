@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.registry import register
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
+from rankwright.core.slots import Slots
 
 
 @register

@@ -19,10 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.registry import register
-from rankwright.core.search import LOW_RANK, OneOf, SearchSpace
+from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
+from rankwright.core.slots import Slots
 from rankwright.optimizers import LoraPro
 from rankwright.optimizers.equivalent import XMode
 from rankwright.optimizers.lora_pro import Mode

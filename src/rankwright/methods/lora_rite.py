@@ -20,10 +20,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.registry import register
-from rankwright.core.search import LARGE_STEPS, SearchSpace
+from rankwright.core.search_space import LARGE_STEPS, SearchSpace
+from rankwright.core.slots import Slots
 from rankwright.optimizers import LoraRite
 
 

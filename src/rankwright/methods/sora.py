@@ -18,15 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankwright.core.method import Method, Slots
-from rankwright.core.part import Export
+from rankwright.core.method import Method
+from rankwright.core.method_registry import register
 from rankwright.core.part_fields import from_part
-from rankwright.core.proximal import Threshold
-from rankwright.core.registry import register
-from rankwright.core.search import RATES, LogRange, OneOf, SearchSpace
+from rankwright.core.search_space import RATES, LogRange, OneOf, SearchSpace
+from rankwright.core.slots import Export, Slots
 from rankwright.layers.gated import GatedLoRA, GateInit
 from rankwright.penalties import L1
-from rankwright.procedures.sparsify import ROLE, Sparsify, XiSchedule
+from rankwright.procedures.sparsify.proximal import Threshold
+from rankwright.procedures.sparsify.sparsify import ROLE, Sparsify, XiSchedule
 
 
 @register

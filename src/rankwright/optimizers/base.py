@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Self, overload
 import torch
 from torch import Tensor, nn
 
-from rankwright.core.errors import MethodError, TrainingError
-from rankwright.core.linalg import compute_dtype
+from rankwright.algebra.precision import compute_dtype
 from rankwright.core.parameter_groups import decays
+from rankwright.errors import MethodError, TrainingError
 from rankwright.optimizers.pairs import Pair, named_pairs
 
 Group = dict[str, Any]

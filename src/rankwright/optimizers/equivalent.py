@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rankwright.core.symmetric import Spectrum, ridged_inverse, solve_sylvester, spectrum
+from rankwright.algebra.spectra import Spectrum, ridged_inverse, solve_sylvester, spectrum
 
 XMode = Literal["sylvester", "symmetric", "zero"]
 

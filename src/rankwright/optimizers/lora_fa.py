@@ -18,15 +18,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankwright.core.catalogue import part
+from rankwright.algebra.precision import compute_dtype
+from rankwright.algebra.spectra import ridged_inverse, spectrum
 from rankwright.core.fields import check_field
-from rankwright.core.linalg import compute_dtype
-from rankwright.core.matrix import tensor_version
-from rankwright.core.part import Layer, OptimizerPart
+from rankwright.core.part_registry import part
 from rankwright.core.run import Run
-from rankwright.core.symmetric import ridged_inverse, spectrum
+from rankwright.core.slots import Layer, OptimizerPart
 from rankwright.layers.frozen import FrozenA
 from rankwright.optimizers.pairs import Pair, named_pairs
+from rankwright.peft_layers.weight_view import tensor_version
 
 
 @part("lora_fa")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from rankwright.core.catalogue import part
 from rankwright.core.fields import check_field
-from rankwright.core.part import OptimizerPart
+from rankwright.core.part_registry import part
 from rankwright.core.run import Run
+from rankwright.core.slots import OptimizerPart
 
 Group = dict[str, Any]
 

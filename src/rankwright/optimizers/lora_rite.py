@@ -39,11 +39,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankwright.core.catalogue import part
+from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.linalg import compute_dtype
-from rankwright.core.part import OptimizerPart
+from rankwright.core.part_registry import part
 from rankwright.core.run import Run
+from rankwright.core.slots import OptimizerPart
 from rankwright.optimizers.base import PairBatch, PairOptimizer
 from rankwright.optimizers.pairs import Pair, named_pairs
 

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rankwright.core.linalg import compute_dtype
+from rankwright.algebra.precision import compute_dtype
 
 Format = Literal["float32", "bfloat16", "8bit"]
 FORMATS = get_args(Format)

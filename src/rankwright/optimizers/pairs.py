@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from peft.tuners.lora.layer import Embedding, LoraLayer
 from torch import Tensor, nn
 
-from rankwright.core.errors import MethodError
-from rankwright.core.matrix import check_layer, dora_magnitude
-from rankwright.core.run import adapted_layers
+from rankwright.errors import MethodError
 from rankwright.layers.factor import Factor
+from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.weight_view import check_layer, dora_magnitude
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def named_pairs(
 ) -> dict[str, Pair]:
     """The pairs of one adapter.
 
-    Of a stack (:mod:`rankwright.layers.stacked`) that is the live part. Magnitudes, biases, gates
+    A stack (:mod:`rankwright.layers.stacked.layer`) gives its live part. Magnitudes, biases, gates
     and heads are no pairs.
 
     Args:

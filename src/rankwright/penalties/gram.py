@@ -19,23 +19,17 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor
 
-from rankwright.core.catalogue import part
+from rankwright.algebra.cosines import BaseGram, base_gram, factored_cosines_sq
+from rankwright.algebra.precision import compute_dtype, no_autocast, nonzero
 from rankwright.core.fields import check_field, none_or_at_least
-from rankwright.core.linalg import (
-    BaseGram,
-    base_gram,
-    compute_dtype,
-    factored_cosines_sq,
-    no_autocast,
-    nonzero,
-)
-from rankwright.core.matrix import (
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Penalty
+from rankwright.peft_layers.weight_view import (
     base_rows,
     check_layers,
     low_rank_factors,
     weight_version,
 )
-from rankwright.core.part import Penalty
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run

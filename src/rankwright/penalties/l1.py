@@ -1,7 +1,7 @@
 """The mean absolute value of the parameters of one role: `weight * sum |p| / count`.
 
 As a term of the loss it goes through the optimizer: under AdamW its weight is no threshold, and it
-leaves no exact zeros. For those see :mod:`rankwright.procedures.sparsify`.
+leaves no exact zeros. For those see :mod:`rankwright.procedures.sparsify.sparsify`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rankwright.core.catalogue import part
-from rankwright.core.errors import MethodError
 from rankwright.core.fields import check_field
-from rankwright.core.part import Penalty
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Penalty
+from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run

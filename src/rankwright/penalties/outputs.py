@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 from torch import Tensor
 from torch.nn import functional as F
 
-from rankwright.core.catalogue import part
-from rankwright.core.errors import MethodError
+from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.forward import is_encoder_decoder
-from rankwright.core.linalg import compute_dtype
-from rankwright.core.part import Penalty
+from rankwright.core.model_call import is_encoder_decoder
+from rankwright.core.part_registry import part
+from rankwright.core.slots import Penalty
 from rankwright.core.targets import IGNORED
+from rankwright.errors import MethodError
 from rankwright.penalties.spectral import Norm, spectral_ratio
 
 if TYPE_CHECKING:
-    from rankwright.core.forward import Forward
+    from rankwright.core.model_call import Forward
     from rankwright.core.run import Run
 
 ConsistencySchedule = Literal["cosine", "constant"]

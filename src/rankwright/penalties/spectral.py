@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from rankwright.core.linalg import no_autocast
+from rankwright.algebra.precision import no_autocast
 
 Norm = Literal["frobenius", "nuclear"]
 

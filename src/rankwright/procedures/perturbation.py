@@ -20,14 +20,15 @@ from functools import partial
 import torch.distributed as dist
 from torch import Tensor
 
-from rankwright.core.catalogue import part
+from rankwright.algebra.row_norms import row_norm_sq
+from rankwright.core.batch import MicroBatch
 from rankwright.core.fields import check_field
-from rankwright.core.linalg import row_norm_sq
-from rankwright.core.matrix import base_rows
-from rankwright.core.noise import Noise
-from rankwright.core.part import Procedure, ProcedureState
-from rankwright.core.run import MicroBatch, Run
+from rankwright.core.part_registry import part
+from rankwright.core.run import Run
+from rankwright.core.slots import Procedure, ProcedureState
+from rankwright.kernels.seeded_noise import Noise
 from rankwright.layers.noise import NoiseHandle, add_noise, check_noise, row_std
+from rankwright.peft_layers.weight_view import base_rows
 
 
 @part("flat")

@@ -1,8 +1,13 @@
 """Many runs on equal terms: plan them, carry them out, and keep what each of them gave."""
 
-from rankwright.study.examples import Examples
-from rankwright.study.folder import StudyFolder
-from rankwright.study.records import RunRecord, StudyRecord, TrialRecord, TuningRecord
+from rankwright.study.records.examples import Examples
+from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.records import (
+    RunRecord,
+    StudyRecord,
+    TrialRecord,
+    TuningRecord,
+)
 
 __all__ = [
     "Examples",

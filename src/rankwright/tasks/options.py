@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from rankwright.core.yamls import WordLoader
 from rankwright.tasks.errors import TaskError, listing, no_such_file, shorten, suggestion
+from rankwright.tasks.yaml_loader import WordLoader
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 

@@ -23,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.errors import MethodError, TrainingError
 from rankwright.training.manifest import (
     MANIFEST,
     ManifestError,

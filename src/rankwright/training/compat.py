@@ -1,4 +1,4 @@
-"""Private Trainer names that the mixin overrides or calls; :mod:`rankwright.core.compat` checks."""
+"""Private Trainer names that the mixin overrides or calls; `peft_layers.compat` checks them."""
 
 TRAINER_NAMES = (
     "transformers.trainer:Trainer._clip_grad_norm",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-from rankwright.core.errors import MethodError
 from rankwright.core.run import Run
+from rankwright.errors import MethodError
 
 
 def endless_rows(run: Run, rows: Sequence[int], start: int, count: int, *key: object) -> list[int]:

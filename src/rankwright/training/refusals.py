@@ -10,11 +10,12 @@ from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from rankwright.core.errors import MethodError
-from rankwright.core.layer_state import layer_state
 from rankwright.core.method import Method
-from rankwright.core.part import Procedure, ProcedureState
-from rankwright.core.run import Run, adapted_layers
+from rankwright.core.run import Run
+from rankwright.core.slots import Procedure, ProcedureState
+from rankwright.errors import MethodError
+from rankwright.peft_layers.layer_state import layer_state
+from rankwright.peft_layers.layers import adapted_layers
 from rankwright.training.trl import SERVED, copies_adapter, generates, names
 
 

@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from rankwright.core.errors import MethodError, TrainingError
+from rankwright.core.batch import MicroBatch
 from rankwright.core.method import Method
 from rankwright.core.random_state import random_state
-from rankwright.core.run import MicroBatch, Run
+from rankwright.core.run import Run
 from rankwright.core.targets import nothing_scored
+from rankwright.errors import MethodError, TrainingError
 from rankwright.training.data import endless_rows
 from rankwright.training.normalisation import is_scaled
 from rankwright.training.trl import unmetered

@@ -14,8 +14,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
+from rankwright.errors import MethodError, TrainingError
 from rankwright.training import checkpoint
 from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.cost import CostMeter

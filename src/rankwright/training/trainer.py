@@ -1,7 +1,7 @@
 """The mixin that trains any method under any `transformers.Trainer`.
 
 The Trainer keeps its loop, its logging and its arguments; the mixin adds the events of
-:class:`~rankwright.core.part.ProcedureState`, one optimizer with a group for each role, schedules
+:class:`~rankwright.core.slots.ProcedureState`, one optimizer with a group for each role, schedules
 that know phases, and checkpoints that are whole or do not count.
 """
 
@@ -15,13 +15,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from rankwright.core import compat
-from rankwright.core.errors import MethodError, TrainingError
 from rankwright.core.method import Method
 from rankwright.core.parameter_groups import clipping
-from rankwright.core.part import Multiplier, Procedure
 from rankwright.core.random_state import random_state, set_random_state
+from rankwright.core.schedule import Multiplier
+from rankwright.core.slots import Procedure
 from rankwright.core.targets import nothing_scored
+from rankwright.errors import MethodError, TrainingError
+from rankwright.peft_layers import compat
 from rankwright.training import checkpoint
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.card import (
     Facts,
     Score,
@@ -14,10 +14,10 @@ from rankwright.job.card import (
     versions_text,
 )
 from rankwright.job.head import Head
-from rankwright.study.figures import MethodFigures, StudyFigures, TaskFigures
-from rankwright.study.records import RunRecord
+from rankwright.study.records.records import RunRecord
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
+from rankwright.study.report.figures import MethodFigures, StudyFigures, TaskFigures
 
 # The class that loads the models of a kind of task, for older records that do not name it.
 CLASSES = {

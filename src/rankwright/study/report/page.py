@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from rankwright.study.figures import OverTasks, StudyFigures, TaskFigures
 from rankwright.study.report import words
-from rankwright.study.report.curves import Curve, curve_caption, curve_panels, learning_curves
 from rankwright.study.report.environment import environment, source
-from rankwright.study.report.panel import Panel
-from rankwright.study.report.strips import Strip, forest, look, value_strips
-from rankwright.study.report.trade_offs import trade_offs
-from rankwright.study.report.tuning import tuning_panels
+from rankwright.study.report.figures import OverTasks, StudyFigures, TaskFigures
+from rankwright.study.report.plots.curves import Curve, curve_caption, curve_panels, learning_curves
+from rankwright.study.report.plots.panel import Panel
+from rankwright.study.report.plots.strips import Strip, forest, look, value_strips
+from rankwright.study.report.plots.trade_offs import trade_offs
+from rankwright.study.report.plots.tuning import tuning_panels
 from rankwright.study.statistics import Unit
 
 _SIGNS = {

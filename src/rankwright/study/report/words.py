@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 
 from rankwright.job.card import parameter as parameter
-from rankwright.study.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
-from rankwright.study.records import StudyRecord, TaskRecord
+from rankwright.study.records.records import StudyRecord, TaskRecord
+from rankwright.study.report.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.power import ALPHA
 from rankwright.study.statistics.verdict import Finding, p_words

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankwright.core.errors import MethodError
+from rankwright.errors import MethodError
 from rankwright.job.files import write_text
-from rankwright.study.figures import StudyFigures
-from rankwright.study.folder import StudyFolder
+from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report.card import model_card
+from rankwright.study.report.figures import StudyFigures
 from rankwright.study.report.page import html, markdown
 
 

@@ -18,7 +18,7 @@ import sacrebleu
 from sacrebleu.metrics.bleu import BLEU
 from seqeval.metrics.sequence_labeling import get_entities
 
-from rankwright.study.examples import Examples
+from rankwright.study.records.examples import Examples
 from rankwright.tasks.metrics import METRICS
 
 Floats = npt.NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Matrix algebra on plain tensors: row norms, cosines, truncation, spectra."""

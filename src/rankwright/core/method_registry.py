@@ -1,0 +1,48 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from rankwright.core.method import Method
+from rankwright.core.part_registry import imported
+from rankwright.errors import MethodError, did_you_mean
+
+_METHODS: dict[str, type[Method]] = {}
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(cls: M) -> M:
+    """Make a method known under its `name`; use as a class decorator.
+
+    Raises:
+        MethodError: The name is taken by another class.
+    """
+    taken = _METHODS.get(cls.name)
+    if taken is not None and taken.__qualname__ != cls.__qualname__:
+        raise MethodError(f"the method name {cls.name!r} is taken by {taken.__qualname__}")
+    _METHODS[cls.name] = cls
+    return cls
+
+
+def available() -> dict[str, type[Method]]:
+    """All registered methods by name, sorted."""
+    return dict(sorted(_METHODS.items()))
+
+
+def get(name: str) -> type[Method]:
+    """The method class called `name`, or `package.module:Class` for one that is not registered.
+
+    Raises:
+        MethodError: There is no such method, or its module cannot be imported.
+    """
+    if name in _METHODS:
+        return _METHODS[name]
+    found: type[Method] | None = imported(name, Method, "method")
+    if found is not None:
+        return found
+    raise MethodError(
+        f"unknown method {name!r}; expected one of {', '.join(available())}, or "
+        f"package.module:Class for one of your own{did_you_mean(name, available())}"
+    )

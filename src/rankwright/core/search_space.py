@@ -1,0 +1,88 @@
+"""Search spaces: what a method is tuned over, declared beside its fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rankwright.errors import MethodError
+
+
+@dataclass(frozen=True)
+class LogRange:
+    """Numbers between two positive ends, equally likely on a logarithmic scale.
+
+    Attributes:
+        low: The lower end.
+        high: The upper end.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise MethodError(f"{self!r}: expected 0 < low < high, both finite")
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}, log scale"
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Its extreme values."""
+        return self.low, self.high
+
+    @property
+    def middle(self) -> float:
+        """The value half way on the logarithmic scale, rounded to two digits."""
+        return float(f"{math.sqrt(self.low * self.high):.1e}")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values.
+
+    Attributes:
+        values: The values; numbers, strings, booleans or None.
+    """
+
+    values: tuple[float | int | str | bool | None, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise MethodError(f"{self!r}: expected at least one value")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in self.values)
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """All its values."""
+        return self.values
+
+
+SearchSpace = Mapping[str, LogRange | OneOf]
+"""Field of the method, `learning_rate` or `head_learning_rate` -> what to try."""
+
+RATES: SearchSpace = {
+    "learning_rate": LogRange(1e-4, 1e-2),
+    "head_learning_rate": LogRange(1e-3, 1e-1),
+}
+"""Learning rates of factors and of a new head; every method should be tuned over both."""
+
+LOW_RANK: SearchSpace = {**RATES, "r": OneOf((4, 8, 16))}
+"""Rates and rank."""
+
+LARGE_STEPS: SearchSpace = {**LOW_RANK, "learning_rate": LogRange(3e-5, 3e-3)}
+"""The same for methods that at one rate move W farther than LoRA does."""
+
+
+def points(space: SearchSpace) -> float:
+    """How many points a search space has: infinitely many if it has a range, 0 if it is empty."""
+    sizes = [
+        len({*choice.values}) if isinstance(choice, OneOf) else math.inf
+        for choice in space.values()
+    ]
+    return math.prod(sizes) if sizes else 0

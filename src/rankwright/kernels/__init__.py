@@ -1,0 +1,1 @@
+"""Fused forwards of adapted layers and of the blocks around them."""

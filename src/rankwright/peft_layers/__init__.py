@@ -1,0 +1,1 @@
+"""PEFT's adapted layers: finding them, viewing them as matrices, checking them."""

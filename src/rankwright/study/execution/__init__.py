@@ -1,0 +1,1 @@
+"""Carrying out a study: processes, measured costs, single runs."""

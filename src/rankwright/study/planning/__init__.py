@@ -1,0 +1,1 @@
+"""The plan of a study: configuration, budget, and the study that it continues."""

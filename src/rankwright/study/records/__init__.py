@@ -1,0 +1,1 @@
+"""Files of a study: typed records, their folder, and the packed table."""

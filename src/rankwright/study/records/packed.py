@@ -1,0 +1,70 @@
+"""The files of a study in one parquet table, byte for byte.
+
+A row is a file: its `path` below the study's folder, with forward slashes, and its `content`. Rows
+are sorted by path, so the same files give the same table. Contents are kept as they were written:
+floats stay exact, and digests of the files hold. Pages carry checksums, which are compared when the
+table is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rankwright.errors import MethodError
+from rankwright.job.files import replacing
+
+SCHEMA = pa.schema(
+    [pa.field("path", pa.string(), nullable=False), pa.field("content", pa.binary(), False)]
+)
+LEVEL = 19
+"""Compression level of Zstandard: a study is packed once; 500 records take a second."""
+
+_PATH = re.compile(r"(records|failures|tuning)/[^/\\]+\.(json|parquet)")
+
+
+def write_packed(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write the table whole or not at all.
+
+    Args:
+        path: The parquet file.
+        files: Contents by path below the study's folder.
+    """
+    rows = sorted(files.items())
+    table = pa.table([[name for name, _ in rows], [data for _, data in rows]], schema=SCHEMA)
+    with replacing(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=LEVEL,
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+
+
+def read_packed(path: Path) -> dict[str, bytes]:
+    """The contents of a table that `write_packed` wrote, by path below the study's folder.
+
+    Raises:
+        MethodError: It is not such a table, or it is damaged.
+    """
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read().cast(SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise MethodError(
+            f"{path} is no table of a study's records ({error}); expected the file as `rankwright "
+            "report --format packed` wrote it. Copy the study again"
+        ) from error
+    names = table.column("path").to_pylist()
+    if wrong := [name for name in names if not _PATH.fullmatch(name)]:
+        raise MethodError(
+            f"{path} has a row with the path {wrong[0]!r}; expected JSON and parquet files in "
+            "records/, failures/ and tuning/. Copy the study again"
+        )
+    return dict(zip(names, table.column("content").to_pylist(), strict=True))

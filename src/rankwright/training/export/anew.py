@@ -1,0 +1,106 @@
+"""Check that an adapter gives the same model on a base model loaded from its file.
+
+The model in hand may have weights that are in no file: a new layer, or a base that was trained
+further. Its adapter then fits this model only, which a check against its own weights cannot detect.
+The base is therefore loaded again, under a seed that no run uses, and compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import torch
+import transformers
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rankwright.training.export.check import ExportError, no_progress_bars
+from rankwright.training.export.source import Source, unloaded
+
+OTHER_SEED = 0x5EED
+
+
+def check_anew(
+    source: Source, folder: Path, expected: Tensor, tolerance: float, *, routed: bool
+) -> None:
+    """Refuse an adapter that does not fit the file of its base model.
+
+    The check is skipped for a quantised base model, and if its file is not found.
+
+    Args:
+        source: The model in hand.
+        folder: The adapter as it was written.
+        expected: Logits of the written adapter on the base in hand, on the probe.
+        tolerance: Largest allowed difference of logits, relative to the largest logit.
+        routed: Whether `expected` was computed with the expert routes of the model in hand.
+
+    Raises:
+        ExportError: Weights outside the adapter differ from those of the file, and the logits
+            differ.
+    """
+    anew = _loaded_anew(source.base)
+    if anew is None:
+        return
+    different = _different(source, anew)
+    if not different:
+        return
+    anew = anew.to(expected.device)
+    loaded = PeftModel.from_pretrained(anew, str(folder))
+    difference = float((source.logits_of(loaded, routed=routed) - expected).abs().max())
+    if not difference <= tolerance * float(expected.abs().max()):
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise ExportError(
+            f"the adapter fits only the model in hand: {anew.name_or_path!r} has other values "
+            f"of {', '.join(different[:3])}{more}, which the adapter does not contain; on the base "
+            f"model loaded from there the logits are off by {difference:.2e}. Save the base model "
+            "(save_pretrained) and train the copy loaded from there, or export the merged model"
+        )
+
+
+def _loaded_anew(base: nn.Module) -> PreTrainedModel | None:
+    """Load the base model from its file, on the CPU; None if not found or quantised."""
+    if not (isinstance(base, PreTrainedModel) and base.name_or_path):
+        return None
+    if getattr(base.config, "quantization_config", None) is not None:
+        return None
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(), no_progress_bars():
+            torch.manual_seed(OTHER_SEED)
+            return cast(
+                PreTrainedModel,
+                type(base).from_pretrained(
+                    base.name_or_path,
+                    config=copy.deepcopy(base.config),
+                    dtype=base.dtype,
+                    ignore_mismatched_sizes=True,
+                    local_files_only=True,
+                ),
+            )
+    except (OSError, ValueError):
+        return None
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _different(source: Source, anew: PreTrainedModel) -> list[str]:
+    """Names of the base's tensors that differ from the file and are not in the adapter."""
+    modules = source.base.named_modules()
+    held = tuple(f"{name}." for name, m in modules if isinstance(m, ModulesToSaveWrapper))
+    stored = anew.state_dict()
+    return [
+        name
+        for name, tensor in unloaded(source).state_dict().items()
+        if not name.startswith(held) and not _same(tensor, stored.get(name))
+    ]
+
+
+def _same(tensor: Tensor, stored: Tensor | None) -> bool:
+    if stored is None or stored.shape != tensor.shape:
+        return False
+    return bool(torch.equal(tensor.to(stored.device, stored.dtype), stored))
