@@ -14,7 +14,7 @@ from benchmarks.turns import figures, nothing, take_turns
 from benchmarks.variants import floor, shared
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.methods import BiDoRA
 
 TOTAL_STEPS = 100_000  # far more than are made: a run that stays in its first phase
@@ -36,7 +36,7 @@ def method_steps(shape: str, rounds: int) -> list[dict[str, Any]]:
     base = SHAPES[shape].build().to("cuda" if torch.cuda.is_available() else "cpu")
     batch = SHAPES[shape].batch(base)
     held_out = SHAPES[shape].batch(base, seed=1)
-    methods = {name: method() for name, method in available().items()} | BIDORA
+    methods = {name: method() for name, method in available_methods().items()} | BIDORA
     loops = {name: loop_over(base, method, held_out) for name, method in methods.items()}
     calls = [_floor_step(base, batch), *(_step(loop, batch) for loop in loops.values())]
     turns = take_turns([(call, nothing) for call in calls], Meter(), rounds)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import rankwright.methods  # noqa: F401  (registers the methods)
 from models import tiny_bert, tiny_llama
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.methods._whole_modules import Whole
 
 STEPS = 8
@@ -153,7 +153,7 @@ TABLE["lora_rite"] = Row(
 METHODS = sorted(TABLE)
 """Every method with a row; tests/contract fails for a registered one without."""
 
-FACTORED = [name for name in METHODS if not issubclass(available()[name], Whole)]
+FACTORED = [name for name in METHODS if not issubclass(available_methods()[name], Whole)]
 """Those with low-rank factors."""
 
 BUILDS: dict[str, Callable[..., PreTrainedModel]] = {"bert": tiny_bert, "llama": tiny_llama}
@@ -174,7 +174,7 @@ def one_of_each(*slots: str) -> list[str]:
 
 def method_named(name: str, **changes: Any) -> Method:
     """The method as its row says, with changes."""
-    return available()[name](**{**TABLE[name].fields, **changes})
+    return available_methods()[name](**{**TABLE[name].fields, **changes})
 
 
 BY_FORWARD = one_of_each("layer", "penalty", "procedure")

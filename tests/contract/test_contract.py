@@ -20,7 +20,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 import trainers
 from method_table import BUILDS, FACTORED, IN_TURN, METHODS, STEPS, TABLE, method_named
 from models import same_bits, tiny_bert
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.training.export.check import no_progress_bars
 from trainers import adapter, base_model, build_trainer, logits, probe
 
@@ -33,7 +33,9 @@ every_model = pytest.mark.parametrize("kind", BUILDS)
 
 
 def test_every_registered_method_has_a_row() -> None:
-    assert sorted(available()) == METHODS, "give the method its row in tests/method_table.py"
+    assert sorted(available_methods()) == METHODS, (
+        "give the method its row in tests/method_table.py"
+    )
 
 
 # 1. Starts as the base ---------------------------------------------------------------------------
@@ -269,7 +271,7 @@ def test_the_phases_are_those_of_the_row(past: Any, name: str) -> None:
 
 @every_method
 def test_what_is_tuned_are_fields_and_rates(name: str) -> None:
-    cls = available()[name]
+    cls = available_methods()[name]
     rates = {"learning_rate", "head_learning_rate"}
     assert rates & set(cls.space)
     for field, choice in cls.space.items():

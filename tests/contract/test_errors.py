@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from method_table import FACTORED, METHODS, OF_EVERY_SORT, STEPS, TABLE, method_named
 from models import classification_rows, same_bits
 from rankwright.core.loop import Loop
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.core.slots import Procedure
 from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels import parameter_epoch as standing
@@ -57,7 +57,7 @@ def test_a_wrong_field_of_its_own(name: str) -> None:
 @every_method
 def test_an_unknown_field(name: str) -> None:
     with pytest.raises(TypeError, match="rnak"):
-        available()[name](rnak=8)
+        available_methods()[name](rnak=8)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from method_table import METHODS
 from rankwright.cli import main
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.core.part_fields import from_part, meanings
 from rankwright.core.slots import Slots
 from rankwright.errors import FieldError, MethodError
@@ -24,7 +24,7 @@ SHARED = {field.name for field in dataclasses.fields(Method)}
 OWN = [
     (name, field.name)
     for name in METHODS
-    for field in dataclasses.fields(available()[name])
+    for field in dataclasses.fields(available_methods()[name])
     if field.name not in SHARED
 ]
 VALUES = [None, True, False, 0, 1, 2, 3, 0.0, 0.25, 0.5, 2.0, (0.5, 0.5), (0.9, 0.5), [2, 1]]
@@ -58,7 +58,7 @@ def reaches(method: type[Method], field: str, **others: Any) -> bool:
 @pytest.mark.parametrize(("name", "field"), OWN)
 def test_every_field_of_a_method_reaches_a_part(name: str, field: str) -> None:
     """By itself, or where one other field has another value (a warm-up of the policy "rewarm")."""
-    method = available()[name]
+    method = available_methods()[name]
     beside = (
         {other: value}
         for owner, other in OWN
@@ -70,21 +70,21 @@ def test_every_field_of_a_method_reaches_a_part(name: str, field: str) -> None:
 
 @pytest.mark.parametrize(("name", "field"), OWN)
 def test_a_field_of_a_part_has_its_type(name: str, field: str) -> None:
-    origin = available()[name].origins.get(field)
+    origin = available_methods()[name].origins.get(field)
     if origin is not None and (name, field) not in NARROWER:
         of_part = typing.get_type_hints(origin.part)[origin.name]
-        assert typing.get_type_hints(available()[name])[field] == of_part
+        assert typing.get_type_hints(available_methods()[name])[field] == of_part
 
 
 def test_nearly_every_field_is_a_parts() -> None:
-    assert [own for own in OWN if own[1] not in available()[own[0]].origins] == [
+    assert [own for own in OWN if own[1] not in available_methods()[own[0]].origins] == [
         ("lora_fa", "projected")  # chooses the part
     ]
 
 
 @pytest.mark.parametrize(("name", "field"), OWN)
 def test_every_field_has_a_meaning(name: str, field: str) -> None:
-    assert len(meanings(available()[name]).get(field, "").split()) > 2
+    assert len(meanings(available_methods()[name]).get(field, "").split()) > 2
 
 
 def test_the_meaning_is_the_parts_and_then_the_methods() -> None:

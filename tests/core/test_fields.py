@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rankwright.core.fields import check_types
-from rankwright.core.method_registry import available, get
+from rankwright.core.method_registry import available_methods, get_method
 from rankwright.core.slots import Procedure
 from rankwright.errors import MethodError
 from rankwright.methods import LoRA
@@ -80,10 +80,10 @@ def test_a_name_that_only_type_checkers_import_is_no_error() -> None:
     check_types(Late(when=3))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", available_methods())
 def test_every_method_checks(name: str) -> None:
     with pytest.raises(MethodError, match=r"lora_alpha = '16': expected a number$"):
-        get(name)(lora_alpha="16")
+        get_method(name)(lora_alpha="16")
 
 
 def test_a_part_is_checked_where_it_is_plugged_in() -> None:

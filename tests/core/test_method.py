@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from models import batch, classification_rows, same_bits, tiny_bart, tiny_bert, tiny_llama, tokens
-from rankwright.core.method_registry import available, get, register
+from rankwright.core.method_registry import available_methods, get_method, register_method
 from rankwright.core.slots import Slots
 from rankwright.errors import MethodError
 from rankwright.methods import DoRA, LoRA, SoRA
@@ -206,11 +206,11 @@ def test_slots_filled_by_default_are_none():
 
 
 def test_registry_knows_names_and_paths():
-    assert get("lora") is LoRA
-    assert available()["lora"] is LoRA
-    assert get("rankwright.methods.lora:LoRA") is LoRA
+    assert get_method("lora") is LoRA
+    assert available_methods()["lora"] is LoRA
+    assert get_method("rankwright.methods.lora:LoRA") is LoRA
     with pytest.raises(MethodError, match="unknown method 'lara'; expected one of"):
-        get("lara")
+        get_method("lara")
 
 
 def test_a_taken_name_is_refused():
@@ -218,7 +218,7 @@ def test_a_taken_name_is_refused():
         pass
 
     with pytest.raises(MethodError, match="'lora' is taken by LoRA"):
-        register(Impostor)
+        register_method(Impostor)
 
 
 def test_a_missing_private_name_is_reported_with_version():

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from models import batch, causal_rows, rows_for, tiny_bert, tiny_llama
+from rankwright.core.composite import PenaltySum
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
-from rankwright.core.model_call import Forward, body_of, evaluating, watching
-from rankwright.core.plugged import Sum
+from rankwright.core.model_call import ModelCall, body_of, evaluation_mode, watch_calls
 from rankwright.core.run import Run
 from rankwright.core.slots import Penalty, Procedure, Slots
 from rankwright.errors import MethodError
@@ -45,8 +45,8 @@ WHERE = torch.zeros(3, 12, dtype=torch.bool)
 WHERE[0, 2:5] = WHERE[2, 7] = True
 
 
-def watched(model: Any, **inputs: Any) -> Forward:
-    with watching(model, None) as calls:
+def watched(model: Any, **inputs: Any) -> ModelCall:
+    with watch_calls(model, None) as calls:
         model(**inputs)
     (call,) = calls
     return call
@@ -129,7 +129,7 @@ def test_the_base_of_a_classifier_is_its_own_head_at_the_start_without_dropout()
 def test_gradients_of_the_step_survive_the_base_between_forward_and_backward() -> None:
     model = adapted(tiny_llama())
     expected = grads(model, model(**INPUTS).loss)
-    with watching(model, None) as calls:
+    with watch_calls(model, None) as calls:
         loss = model(**INPUTS).loss
     calls[0].base_logits(WHERE)
     loss.backward()
@@ -139,7 +139,7 @@ def test_gradients_of_the_step_survive_the_base_between_forward_and_backward() -
 
 def test_calls_without_gradients_are_not_of_the_step() -> None:
     model = adapted(tiny_llama())
-    with watching(model, None) as calls:
+    with watch_calls(model, None) as calls:
         with torch.no_grad():
             model(**INPUTS)
         model(**INPUTS)
@@ -148,7 +148,7 @@ def test_calls_without_gradients_are_not_of_the_step() -> None:
 
 def test_a_model_without_logits_is_refused() -> None:
     model = adapted(tiny_bert())
-    call = Forward(model, (), {}, None, object(), None)
+    call = ModelCall(model, (), {}, None, object(), None)
     with pytest.raises(MethodError, match="without logits; a penalty on outputs needs a model"):
         call.logits()
 
@@ -162,7 +162,7 @@ def test_evaluating_puts_every_mode_back() -> None:
     model = tiny_bert().train()
     model.classifier.eval()
     before = [module.training for module in model.modules()]
-    with evaluating(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
     assert before == [module.training for module in model.modules()]
 
@@ -183,9 +183,9 @@ class Squares(Penalty):
     weight: float = 0.5
     base: bool = False
 
-    def of_outputs(self, run: Run, forward: Forward) -> Tensor:
-        z = forward.logits()
-        distance = z - run.base_logits(forward) if self.base else z
+    def of_outputs(self, run: Run, call: ModelCall) -> Tensor:
+        z = call.logits()
+        distance = z - run.base_logits(call) if self.base else z
         value = self.weight * distance.square().mean()
         run.note("squares", value)
         return value
@@ -309,10 +309,10 @@ def test_a_forward_of_the_base_is_a_third_of_a_pass(parts: int) -> None:
 
 
 def test_several_penalties_of_both_kinds() -> None:
-    both = Sum((Gram(weight=1e-3), Squares(base=True)))
+    both = PenaltySum((Gram(weight=1e-3), Squares(base=True)))
     assert both.reads_outputs()
     assert both.forwards() == 1
-    assert not Sum((Gram(), Gram(form="squared"))).reads_outputs()
+    assert not PenaltySum((Gram(), Gram(form="squared"))).reads_outputs()
     whole = Gram(weight=1e-3, rows=None, modules=None)
     method = LoRA(r=2).with_parts(penalty=[whole, Squares()])
     run = Loop(method.apply(tiny_bert()), method, total_steps=2)

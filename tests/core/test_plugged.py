@@ -1,4 +1,4 @@
-"""Parts by name, and methods put together from them."""
+"""PluggedParts by name, and methods put together from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import pytest
 
 import rankwright
 from models import batch, rows_for, tiny_bert
-from rankwright.core.composite import Together
+from rankwright.core.composite import CompositeProcedure
 from rankwright.core.loop import Loop
-from rankwright.core.part_registry import SLOTS, get_part, part, part_name, parts, slot_of, summary
-from rankwright.core.plugged import Parts, Sum, part_from
+from rankwright.core.part_registry import register_part, (
+    SLOTS,
+    available_parts,
+    get_part,
+    part_name,
+    slot_of,
+    summary,
+)
+from rankwright.core.composite import PenaltySum
+from rankwright.core.plugged import PluggedParts, part_from
 from rankwright.core.run import Run
 from rankwright.core.schedule import Phase
 from rankwright.core.slots import Init, Layer, Part, Penalty, Procedure, ProcedureState
@@ -31,7 +39,7 @@ from rankwright.procedures import Bilevel, Chain, Perturbation
 
 def test_every_named_part_is_found_in_its_slot_and_says_what_it_does() -> None:
     for slot, base in SLOTS.items():
-        for name, cls in parts(slot).items():
+        for name, cls in available_parts(slot).items():
             assert issubclass(cls, base)
             assert slot_of(cls) == slot
             assert get_part(slot, name) is cls
@@ -45,7 +53,7 @@ def test_a_part_package_imports_all_its_named_parts() -> None:
         folder = Path(rankwright.__path__[0]) / package
         for module in folder.rglob("*.py"):
             named = re.findall(
-                r"^@part\(.*?\n(?:@.*\n)*class (\w+)",
+                r"^@register_part\(.*?\n(?:@.*\n)*class (\w+)",
                 module.read_text(encoding="utf-8"),
                 flags=re.MULTILINE,
             )
@@ -77,7 +85,7 @@ def test_a_part_that_is_not_there(slot: str, name: str, message: str) -> None:
 
 def test_a_taken_name_is_refused() -> None:
     with pytest.raises(MethodError, match="the init 'olora' is taken by Olora"):
-        part("olora")(Pissa)
+        register_part("olora")(Pissa)
 
 
 # Plugging ----------------------------------------------------------------------------------------
@@ -100,11 +108,13 @@ def test_a_method_with_parts_is_a_frozen_value() -> None:
     )
     assert method != LoRA(r=2).with_parts(init=Pissa(niter=4), procedure=Perturbation(rho=0.2))
     assert hash(method.plugged) == hash(
-        Parts().plug(init=Pissa(niter=4), procedure=Perturbation(rho=0.1))
+        PluggedParts().plug(init=Pissa(niter=4), procedure=Perturbation(rho=0.1))
     )
     assert method.label == "lora+pissa+flat"
     assert LoRA().label == "lora"
-    assert repr(method.plugged).startswith("Parts(init=Pissa(niter=4, seed=0), procedure=(Pert")
+    assert repr(method.plugged).startswith(
+        "PluggedParts(init=Pissa(niter=4, seed=0), procedure=(Pert"
+    )
     assert method.hyperparameters() == LoRA(r=2).hyperparameters()
 
 
@@ -122,10 +132,10 @@ def test_a_chain_brings_its_layer_along() -> None:
 
 def test_penalties_add_up() -> None:
     method = BiDoRA(r=2).with_parts(penalty=[Mine(2.0)])
-    assert method.made_of().penalty == Sum((Mine(2.0), Gram()))
+    assert method.made_of().penalty == PenaltySum((Mine(2.0), Gram()))
     method = LoRA(r=2).with_parts(penalty=[Mine(2.0), Gram(0.5)])
     run = Loop(method.apply(tiny_bert()), method, total_steps=1)
-    total = Sum((Mine(2.0), Gram(0.5)))(run)
+    total = PenaltySum((Mine(2.0), Gram(0.5)))(run)
     assert total.item() == pytest.approx((Mine(2.0)(run) + Gram(0.5)(run)).item())
     run.train_step(batch(rows_for(tiny_bert(), 4)))
     assert run.metrics["penalty"] == pytest.approx(total.item())
@@ -134,7 +144,7 @@ def test_penalties_add_up() -> None:
 def test_procedures_stand_before_the_methods_own() -> None:
     own = XGBLoRA().slots().procedure
     slots = XGBLoRA().with_parts(procedure=Perturbation()).made_of()
-    assert slots.procedure == Together((Perturbation(), own))
+    assert slots.procedure == CompositeProcedure((Perturbation(), own))
     assert slots.layer == StackedLoRA()
 
 

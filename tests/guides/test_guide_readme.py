@@ -12,7 +12,7 @@ import yaml
 import rankwright.methods  # noqa: F401  (registers the methods)
 from rankwright.cli import COMMANDS, main
 from rankwright.cli.options import parse_train
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.job import TrainConfig, build_method, combinations
 from rankwright.tasks import load_task
 
@@ -48,7 +48,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def test_the_table_of_methods_is_the_registry() -> None:
     there = {row[0]: row for row in cells("method")}
-    titles = {cls.__name__: name for name, cls in available().items()}
+    titles = {cls.__name__: name for name, cls in available_methods().items()}
     assert sorted(there) == sorted(titles), "README's first table has the methods that are there"
     for title, name in titles.items():
         assert f"(docs/methods/{name}.md)" in there[title][-1]
@@ -57,7 +57,7 @@ def test_the_table_of_methods_is_the_registry() -> None:
 def test_nothing_that_is_there_is_called_planned() -> None:
     planned = [name for row in cells("planned") for name in row[0].split(", ")]
     assert len(planned) == len(set(planned))
-    assert not {cls.__name__ for cls in available().values()} & {
+    assert not {cls.__name__ for cls in available_methods().values()} & {
         name.replace("-", "") for name in planned
     }
 
@@ -76,7 +76,7 @@ def test_commands_parse(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(GUIDES)
     # tests/job/test_combinations.py probes every method; here the command has to run
-    monkeypatch.setattr(combinations, "available", lambda: {"full": available()["full"]})
+    monkeypatch.setattr(combinations, "available", lambda: {"full": available_methods()["full"]})
     described = {"model": "minilm", "task": "stdlib-docs", "method": "bidora"}
     for words in commands(page):
         arguments = words[1:]

@@ -12,7 +12,7 @@ import pytest
 
 from method_table import METHODS
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 SHARED = {field.name for field in dataclasses.fields(Method)}
@@ -55,7 +55,7 @@ def says(words: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_field_is_on_the_page_with_its_default(name: str) -> None:
-    method = available()[name]
+    method = available_methods()[name]
     found, fields = told(method), defaults(method)
     assert [field for field in fields.keys() - SHARED if field not in found] == []
     wrong = {n: words for n, words in found.items() if n in fields and not says(words, fields[n])}

@@ -12,7 +12,7 @@ import torch
 
 from method_table import METHODS
 from rankwright.core.method import Method
-from rankwright.core.part_registry import SLOTS, parts
+from rankwright.core.part_registry import SLOTS, available_parts
 from rankwright.core.run import Run
 from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.errors import MethodError
@@ -36,7 +36,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "combinations.md").read_t
 
 
 def test_the_page_has_every_method_and_every_named_part() -> None:
-    named = {(slot, name) for slot in SLOTS for name in parts(slot)}
+    named = {(slot, name) for slot in SLOTS for name in available_parts(slot)}
     found = {(pair.method, pair.slot, pair.part) for pair in read(PAGE)}
     assert found == {(method, *part) for method in METHODS for part in named}, "probe again"
 

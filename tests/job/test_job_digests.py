@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from models import tiny_llama
 from rankwright.cli import main
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.adapter import read_adapter
@@ -222,11 +222,11 @@ def test_a_damaged_list_of_digests_is_named(run: Path, capsys: pytest.CaptureFix
         assert MANIFEST in said_by(["eval"], run, capsys)
 
 
-@pytest.mark.parametrize("name", sorted(available()))
+@pytest.mark.parametrize("name", sorted(available_methods()))
 def test_every_methods_adapter_is_whole(name: str, tmp_path: Path) -> None:
     """The names in the file are those of the loaded model, whatever layers a method has."""
     base = tiny_llama()
-    model = small(available()[name]).apply(copy.deepcopy(base))
+    model = small(available_methods()[name]).apply(copy.deepcopy(base))
     save_adapter(model, tmp_path)
     fresh = LlamaForCausalLM(base.config)
     fresh.load_state_dict(base.state_dict())
@@ -237,7 +237,7 @@ def test_every_methods_adapter_is_whole(name: str, tmp_path: Path) -> None:
 
 def test_adapted_embeddings_are_stored_beside_their_factors(tmp_path: Path) -> None:
     base = tiny_llama()
-    method = available()["lora"](r=2, target_modules=["embed_tokens", "q_proj"])
+    method = available_methods()["lora"](r=2, target_modules=["embed_tokens", "q_proj"])
     model = method.apply(copy.deepcopy(base))
     model.save_pretrained(tmp_path, save_embedding_layers=True)
     assert read_adapter(copy.deepcopy(base), tmp_path).active_peft_config.r == 2

@@ -11,7 +11,7 @@ import torch
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop
-from rankwright.core.model_call import watching
+from rankwright.core.model_call import watch_calls
 from rankwright.layers.stacked.factor import StackedFactor
 from rankwright.methods import BALoRA, DoRA, PiSSA
 from rankwright.penalties import Outputs
@@ -42,7 +42,7 @@ def test_the_teacher_is_the_pretrained_model(kind: str) -> None:
     method = BALoRA(**FIELDS)
     run = Loop(method.apply(base), method, total_steps=5, lr=1e-2)
     inputs = batch(rows_for(base, 4))
-    with watching(run.model, None) as calls:
+    with watch_calls(run.model, None) as calls:
         run.model(**inputs)
     (call,) = calls
     where = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if kind == "llama" else None

@@ -4,7 +4,7 @@ from peft import PeftModel
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.methods import BiDoRA
 
@@ -29,7 +29,7 @@ def trained(steps=12, **options):
 
 
 def test_it_is_registered_and_says_what_it_fills():
-    assert get("bidora") is BiDoRA
+    assert get_method("bidora") is BiDoRA
     assert BiDoRA().slots().filled() == ["layer", "penalty", "procedure"]
     assert BiDoRA().slots().export.artefact == "DoRA adapter of rank r"
 

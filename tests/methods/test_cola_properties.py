@@ -8,7 +8,7 @@ from torch import nn
 from chain_toy import Tanh, chained, mean_square
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.methods import COLA, LoRA
 from rankwright.procedures.chain.chain import Chain
@@ -266,7 +266,7 @@ def test_an_epoch_is_as_long_as_the_trainers(rows, changes, tmp_path):
 def test_the_defaults_are_those_of_its_page():
     method = COLA()
     chain = method.slots().procedure
-    assert get("cola") is COLA
+    assert get_method("cola") is COLA
     assert (method.r, method.lora_alpha, method.target_modules) == (8, 16.0, "all-linear")
     assert (chain.lengths(600), chain.lengths(45)) == ([200] * 3, [23, 22])
     assert (chain.ranks, chain.frozen, chain.layers_per_round) == (None, None, None)

@@ -5,13 +5,13 @@ from bilevel_toy import FIELDS, UPPER, batch, cross_entropy, held_out, parameter
 from models import batch as stack
 from models import classification_rows, rows_for, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.methods import DoRA
 
 
 def test_it_is_registered_and_says_what_it_fills():
-    assert get("dora") is DoRA
+    assert get_method("dora") is DoRA
     assert DoRA().slots().filled() == ["layer"]
     assert DoRA().slots().export.artefact == "DoRA adapter of rank r"
 

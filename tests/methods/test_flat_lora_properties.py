@@ -12,7 +12,7 @@ from torch import Tensor
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.methods import FlatLoRA, LoRA
 from rankwright.procedures.perturbation import Perturbation
 
@@ -94,7 +94,7 @@ def test_resume_at_every_step_gives_the_same_bits(kind: str) -> None:
 
 def test_the_defaults_are_those_of_the_page() -> None:
     method = FlatLoRA()
-    assert get("flat_lora") is FlatLoRA
+    assert get_method("flat_lora") is FlatLoRA
     assert (method.r, method.lora_alpha, method.target_modules) == (8, 16.0, "all-linear")
     assert method.slots().procedure == Perturbation(
         rho=0.05, per_micro_batch=False, same_on_all_processes=True

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from models import VOCABULARY, tiny_llama, tokens
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.methods import OLoRA, PiSSA
 
 METHODS = [OLoRA, PiSSA]
@@ -181,6 +181,6 @@ def test_the_trainings_agree() -> None:
 
 def test_the_defaults_are_those_of_the_page() -> None:
     method = OLoRA()
-    assert get("olora") is OLoRA
+    assert get_method("olora") is OLoRA
     assert (method.r, method.lora_alpha, method.target_modules) == (8, 8.0, "all-linear")
     assert method.slots().filled() == ["init"]

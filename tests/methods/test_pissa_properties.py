@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import tiny_llama
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.inits import Pissa
 from rankwright.methods import PiSSA
@@ -29,7 +29,7 @@ def test_the_live_pair_is_the_principal_part(niter):
 
 def test_the_defaults_are_those_of_the_page():
     method = PiSSA()
-    assert get("pissa") is PiSSA
+    assert get_method("pissa") is PiSSA
     assert (method.r, method.lora_alpha, method.target_modules) == (8, 8.0, "all-linear")
     assert method.slots().init == Pissa(None, 0)
     assert method.slots().filled() == ["init"]

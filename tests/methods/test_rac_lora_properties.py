@@ -11,7 +11,7 @@ from torch import nn
 from chain_toy import Tanh, chained
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.methods import LoRA, RACLoRA, XGBLoRA
 from rankwright.peft_layers.layers import adapted_layers
@@ -403,7 +403,7 @@ def test_a_chain_that_trains_both_has_no_seed_to_save(tmp_path):
 def test_the_defaults_are_those_of_its_page():
     method = RACLoRA()
     chain = method.slots().procedure
-    assert get("rac_lora") is RACLoRA
+    assert get_method("rac_lora") is RACLoRA
     assert (method.r, method.lora_alpha, method.target_modules) == (8, 8.0, "all-linear")
     assert (chain.lengths(600), chain.lengths(45)) == ([60] * 10, [23, 22])
     assert (chain.frozen, chain.frozen_draw, chain.projected) == ("A", "gaussian", False)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.meters import saved_bytes
 from models import batch, rows_for, same_bits, tiny_bert, tiny_llama
 from rankwright.core.loop import Loop, constant_schedule
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.methods import LoRA, XGBLoRA
 
@@ -259,7 +259,7 @@ def test_two_processes_are_one_process(tmp_path):
 def test_the_defaults_are_those_of_its_page():
     method = XGBLoRA()
     chain = method.slots().procedure
-    assert get("xgblora") is XGBLoRA
+    assert get_method("xgblora") is XGBLoRA
     assert (method.r, method.lora_alpha, method.target_modules) == (1, 2.0, "all-linear")
     assert (chain.rounds, chain.layers_per_round, chain.selection) == (None, 1 / 3, "uniform")
     assert (chain.shrinkage, chain.reset_optimizer, chain.lr_policy) == (1.0, True, "global")

@@ -21,7 +21,7 @@ from transformers import (
 from fake_forward import fake
 from models import tiny_llama, tokens
 from rankwright.core.loop import Loop
-from rankwright.core.model_call import Forward, watching
+from rankwright.core.model_call import ModelCall, watch_calls
 from rankwright.errors import MethodError
 from rankwright.methods import LoRA
 from rankwright.penalties import Outputs
@@ -119,11 +119,11 @@ def tiny_masked() -> Any:
     return BertForMaskedLM(BertConfig(vocab_size=64, num_attention_heads=2, **sizes))
 
 
-def called(model: Any, *args: Any, **kwargs: Any) -> tuple[Loop, Forward]:
+def called(model: Any, *args: Any, **kwargs: Any) -> tuple[Loop, ModelCall]:
     """A run of the adapted model, and a call of it."""
     method = LoRA(r=2, target_modules=TARGETS)
     run = Loop(method.apply(model), method, total_steps=1)
-    with watching(run.model, None) as calls:
+    with watch_calls(run.model, None) as calls:
         run.model(*args, **kwargs)
     (call,) = calls
     return run, call

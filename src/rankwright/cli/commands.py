@@ -31,7 +31,7 @@ from rankwright.cli.tables import (
     print_parts,
     result_table,
 )
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.job import TrainConfig, build_method, train
 from rankwright.job.rows import RunRows
 from rankwright.training.export.check import ExportError
@@ -214,7 +214,7 @@ def _methods(arguments: list[str]) -> int:
     elif parsed.name is None:
         parser.error("show: give the name of a method")
     else:
-        print_method(get(parsed.name))
+        print_method(get_method(parsed.name))
     return 0
 
 

@@ -59,13 +59,16 @@ def _with_option(error: FieldError, command: str) -> str:
 
 def _option_of(error: FieldError) -> str | None:
     """The option of `train` that sets a field of a method or part; None if there is none."""
-    from rankwright.core.method_registry import available
-    from rankwright.core.part_registry import SLOTS, parts  # they import torch, as the owner did
+    from rankwright.core.method_registry import available_methods
+    from rankwright.core.part_registry import (  # they import torch, as the owner did
+        SLOTS,
+        available_parts,
+    )
 
-    if error.owner in {cls.__name__ for cls in available().values()}:
+    if error.owner in {cls.__name__ for cls in available_methods().values()}:
         return f"--method.{error.name}"
     for slot in SLOTS:
-        for name, cls in parts(slot).items():
+        for name, cls in available_parts(slot).items():
             if cls.__name__ == error.owner:
                 return f"--{slot}.{name}.{error.name}"
     return None

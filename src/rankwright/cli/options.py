@@ -29,8 +29,8 @@ from rankwright.cli.arguments import (
 )
 from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available, get
-from rankwright.core.part_registry import SLOTS, parts
+from rankwright.core.method_registry import available_methods, get_method
+from rankwright.core.part_registry import SLOTS, available_parts
 from rankwright.job import TrainConfig
 from rankwright.job.folder import with_paths_found
 from rankwright.job.paths import run_of
@@ -73,7 +73,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, boo
     name = str(peek(arguments, "--method.name") or named)
     if name != named:  # the file's fields belong to another method
         config = {key: value for key, value in config.items() if not key.startswith("method.")}
-    types = _types(get(name), plugs)
+    types = _types(get_method(name), plugs)
     check_names(config, types.keys() - {"config", *STARTS}, f"{path}: ")
     check_nulls(config, types, f"{path}: ")
     parser = _parser(name, plugs)
@@ -121,14 +121,14 @@ def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
     parser.add_argument(
         "--method.name",
         default=method,
-        help=f"{', '.join(available())}, or package.module:Class; --help shows its options",
+        help=f"{', '.join(available_methods())}, or package.module:Class; --help shows its options",
     )
     parser.add_class_arguments(TrainConfig, None)
     group = parser.add_argument_group(f"The method, here {method}")
-    group.add_class_arguments(get(method), "method", as_group=False, skip={"plugged"})
+    group.add_class_arguments(get_method(method), "method", as_group=False, skip={"plugged"})
     group = parser.add_argument_group("Parts plugged onto the method; see `rankwright parts`")
     for slot in SLOTS:
-        group.add_argument(f"--{slot}.name", help=", ".join(parts(slot)) or "none yet")
+        group.add_argument(f"--{slot}.name", help=", ".join(available_parts(slot)) or "none yet")
     for plug in plugs:
         group.add_class_arguments(plug.cls, plug.prefix, as_group=False, skip=plug.skipped)
     return parser

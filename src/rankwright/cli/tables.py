@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
+from rankwright.core.method_registry import available_methods
 from rankwright.core.part_fields import meanings
-from rankwright.core.part_registry import SLOTS, parts, summary
+from rankwright.core.part_registry import SLOTS, available_parts, summary
 from rankwright.errors import MethodError, did_you_mean
 from rankwright.job import RunResult
 
@@ -57,7 +57,7 @@ def methods_table() -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, show_lines=True)
     table.add_column("method", style="bold")
     table.add_column("what it does, the slots it fills, what it leaves, what it costs")
-    for name, cls in available().items():
+    for name, cls in available_methods().items():
         slots = cls().slots()
         facts = Table.grid(padding=(0, 2))
         facts.add_row("slots", Text(", ".join(slots.filled()) or "none: the plain layer and AdamW"))
@@ -97,7 +97,7 @@ def parts_table() -> Table:
     for column in ("slot", "part", "what it does"):
         table.add_column(column, style="bold" if column == "part" else "")
     for slot in SLOTS:
-        for number, (name, cls) in enumerate(parts(slot).items()):
+        for number, (name, cls) in enumerate(available_parts(slot).items()):
             table.add_row("" if number else slot, name, Text(summary(cls)))
         table.add_section()
     return table
@@ -109,9 +109,9 @@ def print_parts(name: str) -> None:
     Raises:
         MethodError: There is none.
     """
-    found = {slot: parts(slot)[name] for slot in SLOTS if name in parts(slot)}
+    found = {slot: available_parts(slot)[name] for slot in SLOTS if name in available_parts(slot)}
     if not found:
-        known = [part for slot in SLOTS for part in parts(slot)]
+        known = [part for slot in SLOTS for part in available_parts(slot)]
         hint = did_you_mean(name, known)
         raise MethodError(f"unknown part {name!r}; expected one of {', '.join(known)}{hint}")
     for slot, cls in found.items():

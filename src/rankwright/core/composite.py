@@ -1,28 +1,83 @@
-"""Several procedures in one slot.
+"""Several penalties or procedures in one slot.
 
-Every event reaches them in the order they stand in. Questions whose answers add up are added up;
-one with a single answer (the phases, the rows, the roles, ...) may be answered by one of them only.
+Penalties add up. Every event reaches all procedures in order; their costs add up, and each question
+with a single answer (the phases, the rows, the roles, ...) may be answered by only one of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from rankwright.core.model_call import ModelCall
 from rankwright.core.part_registry import part_name
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
-from rankwright.core.slots import Procedure, ProcedureState
+from rankwright.core.slots import Penalty, Procedure, ProcedureState
 from rankwright.errors import MethodError
 
-SINGLE = ("phases", "rows", "held_out_rows", "role", "group_options", "schedule")
-"""Questions with one answer."""
+SINGLE_ANSWER = ("phases", "rows", "held_out_rows", "role", "group_options", "schedule")
+"""Methods of `ProcedureState` that only one of several procedures may override."""
+
+
+def sum_penalties(penalties: tuple[Penalty, ...]) -> Penalty | None:
+    """Combine penalties into one; None for none."""
+    return PenaltySum(penalties) if len(penalties) > 1 else next(iter(penalties), None)
+
+
+def combine_procedures(procedures: tuple[Procedure, ...]) -> Procedure:
+    """Combine procedures into one; the default procedure for none."""
+    if len(procedures) > 1:
+        return CompositeProcedure(procedures)
+    return next(iter(procedures), Procedure())
 
 
 @dataclass(frozen=True)
-class Together(Procedure):
+class PenaltySum(Penalty):
+    """Several penalties, added up."""
+
+    penalties: tuple[Penalty, ...]
+
+    def members(self) -> tuple[Penalty, ...]:
+        """See `Part.members`."""
+        return self.penalties
+
+    def check_run(self, run: Run) -> None:
+        """See `Penalty.check_run`."""
+        for penalty in self.penalties:
+            penalty.check_run(run)
+
+    def __call__(self, run: Run) -> Tensor | None:
+        """See `Penalty.__call__`."""
+        return _sum_of(penalty(run) for penalty in self.penalties)
+
+    def of_outputs(self, run: Run, call: ModelCall) -> Tensor | None:
+        """See `Penalty.of_outputs`."""
+        return _sum_of(penalty.of_outputs(run, call) for penalty in self.penalties)
+
+    def reads_outputs(self) -> bool:
+        """See `Penalty.reads_outputs`."""
+        return any(penalty.reads_outputs() for penalty in self.penalties)
+
+    def forwards(self) -> int:
+        """See `Penalty.forwards`."""
+        return sum(penalty.forwards() for penalty in self.penalties)
+
+
+def _sum_of(terms: Iterable[Tensor | None]) -> Tensor | None:
+    total: Tensor | None = None
+    for term in terms:
+        if term is not None:
+            total = term if total is None else total + term.to(total.device)
+    return total
+
+
+@dataclass(frozen=True)
+class CompositeProcedure(Procedure):
     """Procedures around the same steps.
 
     Attributes:
@@ -40,27 +95,27 @@ class Together(Procedure):
         extra = (procedure.passes(total_steps) - total_steps for procedure in self.procedures)
         return total_steps + sum(extra)
 
-    def start(self, run: Run) -> TogetherState:
+    def start(self, run: Run) -> CompositeState:
         """See `Procedure.start`.
 
         Raises:
             MethodError: Two of them answer a question that has one answer.
         """
-        return TogetherState(run, self)
+        return CompositeState(run, self)
 
 
-class TogetherState(ProcedureState):
+class CompositeState(ProcedureState):
     """Procedures at work, by name."""
 
-    def __init__(self, run: Run, together: Together) -> None:
+    def __init__(self, run: Run, procedure: CompositeProcedure) -> None:
         super().__init__(run)
-        self.states = {part_name(part): part.start(run) for part in together.procedures}
+        self.states = {part_name(part): part.start(run) for part in procedure.procedures}
         states = self.states.values()
         self.needs = frozenset().union(*(state.needs for state in states))
         self.replays = any(state.replays for state in states)
         self.asks_held_out = any(state.asks_held_out for state in states)
         self.restricts_rows = any(state.restricts_rows for state in states)
-        self._answering = {question: self._only(question) for question in SINGLE}
+        self._answering = {question: self._only(question) for question in SINGLE_ANSWER}
 
     def members(self) -> Iterator[ProcedureState]:
         """See `ProcedureState.members`."""

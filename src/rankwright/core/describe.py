@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.core.plugged import part_from
 
 
@@ -27,7 +27,7 @@ def build_method(
     made: dict[str, Any] = {
         slot: [part_from(slot, part) for part in described] for slot, described in parts.items()
     }
-    return get(method["name"])(**fields).with_parts(**made)
+    return get_method(method["name"])(**fields).with_parts(**made)
 
 
 def described(method: Method) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import nn
 from rankwright.core.fields import check_field, check_types
 from rankwright.core.part_fields import Origin, taken_fields
 from rankwright.core.part_registry import part_name
-from rankwright.core.plugged import Parts
+from rankwright.core.plugged import PluggedParts
 from rankwright.core.search_space import LOW_RANK, SearchSpace
 from rankwright.core.slots import (
     Layer,
@@ -91,7 +91,7 @@ class Method(ABC):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     modules_to_save: list[str] | None = None
-    plugged: Parts = field(default_factory=Parts)
+    plugged: PluggedParts = field(default_factory=PluggedParts)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -13,7 +13,7 @@ _METHODS: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type[Method])
 
 
-def register(cls: M) -> M:
+def register_method(cls: M) -> M:
     """Make a method known under its `name`; use as a class decorator.
 
     Raises:
@@ -26,12 +26,12 @@ def register(cls: M) -> M:
     return cls
 
 
-def available() -> dict[str, type[Method]]:
+def available_methods() -> dict[str, type[Method]]:
     """All registered methods by name, sorted."""
     return dict(sorted(_METHODS.items()))
 
 
-def get(name: str) -> type[Method]:
+def get_method(name: str) -> type[Method]:
     """The method class called `name`, or `package.module:Class` for one that is not registered.
 
     Raises:
@@ -43,6 +43,6 @@ def get(name: str) -> type[Method]:
     if found is not None:
         return found
     raise MethodError(
-        f"unknown method {name!r}; expected one of {', '.join(available())}, or "
-        f"package.module:Class for one of your own{did_you_mean(name, available())}"
+        f"unknown method {name!r}; expected one of {', '.join(available_methods())}, or "
+        f"package.module:Class for one of your own{did_you_mean(name, available_methods())}"
     )

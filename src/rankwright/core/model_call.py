@@ -26,7 +26,7 @@ _LOSS_ARGUMENTS = ("labels", "shift_labels", "num_items_in_batch", "fused_lm_hea
 
 
 @dataclass(frozen=True)
-class Forward:
+class ModelCall:
     """A call of the adapted model, with gradients.
 
     Attributes:
@@ -90,7 +90,7 @@ class Forward:
             where: See `logits`.
         """
         body = None if where is None else body_of(self.model)
-        with torch.no_grad(), evaluating(self.model), self.model.disable_adapter():
+        with torch.no_grad(), evaluation_mode(self.model), self.model.disable_adapter():
             if body is None:
                 return _chosen(_logits(self.model(*self.args, **self.kwargs)), where)
             handle = body.register_forward_hook(lambda _m, _a, given: _narrowed(given, where))
@@ -105,7 +105,7 @@ class Forward:
 
 
 @contextlib.contextmanager
-def watching(model: PeftModel, labels: Any) -> Iterator[list[Forward]]:
+def watch_calls(model: PeftModel, labels: Any) -> Iterator[list[ModelCall]]:
     """Note every call of the model that computes gradients.
 
     Args:
@@ -115,7 +115,7 @@ def watching(model: PeftModel, labels: Any) -> Iterator[list[Forward]]:
     Yields:
         The calls, as they come.
     """
-    calls: list[Forward] = []
+    calls: list[ModelCall] = []
     hidden: list[Any] = []
     # an encoder-decoder makes its decoder's inputs from the labels
     dropped = () if is_encoder_decoder(model) else _LOSS_ARGUMENTS
@@ -128,7 +128,7 @@ def watching(model: PeftModel, labels: Any) -> Iterator[list[Forward]]:
             own = kwargs.get("labels")
             kept = {name: value for name, value in kwargs.items() if name not in dropped}
             given = labels if own is None else own
-            calls.append(Forward(model, args, kept, given, output, *(hidden or [None])))
+            calls.append(ModelCall(model, args, kept, given, output, *(hidden or [None])))
 
     handles = [model.register_forward_hook(called, with_kwargs=True)]
     body = body_of(model)
@@ -142,7 +142,7 @@ def watching(model: PeftModel, labels: Any) -> Iterator[list[Forward]]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode after."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

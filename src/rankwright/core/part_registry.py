@@ -22,7 +22,7 @@ _PARTS: dict[str, dict[str, type[Part]]] = {slot: {} for slot in SLOTS}
 P = TypeVar("P", bound=type[Part])
 
 
-def part(name: str) -> Callable[[P], P]:
+def register_part(name: str) -> Callable[[P], P]:
     """Make a part known under a name; a class decorator, put above `@dataclass`.
 
     The slot is that of its base class, its summary the first line of its docstring.
@@ -45,7 +45,7 @@ def part(name: str) -> Callable[[P], P]:
     return register
 
 
-def parts(slot: str) -> dict[str, type[Part]]:
+def available_parts(slot: str) -> dict[str, type[Part]]:
     """The parts of a slot by name, sorted.
 
     Raises:
@@ -62,7 +62,7 @@ def get_part(slot: str, name: str) -> type[Part]:
     Raises:
         MethodError: There is no such part, or its module cannot be imported.
     """
-    known = parts(slot)
+    known = available_parts(slot)
     found = known.get(name) or imported(name, SLOTS[slot], slot)
     if found is None:
         raise MethodError(

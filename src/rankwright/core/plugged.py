@@ -11,13 +11,11 @@ it along where the method has PEFT's plain one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from rankwright.core.composite import Together
+from rankwright.core.composite import combine_procedures, sum_penalties
 from rankwright.core.fields import check_types
 from rankwright.core.part_registry import SINGLE, SLOTS, get_part, part_name
 from rankwright.core.slots import Init, Layer, OptimizerPart, Part, Penalty, Procedure
@@ -25,13 +23,11 @@ from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
     from rankwright.core.method import Method
-    from rankwright.core.model_call import Forward
-    from rankwright.core.run import Run
     from rankwright.core.slots import Slots
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class PluggedParts:
     """What was plugged onto a method, by slot; made by `Method.with_parts`."""
 
     layer: Layer | None = None
@@ -48,7 +44,7 @@ class Parts:
 
     def __repr__(self) -> str:
         plugged = (f"{slot}={getattr(self, slot)!r}" for slot in SLOTS if getattr(self, slot))
-        return f"Parts({', '.join(plugged)})"
+        return f"PluggedParts({', '.join(plugged)})"
 
     def described(self) -> dict[str, list[dict[str, Any]]]:
         """By slot the name and the fields of every part; `part_from` is its inverse."""
@@ -57,7 +53,7 @@ class Parts:
             described.setdefault(slot, []).append({"name": part_name(part), **fields_of(part)})
         return described
 
-    def plug(self, **parts: Any) -> Parts:
+    def plug(self, **parts: Any) -> PluggedParts:
         """These and more; see `Method.with_parts`.
 
         Raises:
@@ -103,8 +99,8 @@ class Parts:
         filled = dataclasses.replace(
             slots,
             **{slot: self._one(slot, slots, method) for slot in SINGLE},
-            penalty=_summed(self._several("penalty", slots.penalty, method)),
-            procedure=_together(self._several("procedure", slots.procedure, method)),
+            penalty=sum_penalties(self._several("penalty", slots.penalty, method)),
+            procedure=combine_procedures(self._several("procedure", slots.procedure, method)),
         )
         filled = dataclasses.replace(filled, layer=_layer_for(filled, method))
         for part in filled.parts():
@@ -147,7 +143,7 @@ def fields_of(part: Any) -> dict[str, Any]:
 
 
 def part_from(slot: str, described: Mapping[str, Any]) -> Part:
-    """A part from its name and fields, as `Parts.described` gives them.
+    """A part from its name and fields, as `PluggedParts.described` gives them.
 
     Raises:
         MethodError: There is no such part, it has no such field, or a value is refused.
@@ -160,62 +156,10 @@ def part_from(slot: str, described: Mapping[str, Any]) -> Part:
         raise MethodError(f"{slot} {described['name']!r} with {fields}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Sum(Penalty):
-    """Several penalties, added up."""
-
-    penalties: tuple[Penalty, ...]
-
-    def members(self) -> tuple[Penalty, ...]:
-        """See `Part.members`."""
-        return self.penalties
-
-    def check_run(self, run: Run) -> None:
-        """See `Penalty.check_run`."""
-        for penalty in self.penalties:
-            penalty.check_run(run)
-
-    def __call__(self, run: Run) -> Tensor | None:
-        """See `Penalty.__call__`."""
-        return _sum_of(penalty(run) for penalty in self.penalties)
-
-    def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
-        """See `Penalty.of_outputs`."""
-        return _sum_of(penalty.of_outputs(run, forward) for penalty in self.penalties)
-
-    def reads_outputs(self) -> bool:
-        """See `Penalty.reads_outputs`."""
-        return any(penalty.reads_outputs() for penalty in self.penalties)
-
-    def forwards(self) -> int:
-        """See `Penalty.forwards`."""
-        return sum(penalty.forwards() for penalty in self.penalties)
-
-
-def _sum_of(terms: Iterable[Tensor | None]) -> Tensor | None:
-    total: Tensor | None = None
-    for term in terms:
-        if term is not None:
-            total = term if total is None else total + term.to(total.device)
-    return total
-
-
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _summed(penalties: tuple[Penalty, ...]) -> Penalty | None:
-    if len(penalties) > 1:
-        return Sum(penalties)
-    return penalties[0] if penalties else None
-
-
-def _together(procedures: tuple[Procedure, ...]) -> Procedure:
-    if len(procedures) > 1:
-        return Together(procedures)
-    return procedures[0] if procedures else Procedure()
 
 
 def _layer_for(slots: Slots, method: Method) -> Layer:

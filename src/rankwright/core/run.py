@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rankwright.core import processes
 from rankwright.core.batch import MicroBatch, number_of_rows, take_rows
-from rankwright.core.model_call import Forward, watching
+from rankwright.core.model_call import ModelCall, watch_calls
 from rankwright.core.parameter_groups import parameter_groups
 from rankwright.core.random_state import random_state, seeded_generator, set_random_state
 from rankwright.core.reentrant import has_reentrant_checkpoint
@@ -243,7 +243,7 @@ class Run(ABC):
         if not self._penalised or penalty is None or not penalty.reads_outputs():
             return loss(), None
         self._noted_by = 1.0 if targets is None else float(targets)
-        with watching(self.model, labels) as calls:
+        with watch_calls(self.model, labels) as calls:
             computed = loss()
         terms = [term for c in calls if (term := penalty.of_outputs(self, c)) is not None]
         if not terms:
@@ -252,10 +252,10 @@ class Run(ABC):
         self.note("penalty", mean)
         return computed, mean
 
-    def base_logits(self, forward: Forward, where: Tensor | None = None) -> Tensor:
-        """What the frozen base model gives for the same inputs; see `Forward.base_logits`."""
+    def base_logits(self, call: ModelCall, where: Tensor | None = None) -> Tensor:
+        """What the frozen base model gives for the same inputs; see `ModelCall.base_logits`."""
         self._base_calls += 1
-        return forward.base_logits(where)
+        return call.base_logits(where)
 
     def note(self, name: str, value: Tensor) -> None:
         """Log the mean of a quantity over the step's micro-batches, on this process.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rankwright.core.batch import MicroBatch
     from rankwright.core.method import Method
-    from rankwright.core.model_call import Forward
+    from rankwright.core.model_call import ModelCall
     from rankwright.core.run import Run
 
 SLOT_NAMES = ("layer", "init", "optimizer", "penalty", "procedure")
@@ -169,13 +169,13 @@ class Penalty(Part):
         del run
         return None
 
-    def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
+    def of_outputs(self, run: Run, call: ModelCall) -> Tensor | None:
         """For every training batch: a 0-dim tensor of its outputs, weight included.
 
         The engine adds it to the loss of the batch. A step takes the mean over its micro-batches
         on all processes, weighted by their numbers of targets, as for the loss.
         """
-        del run, forward
+        del run, call
         return None
 
     def reads_outputs(self) -> bool:

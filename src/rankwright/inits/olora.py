@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.inits.companion import Companion
 
 
-@part("olora")
+@register_part("olora")
 @dataclass(frozen=True)
 class Olora(Companion):
     """OLoRA (arXiv 2406.01775): B orthonormal, and B A = P W, P onto W's first r columns."""

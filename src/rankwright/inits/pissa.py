@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rankwright.core.fields import check_field, none_or_at_least
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.inits.companion import Companion
 
 
-@part("pissa")
+@register_part("pissa")
 @dataclass(frozen=True)
 class Pissa(Companion):
     """PiSSA (arXiv 2404.02948): the leading singular vectors of each weight.

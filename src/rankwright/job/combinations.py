@@ -29,8 +29,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
-from rankwright.core.method_registry import available
-from rankwright.core.part_registry import SINGLE, SLOTS, part_name, parts
+from rankwright.core.method_registry import available_methods
+from rankwright.core.part_registry import SINGLE, SLOTS, available_parts, part_name
 from rankwright.errors import MethodError
 
 STEPS = 4
@@ -70,7 +70,7 @@ def probe_all() -> list[Pair]:
     Raises:
         BrokenError: A pair is neither refused nor does it work.
     """
-    return [pair for name in available() for pair in probe_method(name)]
+    return [pair for name in available_methods() for pair in probe_method(name)]
 
 
 def probe_method(name: str) -> list[Pair]:
@@ -79,8 +79,8 @@ def probe_method(name: str) -> list[Pair]:
     Raises:
         BrokenError: A pair is neither refused nor does it work.
     """
-    method = small(available()[name])
-    return [_pair(method, slot, part) for slot in SLOTS for part in parts(slot)]
+    method = small(available_methods()[name])
+    return [_pair(method, slot, part) for slot in SLOTS for part in available_parts(slot)]
 
 
 def _pair(method: Method, slot: str, name: str) -> Pair:
@@ -91,7 +91,7 @@ def _pair(method: Method, slot: str, name: str) -> Pair:
     if own and slot in SINGLE:
         return Pair(method.name, slot, name, "taken")
     try:
-        probe(method.with_parts(**{slot: small(parts(slot)[name])}))
+        probe(method.with_parts(**{slot: small(available_parts(slot)[name])}))
     except MethodError as error:
         reason = re.sub(r"base_model\.[\w.]*\.(\w+)", r"\1", str(error))  # modules by their end
         return Pair(method.name, slot, name, "no", reason)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rankwright.algebra.precision import no_autocast, nonzero
 from rankwright.algebra.row_norms import RowNorm, attach_row_norm, row_norm
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
 from rankwright.kernels import parameter_epoch as standing
 from rankwright.kernels.fused_linear import fuse
@@ -49,7 +49,7 @@ NormGrad = Literal["detached", "full"]
 SILENT = 1e-3  # share of n below which (y - b) / m has lost three digits to the bias
 
 
-@part("dora")
+@register_part("dora")
 @dataclass(frozen=True)
 class Dora(Layer):
     """DoRA: a trained length for every weight row beside a low-rank direction.

@@ -11,7 +11,7 @@ from peft.tuners.lora.layer import Embedding, LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
 from rankwright.peft_layers.layers import adapted_layers
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-@part("frozen_a")
+@register_part("frozen_a")
 @dataclass(frozen=True)
 class FrozenA(Layer):
     """A stays as it was drawn, and B is trained.

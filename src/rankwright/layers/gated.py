@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
 from rankwright.layers.factor import Factor
@@ -68,7 +68,7 @@ class GatedFactor(Factor):
         return f"rank={len(self.gate)}, open={int(self.gate.count_nonzero())}"
 
 
-@part("gated")
+@register_part("gated")
 @dataclass(frozen=True)
 class GatedLoRA(Layer):
     """LoRA with a gate on every rank.

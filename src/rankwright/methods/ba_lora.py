@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LARGE_STEPS, LogRange, SearchSpace
 from rankwright.core.slots import Export, Slots
@@ -29,7 +29,7 @@ from rankwright.penalties.outputs import ConsistencySchedule, Warmup
 from rankwright.penalties.spectral import Norm
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class BALoRA(Method):
     """PiSSA with a consistency, a diversity and a spectral term in the loss.

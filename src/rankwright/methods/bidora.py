@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
 from rankwright.core.slots import Export, Slots
@@ -37,7 +37,7 @@ from rankwright.procedures.bilevel.bilevel import RetrainFrom
 from rankwright.procedures.bilevel.hypergradient import Mode
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class BiDoRA(Method):
     """Magnitudes by bilevel search, directions retrained under them.

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.slots import Export, Slots
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class DoRA(Method):
     """Magnitude and direction of every weight row, trained apart."""

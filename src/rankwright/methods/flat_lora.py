@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, LogRange, SearchSpace
 from rankwright.core.slots import Slots
 from rankwright.procedures.perturbation import Perturbation
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class FlatLoRA(Method):
     """LoRA under weight noise."""

@@ -14,13 +14,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.search_space import LogRange, SearchSpace
 from rankwright.errors import MethodError
 from rankwright.methods._whole_modules import Whole, owners
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class Full(Whole):
     """Every module that has parameters, trained in full; no fields of its own."""

@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.search_space import LogRange, SearchSpace
 from rankwright.methods._whole_modules import Whole, word_head
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class HeadOnly(Whole):
     """The head alone; no fields of its own."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.slots import Slots
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Method):
     """Low-rank adaptation; all its fields are those of `Method`."""

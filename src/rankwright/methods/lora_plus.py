@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, LogRange, SearchSpace
 from rankwright.core.slots import Slots
 from rankwright.optimizers import LoraPlus
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class LoRAPlus(Method):
     """LoRA with two learning rates.

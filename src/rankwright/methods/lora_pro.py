@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
 from rankwright.core.slots import Slots
@@ -30,7 +30,7 @@ from rankwright.optimizers.lora_pro import Mode
 from rankwright.optimizers.moments import Format
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class LoRAPro(Method):
     """LoRA with adjusted gradients."""

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LARGE_STEPS, SearchSpace
 from rankwright.core.slots import Slots
 from rankwright.optimizers import LoraRite
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class LoRARITE(Method):
     """LoRA under an optimizer that is invariant to transformations of the factors."""

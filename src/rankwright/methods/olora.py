@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.search_space import LARGE_STEPS, SearchSpace
 from rankwright.core.slots import Export, Slots
 from rankwright.inits import Olora
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class OLoRA(Method):
     """LoRA from an orthonormal start; its fields are those of `Method`.

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LARGE_STEPS, SearchSpace
 from rankwright.core.slots import Export, Slots
 from rankwright.inits import Pissa
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class PiSSA(Method):
     """LoRA on the principal part of each weight.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
 from rankwright.core.slots import Export, Slots
@@ -33,7 +33,7 @@ from rankwright.procedures.chain.frozen import FrozenDraw
 from rankwright.procedures.chain.rounds import LrPolicy
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class RACLoRA(Method):
     """A chain of LoRAs with one random factor each; the paper calls a round a link.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.method import Method
-from rankwright.core.method_registry import register
+from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import RATES, LogRange, OneOf, SearchSpace
 from rankwright.core.slots import Export, Slots
@@ -29,7 +29,7 @@ from rankwright.procedures.sparsify.proximal import Threshold
 from rankwright.procedures.sparsify.sparsify import ROLE, Sparsify, XiSchedule
 
 
-@register
+@register_method
 @dataclass(frozen=True, kw_only=True)
 class SoRA(Method):
     """LoRA that finds the rank of each module.

@@ -21,7 +21,7 @@ from torch import Tensor
 from rankwright.algebra.precision import compute_dtype
 from rankwright.algebra.spectra import ridged_inverse, spectrum
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import Layer, OptimizerPart
 from rankwright.layers.frozen import FrozenA
@@ -29,7 +29,7 @@ from rankwright.optimizers.pairs import Pair, named_pairs
 from rankwright.peft_layers.weight_view import tensor_version
 
 
-@part("lora_fa")
+@register_part("lora_fa")
 @dataclass(frozen=True)
 class LoraFa(OptimizerPart):
     """The gradient of B that moves W along G P_A, under whatever optimizer the engine has.

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import OptimizerPart
 
 Group = dict[str, Any]
 
 
-@part("lora_plus")
+@register_part("lora_plus")
 @dataclass(frozen=True)
 class LoraPlus(OptimizerPart):
     """A learning rate for B that is a multiple of A's.

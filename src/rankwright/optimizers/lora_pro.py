@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import OptimizerPart
 from rankwright.optimizers.base import PairBatch, PairOptimizer
@@ -49,7 +49,7 @@ Sides = tuple[Tensor, Tensor]
 """What A has and what B has, (n, r, in) and (n, out, r)."""
 
 
-@part("lora_pro")
+@register_part("lora_pro")
 @dataclass(frozen=True, kw_only=True)
 class LoraPro(OptimizerPart):
     """AdamW on the adjusted gradients of LoRA-Pro.

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import OptimizerPart
 from rankwright.optimizers.base import PairBatch, PairOptimizer
@@ -51,7 +51,7 @@ Sides = tuple[Tensor, Tensor]
 """The same of A and of B, or of the A side and the B side, of every pair of a batch."""
 
 
-@part("lora_rite")
+@register_part("lora_rite")
 @dataclass(frozen=True, kw_only=True)
 class LoraRite(OptimizerPart):
     """LoRA-RITE: steps of W that do not depend on how its update is factored.

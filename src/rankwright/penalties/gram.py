@@ -22,7 +22,7 @@ from torch import Tensor
 from rankwright.algebra.cosines import BaseGram, base_gram, factored_cosines_sq
 from rankwright.algebra.precision import compute_dtype, no_autocast, nonzero
 from rankwright.core.fields import check_field, none_or_at_least
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Penalty
 from rankwright.peft_layers.weight_view import (
     base_rows,
@@ -39,7 +39,7 @@ GramForm = Literal["norm", "squared"]
 _base_grams: WeakKeyDictionary[LoraLayer, tuple[object, BaseGram]] = WeakKeyDictionary()
 
 
-@part("gram")
+@register_part("gram")
 @dataclass(frozen=True)
 class Gram(Penalty):
     """BiDoRA's penalty: output rows that point in orthogonal directions.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Penalty
 from rankwright.errors import MethodError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rankwright.core.run import Run
 
 
-@part("l1")
+@register_part("l1")
 @dataclass(frozen=True)
 class L1(Penalty):
     """The mean absolute value of the parameters of one role, of SoRA's gates for one.

@@ -26,21 +26,21 @@ from torch.nn import functional as F
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
 from rankwright.core.model_call import is_encoder_decoder
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Penalty
 from rankwright.core.targets import IGNORED
 from rankwright.errors import MethodError
 from rankwright.penalties.spectral import Norm, spectral_ratio
 
 if TYPE_CHECKING:
-    from rankwright.core.model_call import Forward
+    from rankwright.core.model_call import ModelCall
     from rankwright.core.run import Run
 
 ConsistencySchedule = Literal["cosine", "constant"]
 Warmup = Literal["linear", "quadratic"]
 
 
-@part("outputs")
+@register_part("outputs")
 @dataclass(frozen=True, kw_only=True)
 class Outputs(Penalty):
     """BA-LoRA's regularisers: stay consistent with the base, diverse, and of leading directions.
@@ -125,11 +125,11 @@ class Outputs(Penalty):
         """That of the base model, for the consistency."""
         return int(self.consistency != 0)
 
-    def of_outputs(self, run: Run, forward: Forward) -> Tensor | None:
+    def of_outputs(self, run: Run, call: ModelCall) -> Tensor | None:
         """See `Penalty.of_outputs`."""
-        tokens = forward.by_position and _task(run) != "TOKEN_CLS"
-        where = self._where(run, forward) if forward.by_position else None
-        z = forward.logits(where)
+        tokens = call.by_position and _task(run) != "TOKEN_CLS"
+        where = self._where(run, call) if call.by_position else None
+        z = call.logits(where)
         z = z.to(compute_dtype(z))
         if z.shape[1] == 1:
             run.say_once(
@@ -139,7 +139,7 @@ class Outputs(Penalty):
             return None
         weights = self._weights(run, tokens)
         terms = {
-            "consistency": lambda: self._consistency(run, forward, where, z),
+            "consistency": lambda: self._consistency(run, call, where, z),
             "diversity": lambda: self._diversity(run, z, tokens),
             "spectral": lambda: self._spectral(run, z, tokens),
         }
@@ -154,9 +154,9 @@ class Outputs(Penalty):
     # Terms ---------------------------------------------------------------------------------------
 
     def _consistency(
-        self, run: Run, forward: Forward, where: Tensor | None, z: Tensor
+        self, run: Run, call: ModelCall, where: Tensor | None, z: Tensor
     ) -> Tensor | None:
-        base = run.base_logits(forward, where).to(z.dtype)
+        base = run.base_logits(call, where).to(z.dtype)
         return _mean(consistency(base, z, self.temperature))
 
     def _diversity(self, run: Run, z: Tensor, tokens: bool) -> Tensor | None:
@@ -203,15 +203,15 @@ class Outputs(Penalty):
             "spectral": risen * self._weight("spectral", 0.005 if tokens else 0.03),
         }
 
-    def _where(self, run: Run, forward: Forward) -> Tensor:
+    def _where(self, run: Run, call: ModelCall) -> Tensor:
         """Which positions count, (rows, positions)."""
-        labels, mask = forward.labels, forward.kwargs.get("attention_mask")
+        labels, mask = call.labels, call.kwargs.get("attention_mask")
         if labels is not None:
             counts = labels != IGNORED
         elif mask is not None and mask.ndim == 2:
             counts = mask.bool()
         else:
-            counts = forward.everywhere
+            counts = call.everywhere
         if not (self.causal_shift and _predicts_next(run)):
             return counts
         return F.pad(counts[:, 1:], (0, 1), value=False)

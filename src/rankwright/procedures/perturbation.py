@@ -23,7 +23,7 @@ from torch import Tensor
 from rankwright.algebra.row_norms import row_norm_sq
 from rankwright.core.batch import MicroBatch
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.kernels.seeded_noise import Noise
@@ -31,7 +31,7 @@ from rankwright.layers.noise import NoiseHandle, add_noise, check_noise, row_std
 from rankwright.peft_layers.weight_view import base_rows
 
 
-@part("flat")
+@register_part("flat")
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(Procedure):
     """Noise on the effective weights during forward and backward.

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.algebra.precision import compute_dtype
 from rankwright.algebra.truncation import truncated_product
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
 from rankwright.layers.frozen import freeze
@@ -205,7 +205,7 @@ class Stack:
         )
 
 
-@part("stacked")
+@register_part("stacked")
 @dataclass(frozen=True)
 class StackedLoRA(Layer):
     """LoRA whose factors are stacks, with room for finished boosters."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwright.core.fields import check_field, none_or_at_least
-from rankwright.core.part_registry import part, part_name
+from rankwright.core.part_registry import part_name, register_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import Layer, Procedure, ProcedureState
@@ -49,7 +49,7 @@ UPPER = "upper"  # the role of what the upper level trains
 METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 
 
-@part("bilevel")
+@register_part("bilevel")
 @dataclass(frozen=True)
 class Bilevel(Procedure):
     """Search over upper parameters, then retraining of the lower ones.

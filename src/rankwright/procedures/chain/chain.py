@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rankwright.core.fields import check_field, is_count
-from rankwright.core.part_registry import part, part_name
+from rankwright.core.part_registry import part_name, register_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import Layer, Procedure, ProcedureState
@@ -45,7 +45,7 @@ Rows = Callable[[Run, int], Sequence[int]]
 """(run, round) -> the training rows the round draws from."""
 
 
-@part("chain")
+@register_part("chain")
 @dataclass(frozen=True, kw_only=True)
 class Chain(Procedure):
     """Boosters one after the other, on all layers or on a few of them in turn.

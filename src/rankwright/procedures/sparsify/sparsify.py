@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import part
+from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import Layer, Procedure, ProcedureState
@@ -34,7 +34,7 @@ XiSchedule = Literal["linear", "log_linear", "exp_linear"]
 ROLE = "gate"
 
 
-@part("sparsify")
+@register_part("sparsify")
 @dataclass(frozen=True, kw_only=True)
 class Sparsify(Procedure):
     """Thresholds on the gates, in stages, and pruning.

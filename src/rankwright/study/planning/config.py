@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rankwright.core.fields import check_field
 from rankwright.core.method import Method
-from rankwright.core.method_registry import get
+from rankwright.core.method_registry import get_method
 from rankwright.core.part_registry import SLOTS
 from rankwright.core.search_space import LogRange, OneOf, SearchSpace
 from rankwright.errors import MethodError
@@ -212,9 +212,9 @@ class MethodSpec:
         own_space = _space(values.pop("space", {}))
         options = {option: values.pop(option) for option in OF_A_METHOD if option in values}
         parts = {slot: _parts(values.pop(slot)) for slot in SLOTS if slot in values}
-        space = {**get(name).space, **own_space}
+        space = {**get_method(name).space, **own_space}
         fixed = {*values, *options} - {*own_space}
-        fields = {field.name for field in dataclasses.fields(get(name))} - {"plugged"}
+        fields = {field.name for field in dataclasses.fields(get_method(name))} - {"plugged"}
         for given_name in (*values, *own_space):
             if given_name not in {*fields, *OF_A_METHOD}:
                 raise MethodError(
@@ -222,7 +222,7 @@ class MethodSpec:
                     f"({', '.join(sorted(fields))}), or an option that may differ between methods "
                     f"({', '.join(OF_A_METHOD)})"
                 )
-        _check_types(values, typing.get_type_hints(get(name)), f"methods: {label}: ")
+        _check_types(values, typing.get_type_hints(get_method(name)), f"methods: {label}: ")
         method = build_method({"name": name, **values}, parts)
         space = {n: c for n, c in space.items() if n not in fixed}
         return cls(label, method, options, space, against)

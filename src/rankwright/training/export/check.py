@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from rankwright.core.model_call import evaluating
+from rankwright.core.model_call import evaluation_mode
 from rankwright.locks import acquire, remove_folders, unique_name
 from rankwright.training.checkpoint import publish, recover
 
@@ -90,7 +90,7 @@ def logits_of(model: nn.Module, probe: Mapping[str, Tensor]) -> Tensor:
     Returns:
         Float64, in the shape the model gives.
     """
-    with evaluating(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         output = model(**probe)
     if isinstance(output, Tensor):
         return output.double()
