@@ -12,17 +12,17 @@ import pytest
 
 import rankwright
 from models import batch, rows_for, tiny_bert
-from rankwright.core.composite import CompositeProcedure
+from rankwright.core.composite import CompositeProcedure, PenaltySum
 from rankwright.core.loop import Loop
-from rankwright.core.part_registry import register_part, (
+from rankwright.core.part_registry import (
     SLOTS,
     available_parts,
     get_part,
     part_name,
+    register_part,
     slot_of,
     summary,
 )
-from rankwright.core.composite import PenaltySum
 from rankwright.core.plugged import PluggedParts, part_from
 from rankwright.core.run import Run
 from rankwright.core.schedule import Phase
