@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rankwright.core.batch import MicroBatch
+from rankwright.core.engine import Engine
 from rankwright.core.parameter_groups import clipping
 from rankwright.core.random_state import random_state, set_random_state
-from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Shape
 from rankwright.core.targets import count_targets, nothing_scored, weigh
 from rankwright.errors import MethodError, TrainingError
@@ -43,7 +43,7 @@ def constant_schedule(steps: int) -> Multiplier:
     return lambda _step: 1.0
 
 
-class Loop(Run):
+class Loop(Engine):
     """Train with any method in a loop of your own.
 
     Example:
@@ -135,7 +135,7 @@ class Loop(Run):
     def held_out(self, index: int) -> list[MicroBatch]:
         """See `Run.held_out`."""
         if self._held_out is None:
-            raise TrainingError(f"{self.method.label} was built without held_out=")
+            raise TrainingError(f"{self.label} was built without held_out=")
         inputs = self._held_out(index)
         return [MicroBatch(inputs, None, self._of_step([inputs], f"held-out batch {index}"), True)]
 

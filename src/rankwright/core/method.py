@@ -20,12 +20,13 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from rankwright.core.fields import check_field, check_types
-from rankwright.core.part_fields import Origin, taken_fields
+from rankwright.core.part_fields import taken_fields
 from rankwright.core.part_registry import part_name
 from rankwright.core.plugged import PluggedParts
 from rankwright.core.search_space import LOW_RANK, SearchSpace
 from rankwright.core.slots import (
     Layer,
+    Origin,
     Slots,
 )
 from rankwright.errors import MethodError
@@ -126,7 +127,7 @@ class Method(ABC):
 
     @cached_property
     def _filled(self) -> Slots:
-        return self.plugged.into(self.slots(), self)
+        return self.plugged.into(self.slots(), self.name)
 
     @property
     def label(self) -> str:

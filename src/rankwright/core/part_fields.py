@@ -19,44 +19,13 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import docstring_parser
 
-from rankwright.core.slots import Part
-from rankwright.errors import MethodError, did_you_mean
+from rankwright.core.slots import Origin, Part
 
 _WIDTH = 100
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The part's field behind a method's field.
-
-    Attributes:
-        part: The part's class.
-        name: The field's name in the part.
-        default: The method's own default; MISSING for the part's.
-    """
-
-    part: type[Part]
-    name: str
-    default: Any
-
-    @property
-    def field(self) -> dataclasses.Field[Any]:
-        """The part's field.
-
-        Raises:
-            MethodError: The part has no such field.
-        """
-        fields = {field.name: field for field in dataclasses.fields(self.part)}  # type: ignore[arg-type]
-        if self.name not in fields:
-            raise MethodError(
-                f"{self.part.__name__} has no field {self.name!r}{did_you_mean(self.name, fields)}"
-            )
-        return fields[self.name]
 
 
 def from_part(part: type[Part], name: str = "", *, default: Any = dataclasses.MISSING) -> Any:

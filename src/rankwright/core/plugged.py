@@ -22,7 +22,6 @@ from rankwright.core.slots import Init, Layer, OptimizerPart, Part, Penalty, Pro
 from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
-    from rankwright.core.method import Method
     from rankwright.core.slots import Slots
 
 
@@ -85,12 +84,12 @@ class PluggedParts:
             )
         return next(iter(before + more), None)
 
-    def into(self, slots: Slots, method: Method) -> Slots:
+    def into(self, slots: Slots, name: str) -> Slots:
         """A method's slots with these parts in them.
 
         Args:
             slots: What the method fills by itself.
-            method: The method, for messages.
+            name: Name of the method, for messages.
 
         Raises:
             MethodError: Two parts would answer one question or need different layers, or one of
@@ -98,33 +97,33 @@ class PluggedParts:
         """
         filled = dataclasses.replace(
             slots,
-            **{slot: self._one(slot, slots, method) for slot in SINGLE},
-            penalty=sum_penalties(self._several("penalty", slots.penalty, method)),
-            procedure=combine_procedures(self._several("procedure", slots.procedure, method)),
+            **{slot: self._one(slot, slots, name) for slot in SINGLE},
+            penalty=sum_penalties(self._several("penalty", slots.penalty, name)),
+            procedure=combine_procedures(self._several("procedure", slots.procedure, name)),
         )
-        filled = dataclasses.replace(filled, layer=_layer_for(filled, method))
+        filled = dataclasses.replace(filled, layer=_layer_for(filled, name))
         for part in filled.parts():
             part.check(filled)
         return filled
 
-    def _one(self, slot: str, slots: Slots, method: Method) -> Any:
+    def _one(self, slot: str, slots: Slots, name: str) -> Any:
         own, plugged = getattr(slots, slot), getattr(self, slot)
         if plugged is None:
             return own
         if own is not None and type(own) is not Layer:
             raise MethodError(
-                f"{method.name} fills the slot {slot} with {part_name(own)}, so "
+                f"{name} fills the slot {slot} with {part_name(own)}, so "
                 f"{part_name(plugged)} has no place there; plug it onto a method that leaves the "
                 "slot open, such as lora"
             )
         return plugged
 
-    def _several(self, slot: str, own: Part | None, method: Method) -> tuple[Any, ...]:
+    def _several(self, slot: str, own: Part | None, name: str) -> tuple[Any, ...]:
         parts = (*getattr(self, slot), *(own.members() if own is not None else ()))
         for number, part in enumerate(parts):
             if type(part) in map(type, parts[:number]):
                 raise MethodError(
-                    f"{slot}: {part_name(part)} is there twice; {method.name} may have it already: "
+                    f"{slot}: {part_name(part)} is there twice; {name} may have it already: "
                     "set its fields instead"
                 )
         return parts
@@ -162,7 +161,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _layer_for(slots: Slots, method: Method) -> Layer:
+def _layer_for(slots: Slots, name: str) -> Layer:
     """The layer that all parts can work on."""
     layer = slots.layer
     for part in slots.parts():
@@ -171,7 +170,7 @@ def _layer_for(slots: Slots, method: Method) -> Layer:
             continue
         if type(layer) is not Layer:
             raise MethodError(
-                f"{part_name(part)} works on the layer {part_name(needed)}, and {method.name} has "
+                f"{part_name(part)} works on the layer {part_name(needed)}, and {name} has "
                 f"{part_name(layer)}; plug it onto a method with PEFT's plain layer, such as lora"
             )
         layer = needed

@@ -14,10 +14,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from rankwright.core.schedule import FORWARD, Multiplier, Phase, Shape
-from rankwright.errors import FieldError, MethodError
+from rankwright.errors import FieldError, MethodError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,50 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rankwright.core.batch import MicroBatch
-    from rankwright.core.method import Method
     from rankwright.core.model_call import ModelCall
     from rankwright.core.run import Run
 
 SLOT_NAMES = ("layer", "init", "optimizer", "penalty", "procedure")
 """In the order in which a method is put together."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The part's field behind a method's field.
+
+    Attributes:
+        part: The part's class.
+        name: The field's name in the part.
+        default: The method's own default; MISSING for the part's.
+    """
+
+    part: type[Part]
+    name: str
+    default: Any
+
+    @property
+    def field(self) -> dataclasses.Field[Any]:
+        """The part's field.
+
+        Raises:
+            MethodError: The part has no such field.
+        """
+        fields = {field.name: field for field in dataclasses.fields(self.part)}  # type: ignore[arg-type]
+        if self.name not in fields:
+            raise MethodError(
+                f"{self.part.__name__} has no field {self.name!r}{did_you_mean(self.name, fields)}"
+            )
+        return fields[self.name]
+
+
+class TakesFields(Protocol):
+    """A method, as far as `Part.from_fields` needs to know it.
+
+    Attributes:
+        origins: Its fields that come from parts, by name.
+    """
+
+    origins: ClassVar[dict[str, Origin]]
 
 
 class Part:
@@ -40,7 +78,9 @@ class Part:
     """Whether it supports adapted parameters that are not in linear layers (experts)."""
 
     @classmethod
-    def from_fields(cls, method: Method, *, without: Iterable[str] = (), **others: Any) -> Self:
+    def from_fields(
+        cls, method: TakesFields, *, without: Iterable[str] = (), **others: Any
+    ) -> Self:
         """A part with the fields that a method takes from it (`part_fields.from_part`).
 
         Args:
@@ -83,7 +123,7 @@ class Part:
         del slots
 
 
-def _check_coverage(method: Method, cls: type[Part], given: list[str]) -> None:
+def _check_coverage(method: TakesFields, cls: type[Part], given: list[str]) -> None:
     """Refuse a part with a field that the method omits, gives twice or misspells."""
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]

@@ -49,7 +49,7 @@ class L1(Penalty):
         Raises:
             MethodError: No parameter has the role.
         """
-        roles = {run.procedure.role(name) for name in run.trainable()}
+        roles = {run.role(name) for name in run.trainable()}
         if self.role not in roles:
             raise MethodError(
                 f"L1.role = {self.role!r}: no trained parameter has this role; expected one of "

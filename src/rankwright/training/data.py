@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from rankwright.core.engine import Engine
 from rankwright.core.run import Run
 from rankwright.errors import MethodError
 
@@ -58,7 +59,7 @@ class PhaseSampler(Sampler[int]):
         seed: Seed of the shuffles; None for the run's.
     """
 
-    def __init__(self, run: Run, rows: int, per_step: int, seed: int | None = None) -> None:
+    def __init__(self, run: Engine, rows: int, per_step: int, seed: int | None = None) -> None:
         self._run = run
         self._rows = rows
         self._per_step = per_step

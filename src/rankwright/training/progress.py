@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rankwright.core.run import Run
+from rankwright.core.engine import Engine
 from rankwright.training.trainer import MethodMixin
 
 BEFORE = "before training"
@@ -53,7 +53,7 @@ class RichProgress(TrainerCallback):
         console: Where to draw; one that is no terminal gets a line at every logged loss instead.
     """
 
-    def __init__(self, run: Run, console: Console | None = None) -> None:
+    def __init__(self, run: Engine, console: Console | None = None) -> None:
         self._run = run
         self._console = console or Console(stderr=True)
         self._loss = self._validated = ""

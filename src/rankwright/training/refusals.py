@@ -105,7 +105,7 @@ def check_layer_state(args: TrainingArguments, run: Run) -> None:
     kept = layer_state(run.layers, run.adapter_name)
     if kept and (args.deepspeed or args.fsdp):
         raise MethodError(
-            f"{run.method.label} keeps {next(iter(kept))} beside the adapter, which deepspeed and "
+            f"{run.label} keeps {next(iter(kept))} beside the adapter, which deepspeed and "
             "fsdp shard; use one process or DistributedDataParallel"
         )
 

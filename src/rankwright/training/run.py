@@ -11,9 +11,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from rankwright.core.batch import MicroBatch
+from rankwright.core.engine import Engine
 from rankwright.core.method import Method
 from rankwright.core.random_state import random_state
-from rankwright.core.run import Run
 from rankwright.core.targets import nothing_scored
 from rankwright.errors import MethodError, TrainingError
 from rankwright.training.data import endless_rows
@@ -28,7 +28,7 @@ OF_ADAMW = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
 """The Trainer's arguments that choose its optimizer and set it."""
 
 
-class TrainerRun(Run):
+class TrainerRun(Engine):
     """What a part sees of a Trainer.
 
     Args:
@@ -90,7 +90,7 @@ class TrainerRun(Run):
         given = [name for name in OF_ADAMW if getattr(args, name) != fields[name].default]
         if given and not self._asked_for_default:
             self.say_once(
-                f"{self.method.label} brings its own optimizer: {', '.join(given)} of the "
+                f"{self.label} brings its own optimizer: {', '.join(given)} of the "
                 "Trainer's arguments, which are for another, have no effect"
             )
 
@@ -122,7 +122,7 @@ class TrainerRun(Run):
             return None
         if not hasattr(dataset, "__len__"):
             raise MethodError(
-                f"{self.method.label} divides the training rows, and a {type(dataset).__name__} "
+                f"{self.label} divides the training rows, and a {type(dataset).__name__} "
                 "has no length; load it as a map-style dataset"
             )
         return len(dataset)

@@ -46,10 +46,10 @@ def save_seeded(run: Run, folder: str | os.PathLike[str]) -> list[str]:
     Raises:
         MethodError: No factor is frozen.
     """
-    state = next((m for m in run.procedure.members() if isinstance(m, ChainState)), None)
+    state = run.find(ChainState)
     if state is None or state.chain.frozen is None:
         raise MethodError(
-            f"{run.method.label} trains both factors, so a seed gives none of them; use "
+            f"{run.label} trains both factors, so a seed gives none of them; use "
             "save_pretrained, or a chain with frozen='A' or 'B'"
         )
     path = Path(folder)
