@@ -17,9 +17,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, Wav2Vec2Config
 from transformers.activations import ReLUSquaredActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.wav2vec2.modeling_wav2vec2 import (
-    Wav2Vec2EncoderLayerStableLayerNorm,
-)
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayerStableLayerNorm
 
 from benchmarks.meters import saved_bytes
 from models import batch, rows_for, tiny_bert, tiny_llama, trained

@@ -16,12 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from rankwright.algebra.row_norms import row_norm
 from rankwright.errors import MethodError
 from rankwright.kernels import parameter_epoch as standing
-from rankwright.layers import (
-    effective_weight,
-    frozen_norms,
-    reset_magnitudes,
-    use_factored_dora,
-)
+from rankwright.layers import effective_weight, frozen_norms, reset_magnitudes, use_factored_dora
 from rankwright.methods import DoRA
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {

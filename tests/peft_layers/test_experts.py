@@ -22,12 +22,7 @@ from rankwright.peft_layers.rank_patterns import target_name
 from rankwright.peft_layers.weight_change import weight_change
 from rankwright.penalties.outputs import Outputs
 from rankwright.training import Trainer
-from rankwright.training.export import (
-    ExportError,
-    export_adapter,
-    export_lora,
-    export_merged,
-)
+from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
 from rankwright.training.export.merged import check_merged, merged_model
 from rankwright.training.export.source import Source
 from trainers import adapter, arguments

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rankwright.procedures.sparsify.proximal import (
-    THRESHOLDS,
-    published_threshold,
-    soft_threshold,
-)
+from rankwright.procedures.sparsify.proximal import THRESHOLDS, published_threshold, soft_threshold
 
 POINTS = [0.05, -0.05, 0.03, 0.02, 0.0]
 

@@ -38,12 +38,7 @@ from rankwright.study.execution.protocol import (
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.planning.plan import check_same
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import (
-    CurvePoint,
-    FailureRecord,
-    Measurement,
-    StudyRecord,
-)
+from rankwright.study.records.records import CurvePoint, FailureRecord, Measurement, StudyRecord
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card
 from rankwright.study.report.figures import figures

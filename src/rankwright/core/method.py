@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
-from peft.utils.other import ModulesToSaveWrapper
+from peft import LoraConfig, PeftModel
 from torch import nn
 
 from rankwright.core.fields import check_field, check_types
@@ -24,36 +19,26 @@ from rankwright.core.part_fields import taken_fields
 from rankwright.core.part_registry import part_name
 from rankwright.core.plugged import PluggedParts
 from rankwright.core.search_space import LOW_RANK, SearchSpace
-from rankwright.core.slots import (
-    Layer,
-    Origin,
-    Slots,
-)
-from rankwright.errors import MethodError
-from rankwright.kernels.blocks import release
+from rankwright.core.slots import Layer, Origin, Slots
 from rankwright.kernels.fused_linear import fuse
-from rankwright.peft_layers.experts import advice, check_experts, expert_notice, left_out_notice
+from rankwright.peft_layers.experts import check_experts, expert_notice, left_out_notice
 from rankwright.peft_layers.heads import matching, missing_parameters, whole_modules, whole_notice
+from rankwright.peft_layers.injection import (
+    ADAPTER,
+    check_attention,
+    check_ranks,
+    inject,
+    refuse_adapted,
+    restored_on_error,
+    settle_patterns,
+    task_type,
+)
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.peft_layers.quantised import keep_trainable
-from rankwright.peft_layers.rank_patterns import (
-    check_patterns,
-    compiled,
-    resolve_patterns,
-    target_name,
-)
+from rankwright.peft_layers.rank_patterns import compiled
 
 logger = logging.getLogger(__name__)
-ADAPTER = "default"
 ALL_LINEAR = "all-linear"
-
-_TASK_TYPES = {
-    "ForSequenceClassification": TaskType.SEQ_CLS,
-    "ForTokenClassification": TaskType.TOKEN_CLS,
-    "ForQuestionAnswering": TaskType.QUESTION_ANS,
-    "ForCausalLM": TaskType.CAUSAL_LM,
-    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,23 +164,15 @@ class Method(ABC):
                 of the pretrained body is in no file, or a part refuses a layer. The model is as
                 it was.
         """
-        if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
-            raise MethodError(
-                f"{type(model).__name__} already carries an adapter; apply {self.name} to the base "
-                "model (PeftModel.unload() gives it back)"
-            )
+        refuse_adapted(model, self.name)
         slots = self.made_of()
         absent = missing_parameters(model, missing_keys)
         keep_trainable(model)
-        with _taken_off_again(model), torch.random.fork_rng(), _quiet_injection():
+        with restored_on_error(model), torch.random.fork_rng():
             torch.manual_seed(seed)
-            peft_model = self._inject(model, slots.layer, absent)
-            layers = adapted_layers(peft_model)
-            _check_attention(layers)
-            unable = [part_name(part) for part in slots.parts() if not part.experts]
-            check_experts(self.label, unable, layers, model)
-            self._resolve_patterns(peft_model, layers)
-            self._check_ranks(layers)
+            config = self.peft_config(model, slots.layer, absent)
+            peft_model = inject(model, config, self.name, self.target_modules)
+            self._check_layers(peft_model, slots)
             slots.layer.install(peft_model, ADAPTER)
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
@@ -204,6 +181,15 @@ class Method(ABC):
             for notice in self.notices(peft_model, absent or ()):
                 logger.warning(notice)
         return peft_model
+
+    def _check_layers(self, model: PeftModel, slots: Slots) -> None:
+        """Refuse layers that PEFT has adapted and this method cannot train."""
+        layers = adapted_layers(model)
+        check_attention(layers)
+        unable = [part_name(part) for part in slots.parts() if not part.experts]
+        check_experts(self.label, unable, layers, model.get_base_model())
+        settle_patterns(model, layers, self.rank_pattern, self.alpha_pattern)
+        check_ranks(layers)
 
     def notices(self, model: PeftModel, missing_keys: Collection[str]) -> list[str]:
         """Lines about an adapted model that the user should read before training.
@@ -243,7 +229,7 @@ class Method(ABC):
             MethodError: A name matches no module, or a weight of the body is in no file.
         """
         return LoraConfig(
-            task_type=_task_type(model),
+            task_type=task_type(model),
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
@@ -255,115 +241,3 @@ class Method(ABC):
             modules_to_save=whole_modules(model, self.named_whole(model), missing_keys) or None,
             **(layer or self.made_of().layer).peft_options(),
         )
-
-    def _inject(self, model: nn.Module, layer: Layer, absent: Collection[str] | None) -> PeftModel:
-        linears = sorted(
-            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        )
-        try:
-            config = self.peft_config(model, layer, absent)
-            adapted = get_peft_model(model, config, adapter_name=ADAPTER)
-        except MethodError:
-            raise
-        except (TypeError, ValueError) as error:
-            if ParamWrapper.__name__ in str(error):  # PEFT refuses DoRA and dropout there
-                raise MethodError(
-                    f"{self.name} does not work on the experts of {type(model).__name__}, which "
-                    f"are parameters and not linear layers ({error}); {advice(model)}"
-                ) from error
-            raise MethodError(
-                f"{self.name} cannot be applied to {type(model).__name__} with target_modules="
-                f"{self.target_modules!r}: {error} Linear modules of this model end in: "
-                f"{', '.join(linears)}."
-            ) from error
-        if isinstance(config.target_modules, set):  # PEFT lists heads too; they are not targets
-            config.target_modules -= {*(config.modules_to_save or ())}
-        return adapted
-
-    def _resolve_patterns(self, model: PeftModel, layers: dict[str, LoraLayer]) -> None:
-        """Check the user's patterns and replace them by one entry for each module."""
-        targets = [target_name(name, layer) for name, layer in layers.items()]
-        check_patterns("rank_pattern", [*self.rank_pattern], targets)
-        check_patterns("alpha_pattern", [*self.alpha_pattern], targets)
-        resolve_patterns(model.peft_config[ADAPTER], ADAPTER, layers)
-
-    def _check_ranks(self, layers: dict[str, LoraLayer]) -> None:
-        for name, layer in layers.items():
-            rows, columns = _matrix_shape(layer)
-            largest = min(rows, columns)
-            if layer.r[ADAPTER] > largest:
-                raise MethodError(
-                    f"rank {layer.r[ADAPTER]} is larger than the layer {target_name(name, layer)} "
-                    f"({rows} x {columns}); choose r <= {largest}, or give "
-                    "this layer its own rank with rank_pattern"
-                )
-
-
-def _task_type(model: nn.Module) -> TaskType | None:
-    """PEFT's name of the task; None if its wrapper would pass token ids to a model without them.
-
-    Speech and images have classes by the same names.
-    """
-    if getattr(model, "main_input_name", "input_ids") != "input_ids":
-        return None
-    name = type(model).__name__
-    return next((kind for suffix, kind in _TASK_TYPES.items() if suffix in name), None)
-
-
-@contextlib.contextmanager
-def _quiet_injection() -> Iterator[None]:
-    """Suppress PEFT's warnings about settings that are checked here, or that it corrects itself."""
-    with warnings.catch_warnings():
-        # a pattern that matches nothing is an error here (check_patterns)
-        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
-        # PEFT corrects it for a Conv1D, and says so at every layer
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-        yield
-
-
-def _check_attention(layers: dict[str, LoraLayer]) -> None:
-    for name, layer in layers.items():
-        if isinstance(layer, MultiheadAttention):
-            raise MethodError(
-                f"{name} is a torch.nn.MultiheadAttention, for which PEFT adds the update to the "
-                "base weight before every forward and takes it off afterwards: the base drifts by "
-                "the rounding, 2.5 % after 200 steps in bfloat16; leave it out of target_modules"
-            )
-
-
-def _matrix_shape(layer: LoraLayer) -> tuple[int, int]:
-    """(out_features, in_features); a convolution's kernels are the rows of its matrix."""
-    base = layer.get_base_layer()
-    if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return base.out_channels, base.weight[0].numel()
-    return layer.out_features, layer.in_features
-
-
-@contextlib.contextmanager
-def _taken_off_again(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was if its adapter cannot be put on, so that another can be."""
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    try:
-        yield
-    except Exception:
-        release(model)
-        model.__dict__.pop("peft_config", None)  # PEFT notes it there
-        _put_back_bases(model)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained)
-        raise
-
-
-def _put_back_bases(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, MultiheadAttention):  # PEFT has taken its parameters apart
-            base = child.unload_and_optionally_merge_module(
-                merge=False, safe_merge=False, adapter_names=None
-            )
-            setattr(module, name, base)
-        elif isinstance(child, LoraLayer):
-            setattr(module, name, child.get_base_layer())
-        elif isinstance(child, ModulesToSaveWrapper):
-            setattr(module, name, child.original_module)
-        else:
-            _put_back_bases(child)

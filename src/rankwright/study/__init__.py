@@ -2,12 +2,7 @@
 
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import (
-    RunRecord,
-    StudyRecord,
-    TrialRecord,
-    TuningRecord,
-)
+from rankwright.study.records.records import RunRecord, StudyRecord, TrialRecord, TuningRecord
 
 __all__ = [
     "Examples",

@@ -15,7 +15,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rankwright.core.method import ADAPTER
+from rankwright.peft_layers.injection import ADAPTER
 
 MAGNITUDE = ".lora_magnitude_vector"
 

@@ -28,13 +28,7 @@ from rankwright.layers.stacked.layer import Side, StackedLoRA
 from rankwright.procedures.chain.boosters import Basis, Boosters
 from rankwright.procedures.chain.frozen import DRAWS, SIDES, FrozenDraw
 from rankwright.procedures.chain.rounds import LrPolicy, equal_lengths, pieces, round_schedule
-from rankwright.procedures.chain.selection import (
-    EVEN,
-    POLICIES,
-    Policy,
-    groups,
-    number_of_groups,
-)
+from rankwright.procedures.chain.selection import EVEN, POLICIES, Policy, groups, number_of_groups
 
 if TYPE_CHECKING:
     from rankwright.core.slots import Slots

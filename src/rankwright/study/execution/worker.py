@@ -42,12 +42,7 @@ from rankwright.study.execution.protocol import (
 from rankwright.study.planning.plan import Data
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.names import run_name
-from rankwright.study.records.records import (
-    CostRecord,
-    ForgettingRecord,
-    Measurement,
-    RunRecord,
-)
+from rankwright.study.records.records import CostRecord, ForgettingRecord, Measurement, RunRecord
 from rankwright.tasks import TaskError
 from rankwright.tasks.constant import constant
 from rankwright.tasks.metrics import score

@@ -12,12 +12,7 @@ from transformers import PreTrainedModel
 from rankwright.peft_layers.rank_patterns import weight_name
 from rankwright.peft_layers.weight_change import weight_change
 from rankwright.peft_layers.weight_view import as_weight, base_rows
-from rankwright.training.export.check import (
-    Errors,
-    ExportError,
-    check_same,
-    logit_difference,
-)
+from rankwright.training.export.check import Errors, ExportError, check_same, logit_difference
 from rankwright.training.export.source import Source, unloaded
 
 
