@@ -23,7 +23,7 @@ from rankwright.core.part_registry import (
     slot_of,
     summary,
 )
-from rankwright.core.plugged import PluggedParts, part_from
+from rankwright.core.plugged import PluggedParts, build_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Phase
 from rankwright.core.slots import Init, Layer, Part, Penalty, Procedure, ProcedureState
@@ -65,7 +65,7 @@ def test_a_part_of_ones_own_is_named_by_its_module() -> None:
     assert part_name(Olora()) == "olora"
     assert part_name(Mine()) == f"{__name__}:Mine"
     assert get_part("penalty", f"{__name__}:Mine") is Mine
-    assert part_from("penalty", {"name": f"{__name__}:Mine", "weight": 2.0}) == Mine(2.0)
+    assert build_part("penalty", {"name": f"{__name__}:Mine", "weight": 2.0}) == Mine(2.0)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,12 @@ def test_what_does_not_go_together(method: Any, plugged: dict[str, Any], message
 
 def test_parts_are_described_by_what_differs_from_the_defaults() -> None:
     method = LoRA().with_parts(init=Olora(), procedure=[Perturbation(rho=0.1), Chain(rounds=3)])
-    described = method.plugged.described()
+    described = method.plugged.describe()
     assert described == {
         "init": [{"name": "olora"}],
         "procedure": [{"name": "flat", "rho": 0.1}, {"name": "chain", "rounds": 3}],
     }
-    again = {slot: [part_from(slot, item) for item in of] for slot, of in described.items()}
+    again = {slot: [build_part(slot, item) for item in of] for slot, of in described.items()}
     assert LoRA().with_parts(**again) == method
 
 
@@ -189,7 +189,7 @@ def test_parts_are_described_by_what_differs_from_the_defaults() -> None:
 )
 def test_a_wrong_description(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
-        part_from("procedure", {"name": "flat", **fields})
+        build_part("procedure", {"name": "flat", **fields})
 
 
 # Several procedures in one slot ------------------------------------------------------------------

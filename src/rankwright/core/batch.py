@@ -19,16 +19,16 @@ _OF_NO_ROW = (bool, int, float, type(None))
 
 @dataclass
 class MicroBatch:
-    """One batch as a part sees it.
+    """A batch as a part sees it.
 
     Attributes:
-        inputs: What the model is called with, on the model's device.
-        random_state: Random state before its first forward, for exact replay; None if not kept.
+        inputs: Inputs of the model, on the model's device.
+        random_state: Random state before the first forward, for exact replay; None if not kept.
         scale: Number of targets of the step, by which the engine weights the losses of its
             micro-batches so that they sum to the step's loss; None for the batch alone.
-        held_out: Whether it comes from `Run.held_out`; penalties are on training batches only.
-        whole: The micro-batch that its rows were taken from; None if it is whole.
-        share: Its rows over those of `whole`.
+        held_out: Whether it comes from `Run.held_out`; only training batches carry penalties.
+        whole: The micro-batch from which its rows were taken; None if it is whole.
+        share: Number of its rows over that of `whole`.
     """
 
     inputs: Any
@@ -40,10 +40,10 @@ class MicroBatch:
 
 
 def number_of_rows(inputs: Any) -> int:
-    """Rows of a batch.
+    """Return the number of rows of a batch.
 
     Raises:
-        MethodError: It holds something that has no rows, or tensors of different length.
+        MethodError: It contains an object without rows, or tensors of different length.
     """
     lengths: dict[str, int] = {}
 
@@ -62,14 +62,14 @@ def number_of_rows(inputs: Any) -> int:
 
 
 def take_rows(inputs: Any, rows: Tensor) -> Any:
-    """These rows of a batch.
+    """Return rows of a batch.
 
     Args:
-        inputs: The batch; see `number_of_rows`, which checks it.
-        rows: Their indices, int64.
+        inputs: The batch; `number_of_rows` checks it.
+        rows: Indices of the rows, int64.
 
     Returns:
-        A batch of copies, of the same structure; a mapping becomes a dict.
+        Copies of the rows in the same structure; a mapping becomes a dict.
     """
     return _each(inputs, lambda t, _name: t.index_select(0, rows.to(t.device)), "the batch")
 

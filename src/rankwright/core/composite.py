@@ -38,7 +38,7 @@ def combine_procedures(procedures: tuple[Procedure, ...]) -> Procedure:
 
 @dataclass(frozen=True)
 class PenaltySum(Penalty):
-    """Several penalties, added up."""
+    """Sum of several penalties."""
 
     penalties: tuple[Penalty, ...]
 
@@ -78,10 +78,10 @@ def _sum_of(terms: Iterable[Tensor | None]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class CompositeProcedure(Procedure):
-    """Procedures around the same steps.
+    """Several procedures around the same steps.
 
     Attributes:
-        procedures: Events reach them in this order.
+        procedures: The procedures, in the order in which events reach them.
     """
 
     procedures: tuple[Procedure, ...]
@@ -91,7 +91,7 @@ class CompositeProcedure(Procedure):
         return self.procedures
 
     def passes(self, total_steps: int) -> float:
-        """One a step, and what each of them adds."""
+        """Return one pass a step, and the additional ones of each procedure."""
         extra = (procedure.passes(total_steps) - total_steps for procedure in self.procedures)
         return total_steps + sum(extra)
 
@@ -99,13 +99,17 @@ class CompositeProcedure(Procedure):
         """See `Procedure.start`.
 
         Raises:
-            MethodError: Two of them answer a question that has one answer.
+            MethodError: Two procedures answer a question that has a single answer.
         """
         return CompositeState(run, self)
 
 
 class CompositeState(ProcedureState):
-    """Procedures at work, by name."""
+    """States of several procedures.
+
+    Attributes:
+        states: The states by name of the procedure's part.
+    """
 
     def __init__(self, run: Run, procedure: CompositeProcedure) -> None:
         super().__init__(run)
@@ -123,7 +127,7 @@ class CompositeState(ProcedureState):
             yield from state.members()
 
     def _only(self, question: str) -> ProcedureState:
-        """The one that answers a question; where none does, any gives the default."""
+        """Return the procedure that overrides a question, else one with the default answer."""
         answering = {
             name: state for name, state in self.states.items() if _answers(state, question)
         }
@@ -134,7 +138,7 @@ class CompositeState(ProcedureState):
             )
         return next(iter(answering.values()), ProcedureState(self.run))
 
-    # Questions with one answer -------------------------------------------------------------------
+    # Questions with a single answer --------------------------------------------------------------
 
     def phases(self, total_steps: int) -> list[Phase]:
         """See `ProcedureState.phases`."""
@@ -203,11 +207,11 @@ class CompositeState(ProcedureState):
     # State ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each, by name."""
+        """Return the state of each procedure by name."""
         return {name: state.state_dict() for name, state in self.states.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo of `state_dict`."""
+        """See `ProcedureState.load_state_dict`."""
         for name, member in self.states.items():
             member.load_state_dict(state[name])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rankwright.core.method import Method
 from rankwright.core.method_registry import get_method
-from rankwright.core.plugged import part_from
+from rankwright.core.plugged import build_part
 
 
 def build_method(
@@ -25,21 +25,21 @@ def build_method(
     """
     fields = {name: value for name, value in method.items() if name != "name"}
     made: dict[str, Any] = {
-        slot: [part_from(slot, part) for part in described] for slot, described in parts.items()
+        slot: [build_part(slot, part) for part in items] for slot, items in parts.items()
     }
     return get_method(method["name"])(**fields).with_parts(**made)
 
 
-def described(method: Method) -> dict[str, Any]:
-    """Hyperparameters by name and plugged parts by slot, as JSON values."""
-    values: dict[str, Any] = plain({**method.hyperparameters(), **method.plugged.described()})
+def describe_method(method: Method) -> dict[str, Any]:
+    """Return hyperparameters by name and plugged parts by slot, as JSON values."""
+    values: dict[str, Any] = plain({**method.hyperparameters(), **method.plugged.describe()})
     return values
 
 
 def registered_name(cls: type[Method]) -> str:
-    """The name under which another process finds a method.
+    """Return the name by which another process finds a method class.
 
-    That of the registry for rankwright's own methods, `package.module:Class` for any other.
+    It is the registered name of rankwright's own methods, and `package.module:Class` of others.
     """
     own = cls.__module__.startswith("rankwright.methods.")
     return cls.name if own else f"{cls.__module__}:{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""Fields of methods and parts: of the declared type, within their range, or a clear error."""
+"""Checks of the types and ranges of dataclass fields, with clear errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a t
 def check_field(
     owner: object, name: str, holds: bool, expected: str, value: Any = dataclasses.MISSING
 ) -> None:
-    """Raise a `FieldError` that names the field, its value and what was expected."""
+    """Raise a `FieldError` with field, value and expectation, unless `holds`.
+
+    Args:
+        owner: The dataclass instance.
+        name: Name of the field, for the message.
+        holds: Whether the value is allowed.
+        expected: Description of allowed values.
+        value: The value; by default the field's.
+
+    Raises:
+        FieldError: `holds` is False.
+    """
     if not holds:
         given = getattr(owner, name) if value is dataclasses.MISSING else value
         raise FieldError(type(owner).__name__, name, given, expected)
@@ -28,17 +39,17 @@ def check_types(owner: Any) -> None:
     """Check every field of a dataclass against its annotation.
 
     Raises:
-        FieldError: A field is of another type.
+        FieldError: A field has another type.
     """
     hints = _hints(owner.__class__)
     for name in (field.name for field in dataclasses.fields(owner) if field.name in hints):
         if not is_of_type(getattr(owner, name), hints[name]):
-            check_field(owner, name, False, in_words(hints[name]))
+            check_field(owner, name, False, describe_type(hints[name]))
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Annotations by name; none for a class with one that only a type checker can resolve."""
+    """Annotations by name; none if some of them resolve only under a type checker."""
     try:
         return typing.get_type_hints(cls)
     except NameError:
@@ -46,7 +57,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def is_of_type(value: object, hint: Any) -> bool:
-    """Whether a value is what an annotation says; an annotation that is not known holds."""
+    """Return whether a value has the annotated type; True for unknown annotations."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (types.UnionType, Union):
         return any(is_of_type(value, argument) for argument in arguments)
@@ -69,27 +80,27 @@ def is_of_type(value: object, hint: Any) -> bool:
     return kind not in (bool, str, types.NoneType) or isinstance(value, kind)
 
 
-def in_words(hint: Any) -> str:
-    """What an annotation says, for an error message."""
+def describe_type(hint: Any) -> str:
+    """Return an annotation in words, for an error message."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (types.UnionType, Union):
-        return " or ".join(map(in_words, arguments))
+        return " or ".join(map(describe_type, arguments))
     if kind is Literal:
         return " or ".join(map(str, arguments))
     if kind in (list, tuple):
-        return f"a list, each {in_words(arguments[0])}"
+        return f"a list, each {describe_type(arguments[0])}"
     if kind in (dict, Mapping):
-        return f"a mapping from {in_words(arguments[0])} to {in_words(arguments[1])}"
+        return f"a mapping from {describe_type(arguments[0])} to {describe_type(arguments[1])}"
     if kind is types.NoneType:
         return "None"
     return _WORDS.get(kind) or str(getattr(kind, "__name__", hint))
 
 
 def is_count(value: object) -> bool:
-    """Whether a field is an integer of at least 1."""
+    """Return whether a value is an integer of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def none_or_at_least(value: float | None, least: float) -> bool:
-    """Whether a field that may be None is not below its least value."""
+    """Return whether a value is None or not below `least`."""
     return value is None or value >= least

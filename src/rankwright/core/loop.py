@@ -1,4 +1,4 @@
-"""The plain loop: a `Run` for people who write their own with PyTorch or accelerate."""
+"""`Loop`: an engine for training loops written with PyTorch or accelerate."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ TargetCount = Callable[[nn.Module, Any], Tensor | int]
 
 
 def model_loss(model: nn.Module, batch: Any) -> Tensor:
-    """The loss that a transformers model computes from a batch with labels."""
+    """Return the loss that a transformers model computes from a batch with labels."""
     loss: Tensor = model(**batch).loss
     return loss
 
 
 def linear_schedule(steps: int) -> Multiplier:
-    """Linear decay to 0 over `steps` optimizer steps."""
+    """Return a linear decay to 0 over `steps` optimizer steps."""
     return lambda step: max(0.0, 1.0 - step / steps)
 
 
 def constant_schedule(steps: int) -> Multiplier:
-    """No change over `steps` optimizer steps."""
+    """Return a constant factor of 1."""
     del steps
     return lambda _step: 1.0
 
@@ -56,20 +56,21 @@ class Loop(Engine):
         model: The model that `method.apply` returned; may be wrapped by DistributedDataParallel.
         method: The method.
         total_steps: Optimizer steps of the whole run.
-        optimizer: Maps the parameter groups to an optimizer; the default is AdamW. A method with an
-            optimizer of its own may build on it (LoRA+) or take its place (LoRA-Pro).
+        optimizer: Builds an optimizer from parameter groups; AdamW by default. A method with an
+            optimizer of its own may build on it (LoRA+) or replace it (LoRA-Pro).
         lr: Learning rate.
         weight_decay: Decoupled weight decay of the matrices.
-        schedule: Number of steps -> learning-rate factor at every step.
-        loss: (model, batch) -> scalar loss, a mean over the batch's targets.
-        targets: (model, batch) -> number of targets, by which the micro-batches of a step are
+        schedule: Maps the number of steps to the learning-rate factor as a function of the step.
+        loss: Computes the loss from (model, batch): a scalar, a mean over the batch's targets.
+        targets: Counts the targets of (model, batch), by which the micro-batches of a step are
             weighted on all processes. The default counts labels that are not -100, or rows if
             there are no labels.
-        held_out: Number k -> k-th held-out batch, for methods that learn from a second split; must
+        held_out: Returns the k-th held-out batch, for methods that learn from a second split; must
             be a pure function of k.
-        max_grad_norm: Clip the global gradient norm to this; None for no clipping. Without effect,
-            and logged, with an optimizer that owns clipping.
-        backward: What to call on the loss; `accelerator.backward`, say.
+        max_grad_norm: Clip the global gradient norm to this; None for no clipping. It has no
+            effect, and a warning is logged, if the optimizer owns clipping.
+        backward: Called on the loss in the place of `Tensor.backward`; `accelerator.backward`, for
+            example.
         steps_per_epoch: Optimizer steps of one pass over your data, for methods that count in
             epochs.
         seed: Seed of every draw that the method makes.
@@ -144,18 +145,20 @@ class Loop(Engine):
         return self._build_optimizer(groups)
 
     def train_rows(self) -> int | None:
-        """The loop does not own the data."""
+        """See `Run.train_rows`; the loop does not own the data."""
         return None
 
     def steps_per_epoch(self) -> int | None:
-        """What the user said."""
+        """See `Run.steps_per_epoch`."""
         return self._steps_per_epoch
 
     def train_step(self, *batches: Any) -> float:
-        """One optimizer step on one batch, or on several micro-batches; returns the mean loss.
+        """Make one optimizer step on one batch, or on several micro-batches.
 
-        Micro-batches give the step of one batch with all their rows. Penalties are not part of the
-        returned loss; they are in `metrics`.
+        Micro-batches give the same step as one batch with all their rows.
+
+        Returns:
+            The mean loss, without penalties, which are in `metrics`.
 
         Raises:
             TrainingError: The loss is not finite, the step has no targets, or the run is over.
@@ -197,7 +200,7 @@ class Loop(Engine):
         return total
 
     def _of_step(self, batches: Sequence[Any], where: str) -> Tensor:
-        """Number of targets on all processes, divided by the number of processes; 0-dim, float32.
+        """Mean over processes of the number of targets; 0-dim, float32.
 
         Raises:
             TrainingError: There are none.
@@ -211,7 +214,7 @@ class Loop(Engine):
         return mean
 
     def _loss_of(self, model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
-        """A batch's share of the step's loss, and that of the penalties on its outputs."""
+        """Return a batch's share of the step's loss, and the share of penalties on its outputs."""
         inputs = batch.inputs
         labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
         targets = torch.as_tensor(self._targets(self.model, inputs))
@@ -221,7 +224,7 @@ class Loop(Engine):
         return weigh(loss, targets, of_step), share
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole run: method, adapter, optimizer, schedule, position."""
+        """Return the state of the whole run: method, adapter, optimizer, schedule, position."""
         return {
             **super().state_dict(),
             "step": self.step,
@@ -232,7 +235,7 @@ class Loop(Engine):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, bit for bit if the same batches follow."""
+        """Restore a run; the same batches then give the same bits as without the interruption."""
         super().load_state_dict(state)
         self.step = state["step"]
         set_peft_model_state_dict(self.model, state["adapter"])

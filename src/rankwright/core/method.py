@@ -1,4 +1,4 @@
-"""`Method`: one paper as one frozen dataclass that says which parts it is made of."""
+"""`Method`: one paper as a frozen dataclass of hyperparameters, and the parts it is made of."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Hyperparameters that every method of the family has, under PEFT's names.
+    """Base class of methods, with the hyperparameters that all of them have, under PEFT's names.
 
     Attributes:
         r: Rank of the factors A (r, in) and B (out, r).
         lora_alpha: Numerator of the scaling s = lora_alpha / r.
         lora_dropout: Dropout probability on the input of the low-rank path.
-        target_modules: Module names or a regular expression, as PEFT takes them; "all-linear" is
-            every linear layer but the output head.
-        rank_pattern: Module name or regular expression -> rank, where it differs from `r`.
-        alpha_pattern: The same for `lora_alpha`.
-        use_rslora: s = lora_alpha / sqrt(r) instead (arXiv 2312.03732).
-        modules_to_save: Modules trained in full and saved beside the adapter, by the ends of their
+        target_modules: Module names or a regular expression, as in PEFT; "all-linear" for every
+            linear layer except the output head.
+        rank_pattern: Ranks that differ from `r`, by module name or regular expression.
+        alpha_pattern: Values that differ from `lora_alpha`, likewise.
+        use_rslora: Use the scaling s = lora_alpha / sqrt(r) (arXiv 2312.03732).
+        modules_to_save: Modules trained in full and saved with the adapter, by the ends of their
             names. New heads (classification, question answering and the like) always are, and so
             are modules that the model's file lacks (`peft_layers/heads.py`).
-        plugged: What was plugged in; see `with_parts`.
+        plugged: Plugged parts; see `with_parts`.
     """
 
     name: ClassVar[str]
@@ -65,9 +65,9 @@ class Method(ABC):
     reference: ClassVar[str]
     cost: ClassVar[str]
     space: ClassVar[SearchSpace] = LOW_RANK
-    """What `rankwright compare --tune` searches: learning rates, and two or three fields."""
+    """Search space of `rankwright compare --tune`: learning rates, and two or three fields."""
     origins: ClassVar[dict[str, Origin]] = {}
-    """Fields that it takes from its parts, by name; see `part_fields.from_part`."""
+    """Fields that come from parts, by name; see `part_fields.from_part`."""
 
     r: int = 8
     lora_alpha: float = 16.0
@@ -85,28 +85,28 @@ class Method(ABC):
 
     @abstractmethod
     def slots(self) -> Slots:
-        """The parts this method is made of by itself."""
+        """Return the method's own parts, without plugged ones."""
 
     def with_parts(self, **parts: Any) -> Self:
-        """This method with more parts plugged in.
+        """Return this method with more parts plugged in.
 
         Args:
-            parts: By slot: a `layer`, an `init`, an `optimizer` where the method leaves the slot
-                open; a `penalty` or a list of them, which add up; a `procedure` or a list of them,
-                which stand before the method's own.
+            parts: Parts by slot: a `layer`, an `init` or an `optimizer` if the method leaves that
+                slot open; a `penalty` or a list of them, which add up; a `procedure` or a list of
+                them, which precede the method's own.
 
         Raises:
-            MethodError: The parts do not go together.
+            MethodError: The parts do not work together.
         """
         method = dataclasses.replace(self, plugged=self.plugged.plug(**parts))
         method.made_of()
         return method
 
     def made_of(self) -> Slots:
-        """All slots, with the plugged parts in them.
+        """Return the slots with the method's own parts and the plugged ones.
 
         Raises:
-            MethodError: The parts do not go together.
+            MethodError: The parts do not work together.
         """
         return self._filled
 
@@ -116,12 +116,12 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Its name, and those of the plugged parts: "lora+olora+flat"."""
+        """The method's name and those of plugged parts, such as "lora+olora+flat"."""
         names = (part_name(part).rpartition(":")[2] for _, part in self.plugged)
         return "+".join((self.name, *names))
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Its fields by name, without the plugged parts."""
+        """Return the fields by name, without the plugged parts."""
         names = (field.name for field in dataclasses.fields(self) if field.name != "plugged")
         return {name: getattr(self, name) for name in names}
 
@@ -146,23 +146,23 @@ class Method(ABC):
         """Freeze `model` and put this method's adapter on it.
 
         Args:
-            model: A transformers model (any module that PEFT can adapt); changed in place.
-            seed: Seed of the factors. The global random state is left as it was.
-            missing_keys: Names of the parameters that the model's file does not have, as
-                `from_pretrained(..., output_loading_info=True)` reports them; [] if it has all.
-                None: told by the marks that transformers leaves on loaded parameters. A copy of a
-                loaded model has no marks; then poolers and modules outside the pretrained body
-                count as missing. Modules with missing parameters are trained in full and saved
-                with the adapter, as new heads always are.
+            model: A transformers model, or any module that PEFT can adapt; modified in place.
+            seed: Seed of the factors. The global random state is restored.
+            missing_keys: Names of the parameters that the model's file lacks, as
+                `from_pretrained(..., output_loading_info=True)` reports them; [] for none. By
+                default they are found by the marks that transformers leaves on loaded parameters.
+                A copy of a loaded model has no marks: poolers and modules outside the pretrained
+                body then count as missing. Modules with missing parameters are trained in full
+                and saved with the adapter, as new heads always are.
 
         Returns:
-            The adapted model. Its logits are the base model's.
+            The adapted model, whose logits are the base model's.
 
         Raises:
             MethodError: The model already carries an adapter, a target or pattern matches nothing,
                 a rank is larger than a layer, a 4-bit weight cannot be trained any more, a weight
-                of the pretrained body is in no file, or a part refuses a layer. The model is as
-                it was.
+                of the pretrained body is in no file, or a part refuses a layer. The model is
+                restored.
         """
         refuse_adapted(model, self.name)
         slots = self.made_of()
@@ -177,7 +177,7 @@ class Method(ABC):
             if slots.init is not None:  # last: it may write to what the layer part put in place
                 slots.init.initialise(peft_model, ADAPTER)
         fuse(peft_model)
-        if missing_keys is None:  # a caller who passes them prints the notices itself
+        if missing_keys is None:  # callers who pass them print the notices themselves
             for notice in self.notices(peft_model, absent or ()):
                 logger.warning(notice)
         return peft_model
@@ -192,11 +192,11 @@ class Method(ABC):
         check_ranks(layers)
 
     def notices(self, model: PeftModel, missing_keys: Collection[str]) -> list[str]:
-        """Lines about an adapted model that the user should read before training.
+        """Return messages about an adapted model for the user to read before training.
 
         Args:
             model: The model that `apply` returned.
-            missing_keys: Parameters that no file has.
+            missing_keys: Parameters that are in no file.
         """
         whole = [whole_notice(model, missing_keys)] if missing_keys else []
         adapted = expert_notice(model, ADAPTER)
@@ -205,7 +205,7 @@ class Method(ABC):
         return [*whole, *([adapted] if adapted else [])]
 
     def named_whole(self, model: nn.Module) -> list[str]:
-        """Full names of the modules of `model` that the fields select to be trained in full.
+        """Return full names of the modules that the fields select to be trained in full.
 
         Raises:
             MethodError: A name matches no module.
@@ -218,12 +218,12 @@ class Method(ABC):
         layer: Layer | None = None,
         missing_keys: Collection[str] | None = None,
     ) -> LoraConfig:
-        """The PEFT configuration under which the adapter is built and saved.
+        """Return the PEFT configuration under which the adapter is built and saved.
 
         Args:
             model: The base model.
-            layer: The layer part; the method's own if None.
-            missing_keys: Parameters that no file has; None if unknown.
+            layer: The layer part; by default the method's.
+            missing_keys: Parameters that are in no file; None if unknown.
 
         Raises:
             MethodError: A name matches no module, or a weight of the body is in no file.

@@ -1,11 +1,11 @@
-"""Methods by name."""
+"""Registry of methods by name."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from rankwright.core.method import Method
-from rankwright.core.part_registry import imported
+from rankwright.core.part_registry import import_class
 from rankwright.errors import MethodError, did_you_mean
 
 _METHODS: dict[str, type[Method]] = {}
@@ -14,7 +14,7 @@ M = TypeVar("M", bound=type[Method])
 
 
 def register_method(cls: M) -> M:
-    """Make a method known under its `name`; use as a class decorator.
+    """Register a method under its `name`; a class decorator.
 
     Raises:
         MethodError: The name is taken by another class.
@@ -27,19 +27,19 @@ def register_method(cls: M) -> M:
 
 
 def available_methods() -> dict[str, type[Method]]:
-    """All registered methods by name, sorted."""
+    """Return all registered methods by name, sorted."""
     return dict(sorted(_METHODS.items()))
 
 
 def get_method(name: str) -> type[Method]:
-    """The method class called `name`, or `package.module:Class` for one that is not registered.
+    """Return the method class called `name`, or `package.module:Class` if not registered.
 
     Raises:
-        MethodError: There is no such method, or its module cannot be imported.
+        MethodError: There is no such method, or its module cannot be import_class.
     """
     if name in _METHODS:
         return _METHODS[name]
-    found: type[Method] | None = imported(name, Method, "method")
+    found: type[Method] | None = import_class(name, Method, "method")
     if found is not None:
         return found
     raise MethodError(

@@ -1,9 +1,9 @@
-"""What the model computed for a micro-batch, as a penalty on its outputs sees it.
+"""Calls of the model, as a penalty on outputs sees them.
 
 A loss may be computed without logits: TRL's trainers project hidden states in tiles, straight to
-the log-probability of each label. The logits of chosen positions then come from the model's own
-head, put on the hidden states that are there; the body is not computed twice, and no logits are
-formed for positions that are not asked for.
+the log-probability of each label. The logits of selected positions are then computed by the model's
+own head from the hidden states of the call; the body is not computed twice, and no other logits are
+formed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rankwright.errors import MethodError
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# What makes a model compute a loss, or leave out its logits.
+# Arguments that make a model compute a loss, or leave out its logits.
 _LOSS_ARGUMENTS = ("labels", "shift_labels", "num_items_in_batch", "fused_lm_head")
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """A call of the adapted model, with gradients.
+    """One call of the adapted model, with gradients.
 
     Attributes:
         model: The model.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments, without those that make it compute a loss.
-        labels: The labels; None where the loss has none.
-        output: What it gave.
-        hidden: What the body below its head gave; None if it has no body that is known.
+        args: Positional arguments.
+        kwargs: Keyword arguments, without those that make the model compute a loss.
+        labels: The labels; None for a loss without labels.
+        output: Output of the model.
+        hidden: Output of the body below the head; None if the body is unknown.
     """
 
     model: PeftModel
@@ -53,38 +53,39 @@ class ModelCall:
 
     @property
     def everywhere(self) -> Tensor:
-        """The mask (rows, positions) of all positions."""
+        """Mask (rows, positions) that selects all positions."""
         logits = _logits(self.output)
         given = self.hidden[0] if logits is None else logits
         return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
 
     def logits(self, where: Tensor | None = None) -> Tensor:
-        """The logits, with their gradient.
+        """Return the logits, with their gradient.
 
         Args:
-            where: Mask (rows, positions) of the positions; None where logits are (rows, classes).
+            where: Mask (rows, positions) of the positions; None if logits are (rows, classes).
 
         Returns:
             (rows or positions, classes or vocabulary).
 
         Raises:
-            MethodError: The model gave no logits, and has no head to make them with.
+            MethodError: The model returned no logits, and no head to compute them is known.
         """
         if _logits(self.output) is not None:
-            return _chosen(_logits(self.output), where)
+            return _select(_logits(self.output), where)
         body = body_of(self.model)
         if body is None or self.hidden is None:
             raise MethodError(
                 f"{type(self.model.get_base_model()).__name__} gave a {type(self.output).__name__} "
                 "without logits; a penalty on outputs needs a model that returns them"
             )
-        with _giving(body, _narrowed(self.hidden, where)):
+        with _returning(body, _narrow(self.hidden, where)):
             return self._call()
 
     def base_logits(self, where: Tensor | None = None) -> Tensor:
-        """The same of the frozen base: adapter off, eval mode, no gradient. One forward pass.
+        """Return the logits of the frozen base: adapter off, eval mode, no gradient.
 
-        A module that is trained in full has its first values there, a new head among them.
+        Takes one forward pass. Modules that are trained in full, such as new heads, have their
+        initial values.
 
         Args:
             where: See `logits`.
@@ -92,28 +93,28 @@ class ModelCall:
         body = None if where is None else body_of(self.model)
         with torch.no_grad(), evaluation_mode(self.model), self.model.disable_adapter():
             if body is None:
-                return _chosen(_logits(self.model(*self.args, **self.kwargs)), where)
-            handle = body.register_forward_hook(lambda _m, _a, given: _narrowed(given, where))
+                return _select(_logits(self.model(*self.args, **self.kwargs)), where)
+            handle = body.register_forward_hook(lambda _m, _a, given: _narrow(given, where))
             try:
                 return self._call()
             finally:
                 handle.remove()
 
     def _call(self) -> Tensor:
-        """Logits (chosen, vocabulary), where the body gives the chosen positions as one row."""
+        """Logits (selected, vocabulary) when the body returns the selected positions as one row."""
         return cast(Tensor, _logits(self.model(*self.args, **self.kwargs)))[0]
 
 
 @contextlib.contextmanager
 def watch_calls(model: PeftModel, labels: Any) -> Iterator[list[ModelCall]]:
-    """Note every call of the model that computes gradients.
+    """Record every call of the model that computes gradients.
 
     Args:
         model: The adapted model.
-        labels: Labels of calls that are given none.
+        labels: Labels of calls that get none.
 
     Yields:
-        The calls, as they come.
+        The list to which calls are appended.
     """
     calls: list[ModelCall] = []
     hidden: list[Any] = []
@@ -143,7 +144,7 @@ def watch_calls(model: PeftModel, labels: Any) -> Iterator[list[ModelCall]]:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode after."""
+    """Put the model into eval mode; restore every module's own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -154,7 +155,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def body_of(model: PeftModel) -> nn.Module | None:
-    """What a transformers language model has below its head; None if that is not known."""
+    """Return the module below the head of a transformers language model; None if unknown."""
     base = model.get_base_model()
     body = getattr(base, getattr(base, "base_model_prefix", None) or "", None)
     head = getattr(base, "get_output_embeddings", lambda: None)()
@@ -163,7 +164,7 @@ def body_of(model: PeftModel) -> nn.Module | None:
 
 
 def is_encoder_decoder(model: PeftModel) -> bool:
-    """Whether an adapted model has an encoder beside its decoder."""
+    """Return whether an adapted model is an encoder-decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
@@ -171,19 +172,19 @@ def _logits(output: Any) -> Any:
     return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
 
-def _chosen(logits: Tensor, where: Tensor | None) -> Tensor:
+def _select(logits: Tensor, where: Tensor | None) -> Tensor:
     return logits if where is None else logits[where]
 
 
-def _narrowed(output: Any, where: Tensor | None) -> Any:
-    """A body's output with the chosen positions as one row of hidden states."""
+def _narrow(output: Any, where: Tensor | None) -> Any:
+    """Output of a body with the selected positions as one row of hidden states."""
     hidden = output[0]
     return type(output)(last_hidden_state=hidden[where if where is not None else ...][None])
 
 
 @contextlib.contextmanager
-def _giving(module: nn.Module, output: Any) -> Iterator[None]:
-    """Let a module give this output without computing anything."""
+def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    """Let a module return this output without computing anything."""
     before = module.__dict__.get("forward")
     module.forward = lambda *_args, **_kwargs: output
     try:

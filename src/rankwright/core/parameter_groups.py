@@ -1,4 +1,4 @@
-"""Optimizer groups of the trained parameters, and their options."""
+"""Optimizer groups of the trained parameters, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def parameter_groups(
     weight_decay: float,
     head_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: one for each role, split by weight decay and by head.
+    """Return optimizer groups: one for each role, split by weight decay and by head.
 
     Args:
         trained: Trained parameters by name.
         model: The adapted model.
-        procedure: Assigns roles, and options to roles.
+        procedure: Assigns a role to each parameter, and options to each role.
         lr: Learning rate.
         weight_decay: Decoupled weight decay of the matrices.
         head_lr: Learning rate of heads (`is_head`); None for `lr`.
@@ -61,14 +61,14 @@ def parameter_groups(
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices yes; biases, norms, magnitudes no."""
+    """Return whether weight decay applies: to matrices, not to biases, norms, magnitudes."""
     return parameter.ndim > 1 and "lora_magnitude_vector" not in name
 
 
 def clipping(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> float | None:
-    """The norm that an engine clips gradients to, None for not at all.
+    """Return the norm to which an engine clips gradients; None for no clipping.
 
-    Logs that `max_grad_norm` is without effect where the optimizer has `owns_clipping`.
+    Logs that `max_grad_norm` has no effect if the optimizer has `owns_clipping`.
     """
     if not max_grad_norm or not getattr(optimizer, "owns_clipping", False):
         return max_grad_norm or None
@@ -81,6 +81,6 @@ def clipping(optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> f
 
 
 def is_head(name: str, model: PeftModel) -> bool:
-    """Whether a parameter is trained in full and outside the pretrained body of the model."""
+    """Return whether a parameter is trained in full and outside the pretrained body."""
     body = getattr(model.get_base_model(), "base_model_prefix", "")
     return ".modules_to_save." in name and not (body and f".{body}." in name)

@@ -1,4 +1,4 @@
-"""Method fields that come from a part, declared once with default, check and documentation.
+"""Method fields that come from a part, where their default, check and documentation are.
 
     class SoRA(Method):
         xi: float = from_part(Sparsify)                    # Sparsify.xi
@@ -29,12 +29,12 @@ _WIDTH = 100
 
 
 def from_part(part: type[Part], name: str = "", *, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a method's field as one of a part's, to which `Part.from_fields` passes it.
+    """Declare a field of a method that `Part.from_fields` passes to a part.
 
     Args:
         part: The part's class.
         name: The field's name in the part, if different.
-        default: The method's default, if different.
+        default: The default in the method, if different.
     """
     return Origin(part, name, default)
 
@@ -43,10 +43,10 @@ def taken_fields(cls: type[Any]) -> dict[str, Origin]:
     """Replace the `from_part` declarations of a class by defaults and document them.
 
     Args:
-        cls: The method's class, before `dataclass` processes it; changed in place.
+        cls: The method's class, before `dataclass` processes it; modified in place.
 
     Returns:
-        Name of the method's field -> the part's field.
+        The part's field by name of the method's field.
 
     Raises:
         MethodError: A part has no such field.
@@ -71,7 +71,7 @@ def _default(origin: Origin) -> Any:
 
 
 def _documented(cls: type[Any], origins: Mapping[str, Origin]) -> str:
-    """The class's docstring with each field's description, the part's before the class's own."""
+    """Return the docstring of a class with the part's description before the class's own."""
     text = inspect.cleandoc(cls.__doc__ or "")
     head, own = text.partition("\nAttributes:\n")[0].rstrip(), meanings(cls)
     lines = [head, "", "Attributes:"]
@@ -86,6 +86,6 @@ def _documented(cls: type[Any], origins: Mapping[str, Origin]) -> str:
 
 
 def meanings(cls: type[Any]) -> dict[str, str]:
-    """Descriptions of the fields in the docstring of a class, by name, each on one line."""
+    """Return the descriptions of fields in a class's docstring by name, each on one line."""
     described = docstring_parser.parse(cls.__doc__ or "").params
     return {item.arg_name: " ".join((item.description or "").split()) for item in described}

@@ -1,4 +1,4 @@
-"""Parts by slot and name: what a user may plug onto any method."""
+"""Registry of the parts that can be plugged onto any method, by slot and name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rankwright.errors import MethodError
 SLOTS: dict[str, type[Part]] = dict(
     zip(SLOT_NAMES, (Layer, Init, OptimizerPart, Penalty, Procedure), strict=True)
 )
-"""The slots that take plugged parts, in the order in which a method is put together."""
+"""Base class of the parts of each slot that takes plugged parts."""
 
-SINGLE = ("layer", "init", "optimizer")
+SINGLE_PART_SLOTS = ("layer", "init", "optimizer")
 """Slots that hold one part."""
 
 _PARTS: dict[str, dict[str, type[Part]]] = {slot: {} for slot in SLOTS}
@@ -23,12 +23,12 @@ P = TypeVar("P", bound=type[Part])
 
 
 def register_part(name: str) -> Callable[[P], P]:
-    """Make a part known under a name; a class decorator, put above `@dataclass`.
+    """Register a part under a name; a class decorator, to be placed above `@dataclass`.
 
-    The slot is that of its base class, its summary the first line of its docstring.
+    The base class determines the slot, and the first line of the docstring is the summary.
 
     Args:
-        name: What a user types; unique within the slot.
+        name: Name on the command line; unique within the slot.
 
     Raises:
         MethodError: The name is taken by another class.
@@ -46,7 +46,7 @@ def register_part(name: str) -> Callable[[P], P]:
 
 
 def available_parts(slot: str) -> dict[str, type[Part]]:
-    """The parts of a slot by name, sorted.
+    """Return the registered parts of a slot by name, sorted.
 
     Raises:
         MethodError: There is no such slot.
@@ -57,13 +57,13 @@ def available_parts(slot: str) -> dict[str, type[Part]]:
 
 
 def get_part(slot: str, name: str) -> type[Part]:
-    """The part called `name`, or `package.module:Class` for one that has no name.
+    """Return the part class called `name`, or `package.module:Class` for one without a name.
 
     Raises:
         MethodError: There is no such part, or its module cannot be imported.
     """
     known = available_parts(slot)
-    found = known.get(name) or imported(name, SLOTS[slot], slot)
+    found = known.get(name) or import_class(name, SLOTS[slot], slot)
     if found is None:
         raise MethodError(
             f"unknown {slot} {name!r}; expected one of {', '.join(known) or 'none yet'}, or "
@@ -73,24 +73,24 @@ def get_part(slot: str, name: str) -> type[Part]:
 
 
 def slot_of(cls: type[Part]) -> str:
-    """The slot that a part's base class names."""
+    """Return the slot that a part class belongs to."""
     return next(slot for slot, base in SLOTS.items() if issubclass(cls, base))
 
 
 def part_name(part: Part) -> str:
-    """The name that `get_part` finds a part's class by."""
+    """Return the name by which `get_part` finds the part's class."""
     cls = type(part)
     known = {found: name for name, found in _PARTS[slot_of(cls)].items()}
     return known.get(cls) or f"{cls.__module__}:{cls.__qualname__}"
 
 
 def summary(cls: type[Part]) -> str:
-    """What a part does, in a line."""
+    """Return the first line of a part's docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
 
 
-def imported(name: str, base: type[Any], kind: str) -> Any | None:
-    """The class behind `package.module:Class`; None if that is no subclass of `base`.
+def import_class(name: str, base: type[Any], kind: str) -> Any | None:
+    """Import the class `package.module:Class`; None if it is not a subclass of `base`.
 
     Raises:
         MethodError: The module cannot be imported.

@@ -1,11 +1,11 @@
-"""Parts that a user plugs onto a method, beside those that its paper fills the slots with.
+"""Parts that a user plugs onto a method, in addition to those of its paper.
 
     LoRA(r=8).with_parts(init=Olora(), procedure=[Perturbation(rho=0.1), Chain(rounds=3)])
 
-`layer`, `init` and `optimizer` have one answer: a slot that the method fills is not filled again.
-Penalties add up, and several procedures share their slot (:mod:`.together`), the plugged ones
-before the method's own. A part that works on a layer of its own (a chain on stacked factors) brings
-it along where the method has PEFT's plain one.
+The slots `layer`, `init` and `optimizer` hold one part: where the method has its own, another is
+refused. Penalties add up, and several procedures share their slot (:mod:`.composite`), plugged ones
+first. A part that needs a layer of its own, as a chain needs stacked factors, replaces PEFT's plain
+layer by it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankwright.core.composite import combine_procedures, sum_penalties
 from rankwright.core.fields import check_types
-from rankwright.core.part_registry import SINGLE, SLOTS, get_part, part_name
+from rankwright.core.part_registry import SINGLE_PART_SLOTS, SLOTS, get_part, part_name
 from rankwright.core.slots import Init, Layer, OptimizerPart, Part, Penalty, Procedure
 from rankwright.errors import MethodError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PluggedParts:
-    """What was plugged onto a method, by slot; made by `Method.with_parts`."""
+    """The parts plugged onto a method, by slot; see `Method.with_parts`."""
 
     layer: Layer | None = None
     init: Init | None = None
@@ -36,7 +36,7 @@ class PluggedParts:
     procedure: tuple[Procedure, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Part]]:
-        """(slot, part) of every part."""
+        """Yield (slot, part) for every part."""
         for slot in SLOTS:
             for part in _as_tuple(getattr(self, slot)):
                 yield slot, part
@@ -45,25 +45,25 @@ class PluggedParts:
         plugged = (f"{slot}={getattr(self, slot)!r}" for slot in SLOTS if getattr(self, slot))
         return f"PluggedParts({', '.join(plugged)})"
 
-    def described(self) -> dict[str, list[dict[str, Any]]]:
-        """By slot the name and the fields of every part; `part_from` is its inverse."""
-        described: dict[str, list[dict[str, Any]]] = {}
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Return name and fields of every part by slot; `build_part` is the inverse."""
+        parts: dict[str, list[dict[str, Any]]] = {}
         for slot, part in self:
-            described.setdefault(slot, []).append({"name": part_name(part), **fields_of(part)})
-        return described
+            parts.setdefault(slot, []).append({"name": part_name(part), **fields_of(part)})
+        return parts
 
     def plug(self, **parts: Any) -> PluggedParts:
-        """These and more; see `Method.with_parts`.
+        """Add parts; see `Method.with_parts`.
 
         Raises:
-            MethodError: There is no such slot, a part belongs to another one, or a slot with one
-                answer has it already.
+            MethodError: There is no such slot, a part belongs to another one, or a slot that holds
+                one part is taken.
         """
         return dataclasses.replace(
-            self, **{slot: self._added(slot, part) for slot, part in parts.items()}
+            self, **{slot: self._add(slot, part) for slot, part in parts.items()}
         )
 
-    def _added(self, slot: str, given: Any) -> Any:
+    def _add(self, slot: str, given: Any) -> Any:
         if slot not in SLOTS:
             raise MethodError(f"there is no slot {slot!r}; expected one of {', '.join(SLOTS)}")
         before, more = _as_tuple(getattr(self, slot)), _as_tuple(given)
@@ -75,7 +75,7 @@ class PluggedParts:
                 )
         for part in more:
             check_types(part)
-        if slot not in SINGLE:
+        if slot not in SINGLE_PART_SLOTS:
             return before + more
         if len(before + more) > 1:
             raise MethodError(
@@ -85,19 +85,18 @@ class PluggedParts:
         return next(iter(before + more), None)
 
     def into(self, slots: Slots, name: str) -> Slots:
-        """A method's slots with these parts in them.
+        """Fill a method's slots with these parts.
 
         Args:
-            slots: What the method fills by itself.
+            slots: The method's own parts.
             name: Name of the method, for messages.
 
         Raises:
-            MethodError: Two parts would answer one question or need different layers, or one of
-                them refuses the others.
+            MethodError: Two parts need the same slot or different layers, or one refuses another.
         """
         filled = dataclasses.replace(
             slots,
-            **{slot: self._one(slot, slots, name) for slot in SINGLE},
+            **{slot: self._one(slot, slots, name) for slot in SINGLE_PART_SLOTS},
             penalty=sum_penalties(self._several("penalty", slots.penalty, name)),
             procedure=combine_procedures(self._several("procedure", slots.procedure, name)),
         )
@@ -130,7 +129,7 @@ class PluggedParts:
 
 
 def fields_of(part: Any) -> dict[str, Any]:
-    """The fields of a part that differ from their defaults."""
+    """Return the fields of a part that differ from their defaults."""
     values = {}
     for field in dataclasses.fields(part):
         value, default = getattr(part, field.name), field.default
@@ -141,8 +140,8 @@ def fields_of(part: Any) -> dict[str, Any]:
     return values
 
 
-def part_from(slot: str, described: Mapping[str, Any]) -> Part:
-    """A part from its name and fields, as `PluggedParts.described` gives them.
+def build_part(slot: str, described: Mapping[str, Any]) -> Part:
+    """Build a part from its name and fields, as `PluggedParts.describe` returns them.
 
     Raises:
         MethodError: There is no such part, it has no such field, or a value is refused.
@@ -162,7 +161,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _layer_for(slots: Slots, name: str) -> Layer:
-    """The layer that all parts can work on."""
+    """Return the layer that all parts can work on."""
     layer = slots.layer
     for part in slots.parts():
         needed = part.layer()

@@ -1,4 +1,4 @@
-"""Collectives over the processes that train together; without a process group there is one."""
+"""Collectives over the processes that train together; one process without a process group."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     alone = not (dist.is_available() and dist.is_initialized())
     return 1 if alone else dist.get_world_size()
 
 
 def average(tensors: list[Tensor]) -> list[Tensor]:
-    """Mean of each tensor over processes, in one collective."""
+    """Return the mean of each tensor over processes, in one collective."""
     number = count()
     if number == 1:
         return tensors
@@ -26,7 +26,7 @@ def average(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows of all processes, in their order; a gradient flows to this process's own.
+    """Return the rows of all processes in rank order, differentiable in this process's own.
 
     Args:
         rows: (rows of this process, columns).

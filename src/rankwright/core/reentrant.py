@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def has_reentrant_checkpoint(loss: Tensor) -> bool:
-    """Whether the graph of a loss leads through `torch.utils.checkpoint` with use_reentrant.
+    """Return whether the graph of a loss contains a checkpoint with `use_reentrant`.
 
-    Parameters inside are not in the graph: a backward reaches them, `torch.autograd.grad` does not.
+    The graph lacks the parameters inside it: a backward reaches them, `torch.autograd.grad` does
+    not.
     """
     seen: set[Any] = set()
     nodes = [loss.grad_fn]

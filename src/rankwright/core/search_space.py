@@ -1,4 +1,4 @@
-"""Search spaces: what a method is tuned over, declared beside its fields."""
+"""Search spaces of hyperparameters, which a method declares beside its fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankwright.errors import MethodError
 
 @dataclass(frozen=True)
 class LogRange:
-    """Numbers between two positive ends, equally likely on a logarithmic scale.
+    """Numbers between two positive ends, uniform on a logarithmic scale.
 
     Attributes:
         low: The lower end.
@@ -31,12 +31,12 @@ class LogRange:
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Its extreme values."""
+        """The extreme values."""
         return self.low, self.high
 
     @property
     def middle(self) -> float:
-        """The value half way on the logarithmic scale, rounded to two digits."""
+        """The geometric mean of the ends, rounded to two digits."""
         return float(f"{math.sqrt(self.low * self.high):.1e}")
 
 
@@ -59,28 +59,28 @@ class OneOf:
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """All its values."""
+        """All values."""
         return self.values
 
 
 SearchSpace = Mapping[str, LogRange | OneOf]
-"""Field of the method, `learning_rate` or `head_learning_rate` -> what to try."""
+"""Values to try, by field of the method, `learning_rate` or `head_learning_rate`."""
 
 RATES: SearchSpace = {
     "learning_rate": LogRange(1e-4, 1e-2),
     "head_learning_rate": LogRange(1e-3, 1e-1),
 }
-"""Learning rates of factors and of a new head; every method should be tuned over both."""
+"""Learning rates of the factors and of a new head; tune every method over both."""
 
 LOW_RANK: SearchSpace = {**RATES, "r": OneOf((4, 8, 16))}
 """Rates and rank."""
 
 LARGE_STEPS: SearchSpace = {**LOW_RANK, "learning_rate": LogRange(3e-5, 3e-3)}
-"""The same for methods that at one rate move W farther than LoRA does."""
+"""Lower rates, for methods that move W farther than LoRA does at the same rate."""
 
 
 def points(space: SearchSpace) -> float:
-    """How many points a search space has: infinitely many if it has a range, 0 if it is empty."""
+    """Return the number of points of a search space: infinite with a range, 0 if empty."""
     sizes = [
         len({*choice.values}) if isinstance(choice, OneOf) else math.inf
         for choice in space.values()

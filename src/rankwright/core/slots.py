@@ -1,10 +1,10 @@
-"""The parts a method is made of: one base class for each slot, its default behaviour, nothing else.
+"""The slots of a method, and the base class of the parts that fill each of them.
 
-A part knows neither a method nor a trainer; all that it may touch is a `Run`
-(:mod:`rankwright.core.run`). Parts are frozen dataclasses: fields are hyperparameters. State that
-lives through a run is kept on the object that `Procedure.start` returns. A part that a user may
-plug onto any method has a name (`catalogue.part`); a field that only Python can set, a function
-say, is declared with `repr=False`.
+A part knows neither a method nor a trainer. During training it touches a `Run`
+(:mod:`rankwright.core.run`) and nothing else. Parts are frozen dataclasses whose fields are
+hyperparameters; state that lives through a run belongs to the object that `Procedure.start`
+returns. A part with a name (`part_registry.register_part`) can be plugged onto any method. A field
+that cannot be written in a configuration file, such as a function, is declared with `repr=False`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from rankwright.core.run import Run
 
 SLOT_NAMES = ("layer", "init", "optimizer", "penalty", "procedure")
-"""In the order in which a method is put together."""
+"""Slots that take plugged parts, in the order in which a method is put together."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The part's field behind a method's field.
+    """The field of a part that a method's field stands for.
 
     Attributes:
         part: The part's class.
@@ -48,7 +48,7 @@ class Origin:
 
     @property
     def field(self) -> dataclasses.Field[Any]:
-        """The part's field.
+        """The dataclass field of the part.
 
         Raises:
             MethodError: The part has no such field.
@@ -62,26 +62,26 @@ class Origin:
 
 
 class TakesFields(Protocol):
-    """A method, as far as `Part.from_fields` needs to know it.
+    """The interface of a method that `Part.from_fields` needs.
 
     Attributes:
-        origins: Its fields that come from parts, by name.
+        origins: Fields that come from parts, by the method's name for them.
     """
 
     origins: ClassVar[dict[str, Origin]]
 
 
 class Part:
-    """What fills a slot."""
+    """Base class of everything that fills a slot."""
 
     experts: ClassVar[bool] = False
-    """Whether it supports adapted parameters that are not in linear layers (experts)."""
+    """Whether the part supports adapted parameters outside linear layers (experts)."""
 
     @classmethod
     def from_fields(
         cls, method: TakesFields, *, without: Iterable[str] = (), **others: Any
     ) -> Self:
-        """A part with the fields that a method takes from it (`part_fields.from_part`).
+        """Build the part from the fields that a method declares with `part_fields.from_part`.
 
         Args:
             method: The method.
@@ -91,7 +91,7 @@ class Part:
 
         Raises:
             FieldError: A value is refused; named after the method's field.
-            MethodError: A field is in none of the three or in two of them, or does not exist.
+            MethodError: A field of the part is given nowhere or twice, or does not exist.
         """
         taken = {o.name: name for name, o in method.origins.items() if o.part is cls}
         _check_coverage(method, cls, [*taken, *without, *others])
@@ -104,21 +104,24 @@ class Part:
             raise FieldError(owner, own, error.value, error.expected) from error
 
     def layer(self) -> Layer | None:
-        """The layer it works on, brought along where a method has the plain one; None: any."""
+        """Return the layer part that this part needs; None if it works on any.
+
+        It replaces PEFT's plain layer where a method has that one.
+        """
         return None
 
     def members(self) -> tuple[Part, ...]:
-        """The parts that it combines, or itself; none for the default of a slot."""
+        """Return the parts that this one combines, or itself; none for the default of a slot."""
         return () if type(self) in (Layer, Procedure) else (self,)
 
     def check(self, slots: Slots) -> None:
-        """Refuse what it cannot work beside.
+        """Refuse parts that this one cannot work with.
 
         Args:
             slots: All slots of the method, filled.
 
         Raises:
-            MethodError: There is such a part.
+            MethodError: Another slot holds such a part.
         """
         del slots
 
@@ -143,7 +146,7 @@ def _check_coverage(method: TakesFields, cls: type[Part], given: list[str]) -> N
 
 @dataclass(frozen=True)
 class Layer(Part):
-    """How an adapted layer computes, and under which PEFT options. The default is PEFT's LoRA.
+    """Computation of an adapted layer, and its PEFT options; PEFT's LoRA by default.
 
     Checkpoints of a run store the parameters and buffers that `install` adds to the layers
     (:mod:`rankwright.peft_layers.layer_state`); the part does not have to save them.
@@ -151,79 +154,89 @@ class Layer(Part):
 
     @property
     def exact_gradient(self) -> bool:
-        """Whether autograd differentiates all that it computes, which finite differences see."""
+        """Whether autograd differentiates everything that the layer computes.
+
+        Finite differences do; a hypergradient that mixes both has to know.
+        """
         return True
 
     def peft_options(self) -> dict[str, Any]:
-        """Extra arguments of `peft.LoraConfig`."""
+        """Return extra arguments of `peft.LoraConfig`."""
         return {}
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
-        """Change the freshly injected layers in place, where PEFT's own are not enough."""
+        """Change the newly injected layers in place; PEFT's own are used as they are by default."""
 
 
 class Init(Part, ABC):
-    """Where the factors start."""
+    """Initial values of the factors."""
 
     @abstractmethod
     def initialise(self, model: PeftModel, adapter_name: str) -> None:
-        """Write the factors of every adapted layer. The global random state is already seeded."""
+        """Write the factors of every adapted layer; the global random state is already seeded."""
 
 
 class OptimizerPart(Part, ABC):
-    """How the factors move.
+    """Optimizer of the trained parameters.
 
-    An optimizer with a true attribute `owns_clipping` gets its gradients as they are: the engine
-    does not clip them and says so.
+    If the optimizer has a true attribute `owns_clipping`, the engine does not clip its gradients
+    and logs that.
     """
 
     sharded: ClassVar[bool] = False
-    """Whether a process can step the pieces of parameters that deepspeed and fsdp leave to it."""
+    """Whether it can step the shards of parameters that DeepSpeed and FSDP leave to a process."""
 
     elementwise: ClassVar[bool] = True
-    """Whether an entry of a parameter moves by its own gradients alone; a hypergradient asks."""
+    """Whether the update of an entry depends on the gradients of that entry alone.
+
+    A hypergradient needs to know.
+    """
 
     @abstractmethod
     def build(self, run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the optimizer.
 
         Args:
-            run: The run; gives the adapted layers by name.
+            run: The run, with the adapted layers by name.
             groups: Parameter groups with `params`, `role`, `lr` and `weight_decay`.
         """
 
 
 class Penalty(Part):
-    """What is added to the loss: for the parameters, for the outputs of a batch, or for both."""
+    """Term added to the loss: of the parameters, of the outputs of a batch, or of both."""
 
     def check_run(self, run: Run) -> None:
-        """Refuse a run that it cannot serve; called when the run is built.
+        """Refuse a run that it does not fit; called when the run is built.
 
         Raises:
-            MethodError: The model or the procedure does not have what it works on.
+            MethodError: The model or the procedure lacks something that the penalty is computed
+                from.
         """
         del run
 
     def __call__(self, run: Run) -> Tensor | None:
-        """Once an optimizer step: a 0-dim tensor of the present parameters, weight included."""
+        """Return the penalty on the current parameters, 0-dim, weight included; None for none.
+
+        Called once per optimizer step.
+        """
         del run
         return None
 
     def of_outputs(self, run: Run, call: ModelCall) -> Tensor | None:
-        """For every training batch: a 0-dim tensor of its outputs, weight included.
+        """Return the penalty on the outputs of a batch, 0-dim, weight included; None for none.
 
-        The engine adds it to the loss of the batch. A step takes the mean over its micro-batches
-        on all processes, weighted by their numbers of targets, as for the loss.
+        Called for every training batch; the engine adds it to the loss. A step takes the mean over
+        its micro-batches on all processes, weighted by their numbers of targets, as for the loss.
         """
         del run, call
         return None
 
     def reads_outputs(self) -> bool:
-        """Whether `of_outputs` is to be called."""
+        """Return whether `of_outputs` has to be called."""
         return type(self).of_outputs is not Penalty.of_outputs
 
     def forwards(self) -> int:
-        """Forward passes over a batch that `of_outputs` takes, at most."""
+        """Return the largest number of forward passes over a batch that `of_outputs` makes."""
         return 0
 
 
@@ -236,53 +249,54 @@ class Export:
 
 @dataclass(frozen=True)
 class Procedure(Part):
-    """What happens around the steps; the default is nothing.
+    """Actions around the optimizer steps; none by default.
 
-    A procedure is a frozen dataclass of hyperparameters. `start` gives the object with the state.
+    A procedure is a frozen dataclass of hyperparameters; `start` returns the object with the state.
     """
 
     def passes(self, total_steps: int) -> float:
-        """Forward-and-backward passes over a batch that `total_steps` steps take, at most."""
+        """Return the largest number of forward-and-backward passes of `total_steps` steps."""
         return float(total_steps)
 
     def start(self, run: Run) -> ProcedureState:
-        """The live procedure of one run; called when the run is built, before the optimizer is.
+        """Start the procedure; called when the run is built, before the optimizer is.
 
         Raises:
-            MethodError: The run cannot serve this procedure (no held-out rows, say).
+            MethodError: The run lacks something that the procedure needs, such as held-out rows.
         """
         return ProcedureState(run)
 
 
 class ProcedureState:
-    """A procedure at work. Events in order: begin, (before_step, after_backward, after_step)*, end.
+    """State of a procedure in one run, and its reactions to events.
 
-    `run.step` is the 0-based index of the step in hand throughout all three events of a step.
+    Events come in the order begin, (before_step, after_backward, after_step)*, end. `run.step` is
+    the 0-based index of the current step throughout the three events of a step.
     """
 
     needs: frozenset[str] = frozenset()
-    """Events without which the procedure has not done its work; checked when training ends."""
+    """Events without which the procedure has no effect; checked when training ends."""
 
     replays: bool = False
-    """Whether the step's batches are evaluated again, under the same random state."""
+    """Whether it evaluates the step's batches again, under the same random state."""
 
     asks_held_out: bool = False
     """Whether it learns from `run.held_out`."""
 
     restricts_rows: bool = False
-    """Whether some phase draws from a part of the training rows only (`rows`)."""
+    """Whether some phase draws from only a part of the training rows (`rows`)."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    # What the engine asks before the first step -----------------------------------------------
+    # Asked before the first step ---------------------------------------------------------------
 
     def phases(self, total_steps: int) -> list[Phase]:
-        """How `total_steps` optimizer steps are divided; their sum is `total_steps`."""
+        """Divide `total_steps` optimizer steps into phases."""
         return [Phase("train", total_steps)]
 
     def rows(self, phase: int) -> Sequence[int] | None:
-        """Training rows that phase number `phase` draws from; None for all of them.
+        """Return the training rows that phase number `phase` draws from; None for all.
 
         Called when the first batch of the phase is fetched, which may be one batch ahead.
         """
@@ -290,50 +304,50 @@ class ProcedureState:
         return None
 
     def held_out_rows(self) -> Sequence[int]:
-        """Training rows that are set aside for `run.held_out`; disjoint from what trains."""
+        """Return the training rows set aside for `run.held_out`; no phase trains on them."""
         return ()
 
     def role(self, name: str) -> str:
-        """The parameter group of the parameter called `name`."""
+        """Return the role of the parameter called `name`; each role has its optimizer groups."""
         del name
         return "lower"
 
     def group_options(self, role: str) -> dict[str, Any]:
-        """Optimizer options of a group that differ from the user's (`lr`, `weight_decay`, ...)."""
+        """Return options of a role's groups that differ from the user's (`lr`, ...)."""
         del role
         return {}
 
     def schedule(self, role: str, shape: Shape, total_steps: int) -> Multiplier:
-        """The learning-rate factor of a group at every step."""
+        """Return the learning-rate factor of a role's groups as a function of the step."""
         del role
         return shape(total_steps)
 
     # Events ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Before the first step, also of a resumed run (`load_state_dict` came before)."""
+        """Run before the first step, in a resumed run after `load_state_dict`."""
 
     def before_step(self) -> None:
-        """Before the first micro-batch of a step."""
+        """Run before the first micro-batch of a step."""
 
     def after_backward(self) -> None:
-        """Gradients of the whole step are in `.grad`: averaged, penalty included, not clipped."""
+        """Run when `.grad` has the step's gradients: averaged, with penalties, not clipped."""
 
     def after_step(self) -> None:
-        """The optimizer has stepped; gradients are still there, the schedule has not advanced."""
+        """Run after the optimizer's step; gradients remain, the schedule has not advanced."""
 
     def end(self) -> None:
-        """After the last step."""
+        """Run after the last step."""
 
     def abandon(self) -> None:
-        """A step failed, at any point: leave the model as it is between steps."""
+        """Undo what a failed step left on the model; the step may have failed at any point."""
 
     @contextlib.contextmanager
     def replaying(self, batch: MicroBatch) -> Iterator[None]:
-        """Around every evaluation of `batch` that is not the step's own forward.
+        """Wrap every evaluation of `batch` other than the step's own forward.
 
-        A procedure that changes what the step's forward computes does the same here, so that the
-        loss of a training batch is one function throughout the step.
+        A procedure that changes what the step's forward computes makes the same change here, so
+        that the loss of a training batch is one function throughout the step.
         """
         del batch
         yield
@@ -341,29 +355,32 @@ class ProcedureState:
     # State -------------------------------------------------------------------------------------
 
     def members(self) -> Iterator[ProcedureState]:
-        """This procedure, or those that it combines."""
+        """Yield this procedure, or the procedures that it combines."""
         yield self
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on after a crash: tensors, numbers, strings, lists, dicts."""
+        """Return the state to resume from: tensors, numbers, strings, lists, dicts."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore; called before the adapter's weights are loaded and the optimizer is built."""
+        """Restore the state.
+
+        Called before the adapter's weights are loaded and before the optimizer is built.
+        """
         del state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """The six questions a method answers; a default is plain LoRA with AdamW.
+    """The parts of a method; the defaults are plain LoRA with AdamW.
 
     Attributes:
-        layer: How does an adapted layer compute, under which PEFT options?
-        init: Where do the factors start? None: PEFT's Kaiming-uniform A and zero B.
-        optimizer: How do the factors move? None: what the trainer's arguments say (AdamW).
-        penalty: What is added to the loss? None: nothing.
-        procedure: What happens around the steps? The default does nothing.
-        export: What is saved?
+        layer: Computation of an adapted layer, and its PEFT options.
+        init: Initial factors; None for PEFT's Kaiming-uniform A and zero B.
+        optimizer: Optimizer; None for the one that the engine's arguments choose (AdamW).
+        penalty: Term added to the loss; None for none.
+        procedure: Actions around the optimizer steps; the default has none.
+        export: Forms in which the adapter is saved.
     """
 
     layer: Layer = field(default_factory=Layer)
@@ -374,18 +391,21 @@ class Slots:
     export: Export = field(default_factory=Export)
 
     def passes(self, total_steps: int) -> float:
-        """Passes over a batch that `total_steps` steps take, at most; a forward is a third."""
+        """Return the largest number of passes over a batch that `total_steps` steps take.
+
+        A forward pass counts as a third.
+        """
         forwards = 0 if self.penalty is None else self.penalty.forwards()
         return self.procedure.passes(total_steps) * (1 + forwards * FORWARD)
 
     def parts(self) -> Iterator[Part]:
-        """What the slots are filled with; parts that combine others give these."""
+        """Yield the parts in the slots, combined ones one by one; defaults are left out."""
         for slot in SLOT_NAMES:
             if (part := getattr(self, slot)) is not None:
                 yield from part.members()
 
     def filled(self) -> list[str]:
-        """Names of the slots that differ from plain LoRA."""
+        """Return the names of the slots that differ from plain LoRA."""
         plain = Slots()
         return [
             slot.name

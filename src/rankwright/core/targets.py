@@ -1,4 +1,4 @@
-"""The number of targets in a batch: the labels, or rows, that its mean loss is taken over.
+"""Number of targets of a batch: the labels, or rows, over which its loss is a mean.
 
 A step that takes its rows in several micro-batches, or on several processes, has the loss and the
 gradients of one large batch if each micro-batch is weighted by its share of the step's targets.
@@ -23,10 +23,10 @@ _CAUSAL = ("LMHeadModel", "ModelWithLMHead", "DoubleHeadsModel", "BertGeneration
 
 
 def count_targets(model: nn.Module, inputs: Any, *, shifts: bool | None = None) -> Tensor:
-    """Count the targets that a model's loss of a batch is a mean over.
+    """Count the targets over which a model's loss of a batch is a mean.
 
-    These are the labels that are not -100; a causal model does not score the first label of a row.
-    If the loss is a mean over rows (regression, multiple labels per row, no labels), rows are
+    Targets are the labels that are not -100; a causal model does not score the first label of a
+    row. If the loss is a mean over rows (regression, multiple labels per row, no labels), rows are
     counted.
 
     Args:
@@ -49,7 +49,7 @@ def count_targets(model: nn.Module, inputs: Any, *, shifts: bool | None = None) 
 
 
 def weigh(loss: Tensor, targets: Tensor, of_step: Tensor) -> Tensor:
-    """A micro-batch's share of the step's loss; 0 if it has no targets.
+    """Return a micro-batch's share of the step's loss; 0 if it has no targets.
 
     Args:
         loss: The mean over the micro-batch's targets, 0-dim; may be NaN if it has none.
@@ -66,7 +66,7 @@ def weigh(loss: Tensor, targets: Tensor, of_step: Tensor) -> Tensor:
 
 
 def nothing_scored(where: str, inputs: Any) -> str:
-    """The error message for a step or batch without targets.
+    """Return the error message for a step or batch without targets.
 
     Args:
         where: The step or batch ("step 3").
@@ -87,7 +87,7 @@ def nothing_scored(where: str, inputs: Any) -> str:
 
 
 def shifts_labels(model: nn.Module) -> bool:
-    """Whether the logits of a position are scored against the label of the next one."""
+    """Return whether the logits of a position are scored against the label of the next one."""
     base = _base(model)
     if is_encoder_decoder(base):
         return False
@@ -99,14 +99,14 @@ def shifts_labels(model: nn.Module) -> bool:
 
 
 def _by_row(model: nn.Module, labels: Tensor) -> bool:
-    """Whether the loss is a mean over rows, whatever their labels are."""
+    """Whether the loss is a mean over rows, regardless of their labels."""
     config = getattr(_base(model), "config", None)
     ctc = "ForCTC" in type(_base(model)).__name__
     return labels.is_floating_point() or ctc or getattr(config, "problem_type", None) in _BY_ROW
 
 
 def _ignored(model: nn.Module) -> int:
-    """The label that is not scored; semantic segmentation has its own."""
+    """The label that is not scored; semantic segmentation has one of its own."""
     base = _base(model)
     if "SemanticSegmentation" not in type(base).__name__:
         return IGNORED

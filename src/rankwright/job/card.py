@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 
-from rankwright.core.describe import described, registered_name
+from rankwright.core.describe import describe_method, registered_name
 from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
 from rankwright.job.paths import FILES, MINILM
@@ -105,7 +105,7 @@ class Facts:
             task=result["task"],
             scores=_scores(folder, result),
             settings={
-                **described(method),
+                **describe_method(method),
                 **{name: getattr(config, name) for name in ALWAYS},
                 **config.as_dict(),
             },

@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rankwright.core.loop import Loop
 from rankwright.core.method import Method
 from rankwright.core.method_registry import available_methods
-from rankwright.core.part_registry import SINGLE, SLOTS, available_parts, part_name
+from rankwright.core.part_registry import SINGLE_PART_SLOTS, SLOTS, available_parts, part_name
 from rankwright.errors import MethodError
 
 STEPS = 4
@@ -88,7 +88,7 @@ def _pair(method: Method, slot: str, name: str) -> Pair:
     own = [part_name(part) for part in (filling.members() if filling else ())]
     if name in own:
         return Pair(method.name, slot, name, "its own")
-    if own and slot in SINGLE:
+    if own and slot in SINGLE_PART_SLOTS:
         return Pair(method.name, slot, name, "taken")
     try:
         probe(method.with_parts(**{slot: small(available_parts(slot)[name])}))

@@ -120,7 +120,7 @@ class RunFolder:
         return {"name": name, **plain(self.method.hyperparameters())}
 
     def _parts(self) -> dict[str, Any]:
-        described: dict[str, Any] = plain(self.method.plugged.described())
+        described: dict[str, Any] = plain(self.method.plugged.describe())
         for slot, parts in described.items():
             for part in parts:
                 for name, value in part.items():

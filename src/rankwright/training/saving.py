@@ -174,7 +174,7 @@ def describe(method: Method) -> dict[str, Any]:
     values = {
         "name": method.name,
         **method.hyperparameters(),
-        "plugged": method.plugged.described(),
+        "plugged": method.plugged.describe(),
     }
     described: dict[str, Any] = json.loads(json.dumps(values, default=_named))
     return described

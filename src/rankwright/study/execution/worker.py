@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import rankwright.methods  # noqa: F401  registers every method
-from rankwright.core.describe import described, registered_name
+from rankwright.core.describe import describe_method, registered_name
 from rankwright.errors import MethodError, TrainingError
 from rankwright.job import Job, RunFolder, RunResult, set_up
 from rankwright.job.run import versions
@@ -268,7 +268,7 @@ class Worker:
             curve_metric=job.prepared.training_metric.name,
             head=job.head,
             forgetting=forgetting,
-            hyperparameters=described(method),
+            hyperparameters=describe_method(method),
             options={k: v for k, v in config.as_dict().items() if k not in own},
             data_sha256=request.data_sha256,
             versions=versions(),

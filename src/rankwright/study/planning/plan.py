@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from rankwright.core.describe import described, registered_name
+from rankwright.core.describe import describe_method, registered_name
 from rankwright.core.method import Method
 from rankwright.core.search_space import SearchSpace, points
 from rankwright.errors import MethodError
@@ -389,7 +389,7 @@ def _method_record(config: StudyConfig, spec: MethodSpec) -> MethodRecord:
         method=registered_name(type(method)),
         summary=method.summary,
         reference=method.reference,
-        hyperparameters=described(method),
+        hyperparameters=describe_method(method),
         options=spec.options,
         against=spec.against,
         space={n: str(c) for n, c in spec.space.items()} if config.tune else None,
