@@ -27,9 +27,8 @@ from rankwright.study.records.records import (
     RunRecord,
     StudyRecord,
     TaskRecord,
-    TrialRecord,
-    TuningRecord,
 )
+from rankwright.study.records.tuning import TrialRecord, TuningRecord
 from rankwright.tasks.constant import Constant
 
 QUALITY = {

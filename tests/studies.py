@@ -6,7 +6,8 @@ from pathlib import Path
 
 import rankwright.methods  # noqa: F401  registers the methods
 from rankwright.study.execution import worker
-from rankwright.study.execution.compare import Observer, compare
+from rankwright.study.execution.compare import compare
+from rankwright.study.execution.observer import Observer
 from rankwright.study.execution.processes import Exit, Processes, Watch
 from rankwright.study.execution.protocol import FAILED, REQUEST, Request
 from rankwright.study.planning.config import StudyConfig

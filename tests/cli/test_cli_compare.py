@@ -18,7 +18,7 @@ from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
 from rankwright.cli.compare import parse_compare
 from rankwright.cli.live import StudyTable, plan_table
-from rankwright.study.execution.processes import StoppedError
+from rankwright.study.errors import StoppedError
 from rankwright.study.execution.protocol import REQUEST, Progress, Request
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.planning.plan import Plan, plan

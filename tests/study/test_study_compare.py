@@ -21,23 +21,17 @@ import yaml
 from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, train
 from rankwright.job.head import Head
+from rankwright.study.errors import StoppedError
 from rankwright.study.execution import worker
 from rankwright.study.execution.compare import compare, dry_run
-from rankwright.study.execution.forgetting import HeldText
 from rankwright.study.execution.observe import NoLastEvaluation
-from rankwright.study.execution.processes import Exit, Processes, StoppedError
-from rankwright.study.execution.protocol import (
-    ERROR,
-    LOG,
-    OUTCOME,
-    REQUEST,
-    ErrorReport,
-    Request,
-    locked,
-)
+from rankwright.study.execution.processes import Exit, Processes
+from rankwright.study.execution.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
 from rankwright.study.planning.config import StudyConfig
-from rankwright.study.planning.plan import check_same
+from rankwright.study.planning.held_text import HeldText
+from rankwright.study.planning.same_study import check_same
 from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.locks import locked
 from rankwright.study.records.records import CurvePoint, FailureRecord, Measurement, StudyRecord
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card

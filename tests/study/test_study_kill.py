@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from rankwright.study.execution.protocol import PROGRESS, Progress, locked
+from rankwright.study.execution.protocol import PROGRESS, Progress
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.locks import locked
 from rankwright.study.records.records import RunRecord
 from studies import carried_out
 

@@ -16,7 +16,8 @@ import torch
 
 from rankwright.errors import MethodError
 from rankwright.study.execution.processes import Exit, Processes, error_of
-from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress, locked
+from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress
+from rankwright.study.records.locks import locked
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from rankwright.study.records.records import (
     RunRecord,
     StudyRecord,
     TaskRecord,
-    TrialRecord,
-    TuningRecord,
 )
+from rankwright.study.records.tuning import TrialRecord, TuningRecord
 
 COST = CostRecord(
     trainable_parameters=10,

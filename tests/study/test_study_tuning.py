@@ -23,13 +23,15 @@ from optuna.trial import TrialState
 
 from rankwright.core.search_space import LogRange, OneOf
 from rankwright.errors import MethodError
-from rankwright.study.execution.compare import Observer, compare
-from rankwright.study.execution.processes import Exit, Processes, StoppedError
-from rankwright.study.execution.protocol import LOG, OUTCOME, REQUEST, Request, TrialOutcome
+from rankwright.study.errors import StoppedError
+from rankwright.study.execution.compare import compare
+from rankwright.study.execution.observer import Observer
+from rankwright.study.execution.processes import Exit, Processes
+from rankwright.study.execution.protocol import LOG, OUTCOME, REQUEST, Request
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.planning.plan import Plan, plan
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import TuningRecord
+from rankwright.study.records.tuning import TrialOutcome, TuningRecord
 from rankwright.study.report.figures import figures
 from rankwright.study.report.words import lede
 from rankwright.study.tuning import storage

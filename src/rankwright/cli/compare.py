@@ -30,8 +30,9 @@ from rankwright.cli.arguments import (
 from rankwright.cli.live import StudyTable, plan_table
 from rankwright.core.part_fields import meanings
 from rankwright.job import TrainConfig
+from rankwright.study.errors import StoppedError
 from rankwright.study.execution.compare import compare, dry_run
-from rankwright.study.execution.processes import Processes, StoppedError
+from rankwright.study.execution.processes import Processes
 from rankwright.study.planning.config import DECIDED, StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import words, write_html, write_markdown

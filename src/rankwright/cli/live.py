@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwright.cli.interrupt import say_at_once
-from rankwright.study.execution.compare import Observer
+from rankwright.study.execution.observer import Observer
 from rankwright.study.execution.protocol import REQUEST, Progress, Request
 from rankwright.study.planning.plan import Plan
 from rankwright.study.records.folder import StudyFolder

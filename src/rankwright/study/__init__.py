@@ -2,7 +2,8 @@
 
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import RunRecord, StudyRecord, TrialRecord, TuningRecord
+from rankwright.study.records.records import RunRecord, StudyRecord
+from rankwright.study.records.tuning import TrialRecord, TuningRecord
 
 __all__ = [
     "Examples",

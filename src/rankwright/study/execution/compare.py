@@ -15,18 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rankwright.errors import TrainingError
-from rankwright.study.execution.processes import Exit, Processes, StoppedError, error_of
-from rankwright.study.execution.protocol import CLAIM, OUTCOME, locked
+from rankwright.study.errors import StoppedError
+from rankwright.study.execution.observer import Observer
+from rankwright.study.execution.processes import Exit, Processes, error_of
+from rankwright.study.execution.protocol import OUTCOME
 from rankwright.study.planning.config import MethodSpec, StudyConfig
-from rankwright.study.planning.plan import Plan, continued, measured_steps, plan
+from rankwright.study.planning.plan import Plan, measured_steps, plan
+from rankwright.study.planning.same_study import continued
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import (
-    FailureRecord,
-    Measurement,
-    PlannedRun,
-    StudyRecord,
-    TuningRecord,
-)
+from rankwright.study.records.locks import CLAIM, locked
+from rankwright.study.records.records import FailureRecord, Measurement, PlannedRun, StudyRecord
+from rankwright.study.records.tuning import TuningRecord
 from rankwright.study.tuning.search import Search, tune
 from rankwright.study.tuning.storage import quiet_optuna, storage_of_trials
 
@@ -35,22 +34,6 @@ ASIDE_SECONDS = 1.0
 
 Specs = dict[tuple[str, str], MethodSpec]
 """(task, label) -> the method as it is run."""
-
-
-class Observer:
-    """Hears how a study gets on; does nothing by itself. Calls come from several threads."""
-
-    def planned(self, plan: Plan) -> None:
-        """The runs are known, or have changed."""
-
-    def says(self, text: str) -> None:
-        """Something that the user should know."""
-
-    def finished(self, run: PlannedRun) -> None:
-        """A run has its record."""
-
-    def failed(self, run: PlannedRun, error: str) -> None:
-        """A run has ended with an error."""
 
 
 def compare(

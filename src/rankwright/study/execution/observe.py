@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankwright.job import Job
-from rankwright.study.execution.forgetting import HeldText
+from rankwright.study.planning.held_text import HeldText
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.records import CurvePoint, ForgettingRecord
 from rankwright.tasks import METRICS, Outcome
@@ -23,14 +22,6 @@ from rankwright.training import Trainer
 
 Report = Callable[[int, int, str, float | None], None]
 """(step, steps, phase, latest loss)."""
-
-
-def device_name() -> str:
-    """What computes."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 class Reporter(TrainerCallback):

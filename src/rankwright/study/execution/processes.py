@@ -27,10 +27,6 @@ Watch = Callable[[Path, Progress | None], None]
 """Called with a run's folder and its progress now and then, and with None at its end."""
 
 
-class StoppedError(Exception):
-    """The study was asked to stop; what is under way goes on from checkpoints the next time."""
-
-
 class Exit(Enum):
     """How the process of a run ended."""
 

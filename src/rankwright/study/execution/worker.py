@@ -22,7 +22,6 @@ from rankwright.study.execution.observe import (
     NoLastEvaluation,
     Reporter,
     curve,
-    device_name,
     examples,
     held_text,
 )
@@ -36,13 +35,14 @@ from rankwright.study.execution.protocol import (
     ErrorReport,
     Progress,
     Request,
-    TrialOutcome,
-    locked,
 )
-from rankwright.study.planning.plan import Data
+from rankwright.study.records.data import Data
+from rankwright.study.records.device import device_name
 from rankwright.study.records.folder import StudyFolder
+from rankwright.study.records.locks import locked
 from rankwright.study.records.names import run_name
 from rankwright.study.records.records import CostRecord, ForgettingRecord, Measurement, RunRecord
+from rankwright.study.records.tuning import TrialOutcome
 from rankwright.tasks import TaskError
 from rankwright.tasks.constant import constant
 from rankwright.tasks.metrics import score

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
 
 from rankwright.core.describe import describe_method, registered_name
 from rankwright.core.method import Method
 from rankwright.core.search_space import SearchSpace, points
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, TrainConfig
-from rankwright.job.data import RunData, read_data
 from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import expanded
 from rankwright.job.run import versions
-from rankwright.study.execution.forgetting import HeldText
-from rankwright.study.execution.observe import device_name
 from rankwright.study.execution.protocol import REQUEST, Request
 from rankwright.study.planning.config import RATES, MethodSpec, StudyConfig, TaskSpec
+from rankwright.study.planning.held_text import HeldText
+from rankwright.study.planning.task_data import _set_aside, _task_record
+from rankwright.study.records.data import Data, Purpose
+from rankwright.study.records.device import device_name
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.records import (
     Measurement,
@@ -34,7 +30,6 @@ from rankwright.study.records.records import (
     StudyRecord,
     TaskRecord,
 )
-from rankwright.tasks import TaskError
 
 MEASURED_STEPS = (6, 12, 24, 48, 96)
 """Steps of a measurement: the first of these that has a step in every phase."""
@@ -42,29 +37,6 @@ LOGGED_POINTS = 50
 """How often the training loss is logged in a run."""
 CAUSAL = ("causal_lm", "multiple_choice")
 """Kinds of tasks whose models have no new head."""
-
-Purpose = Literal["run", "trial", "measure"]
-
-
-@dataclass(frozen=True)
-class Data:
-    """The rows that a process trains on and is scored on.
-
-    Attributes:
-        rows: How many by split.
-        sha256: Their digests by split, inputs and targets.
-    """
-
-    rows: dict[str, int]
-    sha256: dict[str, str]
-
-    @classmethod
-    def of(cls, data: RunData) -> Data:
-        """Of what a run reads."""
-        return cls(
-            rows={name: split["rows"] for name, split in data.splits.items()},
-            sha256={name: split["sha256"] for name, split in data.splits.items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -260,77 +232,6 @@ def measured_steps(method: Method) -> int:
     raise refused
 
 
-def check_continues(old: StudyRecord, new: StudyRecord) -> None:
-    """Refuse to go on with a study that is another one; seeds, methods and tasks may be added.
-
-    Raises:
-        MethodError: Something that results depend on has changed.
-    """
-    for name in ("model", "budget", "trials", "held_text"):
-        check_same(name, getattr(old, name), getattr(new, name))
-    if old.curve_points is not None:
-        check_same("curve_points", old.curve_points, new.curve_points)
-    for task in new.tasks:
-        for before in (t for t in old.tasks if t.task == task.task):
-            check_same(
-                f"task {task.task}", *(asdict(replace(each, notices=())) for each in (before, task))
-            )
-    for method in new.methods:
-        for present in (m for m in old.methods if m.label == method.label):
-            check_same_method(f"method {method.label}", asdict(present), asdict(method))
-
-
-def continued(old: StudyRecord, new: StudyRecord) -> StudyRecord:
-    """The new one with what the study that is there has settled.
-
-    Raises:
-        MethodError: It cannot go on so.
-    """
-    check_continues(old, new)
-    tuning_seed = old.tuning_seed
-    if old.trials and tuning_seed is None:  # of a version that did not note it
-        tuning_seed = max(old.seeds) + 1
-    if tuning_seed in new.seeds:
-        free = (seed for seed in itertools.count() if seed != tuning_seed)
-        others = ",".join(str(seed) for seed in itertools.islice(free, len(new.seeds)))
-        raise MethodError(
-            f"seeds: {tuning_seed} is the seed of the trials, which no reported run may have; "
-            f"expected others, such as {others}"
-        )
-    return dataclasses.replace(
-        new, created=old.created, measurements=old.measurements, tuning_seed=tuning_seed
-    )
-
-
-def check_same_method(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to go on where two `MethodRecord`s differ in what runs and trials depend on.
-
-    Raises:
-        MethodError: They do.
-    """
-    free = {"against", "summary", "reference"}
-    if old.get("space") is None:  # of a study that did not note it
-        free.add("space")
-    check_same(what, *({n: v for n, v in each.items() if n not in free} for each in (old, new)))
-
-
-def check_same(what: str, old: Any, new: Any) -> None:
-    """Refuse to go on where two values differ as JSON; of mappings, the first that does is named.
-
-    Raises:
-        MethodError: They differ.
-    """
-    old, new = (json.loads(json.dumps(value)) for value in (old, new))
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):  # None for a field that is newer than a study
-            check_same(f"{what}: {key}", old.get(key), new.get(key))
-    elif old != new:
-        raise MethodError(
-            f"the study that is there has {what} = {old!r}, this command {new!r}; go on with the "
-            "same, or choose another output folder"
-        )
-
-
 def _check_same(there: RunFolder, planned: RunFolder) -> None:
     old, new = there.options(), planned.options()
     for name in sorted(old.keys() | new.keys()):
@@ -339,47 +240,6 @@ def _check_same(there: RunFolder, planned: RunFolder) -> None:
                 f"{there.description} has {name} = {old.get(name)!r}, the plan {new.get(name)!r}; "
                 "delete the folder of that run, or choose another output folder for the study"
             )
-
-
-def _task_record(
-    config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase
-) -> TaskRecord:
-    run = config.train_config(spec, config.parsed_methods[0])
-    found = read_data(run, tokenizer)
-    task, data = found.prepared.task, Data.of(found)
-    reported: Literal["validation", "test"] = "test" if "test" in data.rows else "validation"
-    aside = f"{config.tuning_share:g} of train" if reported == "validation" else "validation"
-    return TaskRecord(
-        task=spec.label,
-        kind=task.kind,
-        metric=task.primary_metric,
-        greater_is_better=task.greater_is_better,
-        reported_split=reported,
-        tuning_rows=aside if config.tune else None,
-        rows=data.rows,
-        data_sha256=data.sha256,
-        options={**config.options, **spec.options},
-        budget=None if spec.budget is None else str(spec.budget),
-        notices=found.notices,
-    )
-
-
-def _set_aside(config: StudyConfig, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> Data:
-    """The rows of trials that leave the validation rows alone.
-
-    Raises:
-        TaskError: There is no task in them.
-    """
-    share = config.tuning_share
-    method = config.parsed_methods[0]
-    trial = config.train_config(spec, method, tuning_share=share, train_rows=None)
-    try:
-        return Data.of(read_data(trial, tokenizer))
-    except TaskError as error:
-        raise TaskError(
-            f"tuning_share = {share:g}: trials on {spec.label}, of this share of its training rows "
-            f"and the others, cannot be prepared: {error}"
-        ) from error
 
 
 def _method_record(config: StudyConfig, spec: MethodSpec) -> MethodRecord:

@@ -40,7 +40,8 @@ from rankwright.study.records.examples import Examples
 from rankwright.study.records.json_record import Record
 from rankwright.study.records.names import in_file_names
 from rankwright.study.records.packed import read_packed, write_packed
-from rankwright.study.records.records import FailureRecord, RunRecord, StudyRecord, TuningRecord
+from rankwright.study.records.records import FailureRecord, RunRecord, StudyRecord
+from rankwright.study.records.tuning import TuningRecord
 from rankwright.training.manifest import MANIFEST, check_files, load_manifest
 
 R = TypeVar("R", bound=Record)

@@ -19,8 +19,8 @@ from rankwright.study.records.records import (
     RunRecord,
     StudyRecord,
     TaskRecord,
-    TuningRecord,
 )
+from rankwright.study.records.tuning import TuningRecord
 from rankwright.study.statistics import (
     Difference,
     Estimate,

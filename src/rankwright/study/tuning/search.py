@@ -29,12 +29,15 @@ from optuna.trial import FrozenTrial, TrialState
 from rankwright.core.search_space import LogRange, OneOf, SearchSpace
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder
-from rankwright.study.execution.processes import Exit, Processes, StoppedError, error_of
-from rankwright.study.execution.protocol import OUTCOME, TrialOutcome, locked
+from rankwright.study.errors import StoppedError
+from rankwright.study.execution.processes import Exit, Processes, error_of
+from rankwright.study.execution.protocol import OUTCOME
 from rankwright.study.planning.config import OF_A_METHOD, MethodSpec
-from rankwright.study.planning.plan import Plan, check_same, check_same_method
+from rankwright.study.planning.plan import Plan
+from rankwright.study.planning.same_study import check_same, check_same_method
+from rankwright.study.records.locks import locked
 from rankwright.study.records.names import run_name
-from rankwright.study.records.records import TuningRecord
+from rankwright.study.records.tuning import TrialOutcome, TuningRecord
 from rankwright.study.tuning.sampler import SeededSampler
 from rankwright.study.tuning.storage import Storage
 from rankwright.study.tuning.trials import (

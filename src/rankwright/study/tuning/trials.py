@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from rankwright.study.records.records import TrialRecord
+from rankwright.study.records.tuning import TrialRecord
 
 
 def original(trial: FrozenTrial) -> int:

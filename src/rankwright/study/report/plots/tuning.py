@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from rankwright.study.records.records import TrialRecord, TuningRecord
+from rankwright.study.records.tuning import TrialRecord, TuningRecord
 from rankwright.study.report import words
 from rankwright.study.report.figures import TaskFigures
 from rankwright.study.report.plots.axis import Axis
