@@ -1,4 +1,4 @@
-"""Metrics on all draws at once, beside the metric on each drawn set of rows."""
+"""Metrics of all draws at once, compared with a library's metric of each drawn set of rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from library_metrics import LIBRARY_METRICS
 from rankwright.study.records.examples import Examples
-from rankwright.study.statistics import draws, on_draws
+from rankwright.study.statistics import draws, resample
 from rankwright.tasks.metrics import METRICS
 
 ROWS = 40
@@ -72,34 +73,46 @@ def examples(metric: str, predictions: Any, labels: Any) -> Examples:
     return Examples(metric, ids, np.zeros(ROWS), tuple(predictions), tuple(labels))
 
 
-def test_every_metric_is_here() -> None:
-    assert {metric for metric, *_ in CASES} == METRICS.keys()
+def test_every_metric_has_a_case() -> None:
+    assert {metric for metric, *_ in CASES} == METRICS.keys() == LIBRARY_METRICS.keys()
 
 
 @pytest.mark.parametrize(("metric", "predictions", "labels"), CASES)
-def test_all_draws_at_once_is_the_metric_on_each(
+def test_a_metric_has_the_bits_of_its_library(metric: str, predictions: Any, labels: Any) -> None:
+    value = METRICS[metric].compute(predictions, labels)
+    assert value == LIBRARY_METRICS[metric](predictions, labels)
+    assert examples(metric, predictions, labels).compute() == value
+
+
+@pytest.mark.parametrize(("metric", "predictions", "labels"), CASES)
+def test_resampling_gives_the_metric_of_each_draw(
     metric: str, predictions: Any, labels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DRAWS", "SLOW_DRAWS"):
         monkeypatch.setattr(draws, name, 30)
     run = examples(metric, predictions, labels)
-    counts = np.concatenate(list(draws.row_counts(ROWS, 30, 0))).astype(int)
-    one_by_one = [run.compute(np.repeat(np.arange(ROWS), draw)) for draw in counts]
-    np.testing.assert_allclose(on_draws(run), one_by_one, rtol=1e-9, atol=1e-12)
+    drawn = [
+        np.repeat(np.arange(ROWS), count)
+        for count in np.concatenate(list(draws.draw_rows(ROWS, 30, 0))).astype(int)
+    ]
+    one_by_one = [
+        LIBRARY_METRICS[metric]([predictions[row] for row in rows], [labels[row] for row in rows])
+        for rows in drawn
+    ]
+    np.testing.assert_allclose(resample(run), one_by_one, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose([run.compute(rows) for rows in drawn], one_by_one, rtol=1e-12)
 
 
-def test_the_draws_do_not_depend_on_how_many_are_held_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = np.concatenate(list(draws.row_counts(ROWS, 50, 3)))
+def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(draws.draw_rows(ROWS, 50, 3)))
     monkeypatch.setattr(draws, "_CHUNK_NUMBERS", 7 * ROWS)
-    parts = list(draws.row_counts(ROWS, 50, 3))
+    parts = list(draws.draw_rows(ROWS, 50, 3))
     assert len(parts) == 8
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert (whole.sum(axis=1) == ROWS).all()
 
 
-def test_runs_of_the_same_outcome_differ_by_nothing_on_every_draw() -> None:
+def test_runs_of_the_same_outcome_have_the_same_metric_on_every_draw() -> None:
     metric, predictions, labels = CASES[0]
     run, twin = examples(metric, predictions, labels), examples(metric, predictions, labels)
-    assert not (on_draws(run) - on_draws(twin)).any()
+    assert not (resample(run) - resample(twin)).any()

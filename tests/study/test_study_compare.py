@@ -662,7 +662,7 @@ def test_outcomes_row_by_row_of_every_kind_of_task(
     examples = folder.examples(record)
     assert (record.task, record.kind, record.metric) == ("words", kind, examples.metric)
     assert examples.compute() == pytest.approx(record.value, abs=1e-12)
-    each = METRICS[record.metric].each
+    each = METRICS[record.metric].score_row
     pairs = zip(examples.predictions, examples.labels, strict=True)
     assert examples.scores.tolist() == pytest.approx([each(*pair) for pair in pairs])
     assert record.curve[-1].metric is not None

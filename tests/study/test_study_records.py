@@ -127,7 +127,7 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path):
 def test_examples_keep_what_the_metric_needs(metric, predictions, labels, scores, tmp_path):
     from rankwright.tasks import METRICS
 
-    each = [METRICS[metric].each(p, y) for p, y in zip(predictions, labels, strict=True)]
+    each = [METRICS[metric].score_row(p, y) for p, y in zip(predictions, labels, strict=True)]
     assert each == pytest.approx(scores)
     examples = Examples(metric, ("a:1", "a:2", "a:3"), np.array(each), predictions, labels)
     examples.save(tmp_path / "e.parquet")

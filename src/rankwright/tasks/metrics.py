@@ -1,4 +1,4 @@
-"""Metrics by name, each computed by a well-kept library.
+"""Metrics by name, each a function of statistics of the rows.
 
 A metric compares predictions with references in one of these forms:
 
@@ -13,13 +13,16 @@ texts     a text per row                      a list of acceptable texts per row
 nats      summed -log p per row, (rows,)      scored tokens per row, (rows,)
 ========  ==================================  =============================================
 
-The libraries are imported where a metric is computed: together they take seconds, and a task needs
-only the table to be made.
+Every metric but Spearman's correlation is a function of sums over rows: correct rows, entities
+found, matched n-grams. One definition therefore gives the metric of a split and, as one matrix
+product, of thousands of resampled splits (`row_statistics.py`). The tests compare each with
+scikit-learn, SciPy, seqeval or sacrebleu, to the last bit on a whole split.
+
+The libraries are imported where a metric is computed, because together they take seconds to import
+and a task needs only the table.
 
 A metric that is mathematically undefined (a correlation with a constant, an F1 of nothing) is
 0.0, without a warning.
-
-Beside the figure for a whole split, a metric has a score for every row, larger is better.
 """
 
 from __future__ import annotations
@@ -35,21 +38,30 @@ from typing import Any, Literal
 import numpy as np
 
 from rankwright.tasks.errors import TaskError, suggestion
+from rankwright.tasks.row_statistics import (
+    Floats,
+    RowStatistics,
+    RowSums,
+    Values,
+    by_label,
+    mean,
+    sum_labels,
+)
 
 Form = Literal["classes", "sets", "numbers", "tags", "texts", "nats"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model said about every row of a split, beside what is right.
+    """The predictions of a model for the rows of a split, with the references.
 
     Attributes:
         predictions: One entry per row, in the order of the rows.
         references: One entry per row, in the same order.
     """
 
-    predictions: Sequence[Any]
-    references: Sequence[Any]
+    predictions: Values
+    references: Values
 
 
 @dataclass(frozen=True)
@@ -58,75 +70,133 @@ class Metric:
 
     Attributes:
         name: The key in results.
-        compute: The figure from predictions and references, in this order.
-        each: The score of one row from its prediction and its reference, larger is better.
+        statistics: Statistics of the rows, from predictions and references in this order.
+        score_row: The score of one row from its prediction and its reference, larger is better.
         forms: The forms of predictions it understands.
         greater_is_better: Whether to look for its maximum.
-        low: The smallest value that it can have.
-        high: The largest.
+        low: The smallest possible value.
+        high: The largest possible value.
     """
 
     name: str
-    compute: Callable[[Sequence[Any], Sequence[Any]], float]
-    each: Callable[[Any, Any], float]
+    statistics: Callable[[Values, Values], RowStatistics]
+    score_row: Callable[[Any, Any], float]
     forms: frozenset[Form]
     greater_is_better: bool = True
     low: float = 0.0
     high: float = 1.0
 
-
-def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Share of rows that are right; a row of a set is right when every label in it is."""
-    import sklearn.metrics
-
-    return float(sklearn.metrics.accuracy_score(references, predictions))
+    def compute(self, predictions: Values, references: Values) -> float:
+        """Return the metric of all rows."""
+        return self.statistics(predictions, references).value()
 
 
-def macro_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Mean F1 of the classes; in sets, one that nobody named counts as 0."""
-    return _f1(predictions, references, "macro")
+def score_equality(prediction: Any, reference: Any) -> float:
+    """Return 1.0 for a correct row, else 0.0; a set is correct if every label in it is."""
+    return float(prediction == reference)
 
 
-def micro_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
+def squared_error(prediction: float, reference: float) -> float:
+    """Return the squared error of a row, in squared units of the target."""
+    return (prediction - reference) ** 2
+
+
+def score_closeness(prediction: float, reference: float) -> float:
+    """Return minus the squared error of a row."""
+    return -squared_error(prediction, reference)
+
+
+def _f1(named: Floats, present: Floats, both: Floats) -> Floats:
+    """Return 2 both / (named + present), and 0 where that is 0 / 0."""
+    total = named + present
+    return np.divide(2 * both, total, out=np.zeros_like(total), where=total > 0)
+
+
+def macro_f1(predictions: Values, references: Values) -> RowSums:
+    """Mean F1 of the labels.
+
+    A label of sets that is neither named nor present counts as 0; a class does not count at all, as
+    in scikit-learn.
+    """
+    sets = np.ndim(references) == 2
+
+    def figure(named: Floats, present: Floats, both: Floats) -> Floats:
+        labels = float(named.shape[1]) if sets else sum_labels(named + present > 0)
+        return sum_labels(_f1(named, present, both)) / labels
+
+    return by_label(predictions, references, figure)
+
+
+def micro_f1(predictions: Values, references: Values) -> RowSums:
     """F1 of all decisions pooled; equals accuracy where a row has exactly one class."""
-    return _f1(predictions, references, "micro")
+
+    def figure(named: Floats, present: Floats, both: Floats) -> Floats:
+        return _f1(sum_labels(named), sum_labels(present), sum_labels(both))
+
+    return by_label(predictions, references, figure)
 
 
-def binary_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
+def binary_f1(predictions: Values, references: Values) -> RowSums:
     """F1 of class 1 in a task of two classes (MRPC, QQP)."""
-    return _f1(predictions, references, "binary")
+    named, present = np.asarray(predictions) == 1, np.asarray(references) == 1
+    columns = np.stack([named, present, named & present], axis=1).astype(float)
+    return RowSums(columns, lambda sums: _f1(*sums.T))
 
 
-def _f1(predictions: Sequence[Any], references: Sequence[Any], average: str) -> float:
-    import sklearn.metrics
+def matthews(predictions: Values, references: Values) -> RowSums:
+    """Matthews correlation, -1 to 1; for several classes Gorodkin's R_K."""
 
-    if np.ndim(references) == 2 and np.shape(references)[1] == 1:
-        # Of sets over one class scikit-learn would count its absence as a second class.
-        return _f1(np.ravel(predictions).tolist(), np.ravel(references).tolist(), "binary")
-    score = sklearn.metrics.f1_score(references, predictions, average=average, zero_division=0)
-    return float(score)
+    def figure(named: Floats, present: Floats, both: Floats) -> Floats:
+        rows = sum_labels(named)
+        covariance = sum_labels(both) * rows - sum_labels(named * present)
+        variances = (rows**2 - sum_labels(n**2) for n in (named, present))
+        scale = np.sqrt(math.prod(variances))
+        return np.divide(covariance, scale, out=np.zeros_like(rows), where=scale > 0)
 
-
-def matthews(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Matthews correlation, -1 to 1."""
-    import sklearn.metrics
-
-    if len(set(predictions)) < 2 or len(set(references)) < 2:
-        return 0.0
-    return float(sklearn.metrics.matthews_corrcoef(references, predictions))
+    return by_label(predictions, references, figure)
 
 
-def pearson(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Pearson's linear correlation, -1 to 1."""
-    return _correlation("pearsonr", predictions, references)
+def pearson(predictions: Values, references: Values) -> RowSums:
+    """Pearson's linear correlation, -1 to 1; of all rows by SciPy, of draws from moments."""
+    x, y = (np.asarray(v, dtype=float) - np.mean(v) for v in (predictions, references))
+    columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
+
+    def figure(sums: Floats) -> Floats:
+        x, y, xx, yy, xy = sums.T / len(references)
+        x_var, y_var = xx - x * x, yy - y * y
+        varies = (x_var > 1e-12 * xx) & (y_var > 1e-12 * yy)  # beyond rounding
+        scale = np.sqrt(np.where(varies, x_var * y_var, 1.0))
+        return np.where(varies, (xy - x * y) / scale, 0.0)
+
+    return RowSums(columns, figure, exact=_correlation("pearsonr", predictions, references))
 
 
-def spearman(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Spearman's rank correlation, -1 to 1."""
-    return _correlation("spearmanr", predictions, references)
+@dataclass(frozen=True)
+class Ranks:
+    """Spearman's correlation: ranks change with the rows drawn, so draws are computed one by one.
+
+    Attributes:
+        predictions: The predicted numbers, (rows,).
+        references: The right numbers, (rows,).
+    """
+
+    predictions: Values
+    references: Values
+    additive = False
+
+    def value(self) -> float:
+        """Return the metric of all rows."""
+        return _correlation("spearmanr", self.predictions, self.references)
+
+    def resampled(self, counts: Floats) -> Floats:
+        """Return the metric of resampled rows; see `RowStatistics.resampled`."""
+        x, y = np.asarray(self.predictions), np.asarray(self.references)
+        drawn = (np.repeat(np.arange(len(x)), draw.astype(int)) for draw in counts)
+        return np.array([_correlation("spearmanr", x[rows], y[rows]) for rows in drawn])
 
 
-def _correlation(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+def _correlation(name: str, predictions: Values | Floats, references: Values | Floats) -> float:
+    """Return a correlation by SciPy's function of that name; 0.0 where it is undefined."""
     import scipy.stats
 
     if len(predictions) < 2:
@@ -138,54 +208,89 @@ def _correlation(name: str, predictions: Sequence[Any], references: Sequence[Any
     return 0.0 if math.isnan(value) else value
 
 
-def mean_squared_error(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    """Mean squared difference, in squared units of the target."""
-    import sklearn.metrics
+def count_entities(prediction: Sequence[str], reference: Sequence[str]) -> tuple[int, int, int]:
+    """Count the entities of a row that are named, present, and both (the same span and type)."""
+    from seqeval.metrics.sequence_labeling import get_entities
 
-    return float(sklearn.metrics.mean_squared_error(references, predictions))
+    named, present = ({*get_entities(list(tags))} for tags in (prediction, reference))
+    return len(named), len(present), len(named & present)
 
 
-def entity_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
+def entity_f1(predictions: Values, references: Values) -> RowSums:
     """F1 over entities; one counts only if its span and its type are exact (conlleval's rule)."""
-    import seqeval.metrics
+    counts = [count_entities(p, y) for p, y in zip(predictions, references, strict=True)]
 
-    return float(seqeval.metrics.f1_score(references, predictions, zero_division=0))
+    def figure(sums: Floats) -> Floats:
+        # Through precision and recall, whose rounding is that of seqeval.
+        named, present, both = np.maximum(sums.T, [[1.0], [1.0], [0.0]])
+        precision, recall = both / named, both / present
+        total = precision + recall
+        scores: Floats = 2 * precision * recall / np.where(total > 0, total, 1.0)
+        return scores
+
+    return RowSums(np.array(counts, dtype=np.float64), figure)
 
 
-def tag_accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
+def score_entities(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """Return the F1 over the entities of one row; 1.0 where none is present and none named."""
+    named, present, both = count_entities(prediction, reference)
+    return 2 * both / (named + present) if named + present else 1.0
+
+
+def count_tags(prediction: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
+    """Count the words of a row that have the right tag, and all of them."""
+    return sum(a == b for a, b in zip(prediction, reference, strict=True)), len(reference)
+
+
+def tag_accuracy(predictions: Values, references: Values) -> RowSums:
     """Share of words whose tag is right, over all rows."""
-    pairs = [
-        (tag, right)
-        for row, reference in zip(predictions, references, strict=True)
-        for tag, right in zip(row, reference, strict=True)
-    ]
-    return sum(tag == right for tag, right in pairs) / len(pairs) if pairs else 0.0
+    counts = [count_tags(p, y) for p, y in zip(predictions, references, strict=True)]
+    columns = np.array(counts, dtype=np.float64)
+    return RowSums(columns, lambda sums: sums[:, 0] / np.maximum(sums[:, 1], 1))
 
 
-def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Corpus BLEU over all references of a row, 0 to 100 (sacrebleu's default settings)."""
+def score_tags(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """Return the share of the words of one row whose tag is right; 1.0 where there are none."""
+    right, words = count_tags(prediction, reference)
+    return right / words if words else 1.0
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> RowSums:
+    """Corpus BLEU over all references of a row, 0 to 100 (sacrebleu's default settings).
+
+    It is a function of the lengths of texts and references and of the n-grams matched and present.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(effective_order=True)
+    columns = []
+    for text, texts in zip(predictions, references, strict=True):
+        row = metric.sentence_score(text, list(texts))
+        columns.append((row.sys_len, row.ref_len, *row.counts, *row.totals))
+
+    def figure(sums: Floats) -> Floats:
+        orders = (sums.shape[1] - 2) // 2
+        scores = [
+            BLEU.compute_bleu(draw[2 : 2 + orders], draw[2 + orders :], *draw[:2], "exp").score
+            for draw in sums.astype(int).tolist()
+        ]
+        return np.array(scores)
+
+    return RowSums(np.array(columns, dtype=np.float64), figure)
+
+
+def score_bleu(prediction: str, reference: Sequence[str]) -> float:
+    """Return sacrebleu's sentence BLEU, 0 to 100, over the n-gram orders that the row has."""
     import sacrebleu
 
-    most = max((len(texts) for texts in references), default=0)
-    # sacrebleu wants one list per reference number; None stands where a row has fewer.
-    streams = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
-    return float(sacrebleu.corpus_bleu(list(predictions), streams, force=True).score)
-
-
-def exact_number(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Share of texts whose final number equals that of one of the references."""
-    hits = [
-        (found := final_number(text)) is not None and found in map(final_number, texts)
-        for text, texts in zip(predictions, references, strict=True)
-    ]
-    return float(np.mean(hits))
+    return float(sacrebleu.sentence_bleu(prediction, list(reference)).score)
 
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 
 def final_number(text: str) -> Decimal | None:
-    """Returns the first number after the last `####`, or the last number where no `####` stands.
+    """Return the first number after the last `####`, or the last number where no `####` stands.
 
     Thousands separators are dropped, and numbers compare by value: 1,000 is 1000.0.
     """
@@ -196,104 +301,63 @@ def final_number(text: str) -> Decimal | None:
     return Decimal((numbers[0] if marker else numbers[-1]).replace(",", ""))
 
 
-def loss_per_token(nats: Sequence[float], tokens: Sequence[int]) -> float:
+def score_number(prediction: str, reference: Sequence[str]) -> float:
+    """Return 1.0 if the final number of a text equals that of one of the references, else 0.0."""
+    number = final_number(prediction)
+    return float(number is not None and number in map(final_number, reference))
+
+
+def loss_per_token(nats: Sequence[float], tokens: Sequence[int]) -> RowSums:
     """Mean -log p of a scored token over the whole split, in nats."""
-    return float(np.sum(nats) / np.sum(tokens))
+    columns = np.stack([nats, tokens], axis=1).astype(float)
+    return RowSums(columns, lambda sums: sums[:, 0] / sums[:, 1])
 
 
-def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> float:
-    """Returns exp of the loss per token; infinite where that overflows."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(np.float64(loss_per_token(nats, tokens))))
+def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> RowSums:
+    """Exponential of the loss per token; infinite where that overflows."""
+    loss = loss_per_token(nats, tokens)
+
+    def figure(sums: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return np.exp(loss.figure(sums))
+
+    return RowSums(loss.columns, figure)
 
 
-def right(prediction: Any, reference: Any) -> float:
-    """1.0 for a row that is right, else 0.0."""
-    return float(prediction == reference)
-
-
-def closeness(prediction: float, reference: float) -> float:
-    """Minus the squared error of a row."""
-    return -((prediction - reference) ** 2)
-
-
-def row_entity_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 over the entities of one row; 1.0 where there is none and none was named."""
-    import seqeval.metrics
-
-    named = {*seqeval.metrics.sequence_labeling.get_entities(list(prediction))}
-    there = {*seqeval.metrics.sequence_labeling.get_entities(list(reference))}
-    total = len(named) + len(there)
-    return 2 * len(named & there) / total if total else 1.0
-
-
-def row_tag_accuracy(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """Share of the words of one row whose tag is right; 1.0 where there is none."""
-    return tag_accuracy([prediction], [reference]) if len(reference) else 1.0
-
-
-def row_bleu(prediction: str, reference: Sequence[str]) -> float:
-    """BLEU of one row, 0 to 100, over the n-gram orders that it has (sacrebleu's sentence BLEU)."""
-    import sacrebleu
-
-    return float(sacrebleu.sentence_bleu(prediction, list(reference)).score)
-
-
-def right_number(prediction: str, reference: Sequence[str]) -> float:
-    """1.0 if the final number of a row is right, else 0.0."""
-    return exact_number([prediction], [reference])
-
-
-def mean_log_likelihood(nats: float, tokens: int) -> float:
-    """Mean log p of a scored token of a row."""
+def score_likelihood(nats: float, tokens: int) -> float:
+    """Return the mean log p of a scored token of a row."""
     return -nats / tokens
 
 
 CLASSES: frozenset[Form] = frozenset({"classes"})
 NUMBERS: frozenset[Form] = frozenset({"numbers"})
 NATS: frozenset[Form] = frozenset({"nats"})
+TAGS: frozenset[Form] = frozenset({"tags"})
 TEXTS: frozenset[Form] = frozenset({"texts"})
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, right, CLASSES | {"sets"}),
-        Metric("macro_f1", macro_f1, right, CLASSES | {"sets"}),
-        Metric("micro_f1", micro_f1, right, CLASSES | {"sets"}),
-        Metric("binary_f1", binary_f1, right, CLASSES),
-        Metric("matthews", matthews, right, CLASSES, low=-1.0),
-        Metric("pearson", pearson, closeness, NUMBERS, low=-1.0),
-        Metric("spearman", spearman, closeness, NUMBERS, low=-1.0),
-        Metric(
-            "mse", mean_squared_error, closeness, NUMBERS, greater_is_better=False, high=math.inf
-        ),
-        Metric("entity_f1", entity_f1, row_entity_f1, frozenset({"tags"})),
-        Metric("tag_accuracy", tag_accuracy, row_tag_accuracy, frozenset({"tags"})),
-        Metric("bleu", bleu, row_bleu, TEXTS, high=100.0),
-        Metric("exact_number", exact_number, right_number, TEXTS),
-        Metric(
-            "loss_per_token",
-            loss_per_token,
-            mean_log_likelihood,
-            NATS,
-            greater_is_better=False,
-            high=math.inf,
-        ),
-        Metric(
-            "perplexity",
-            perplexity,
-            mean_log_likelihood,
-            NATS,
-            greater_is_better=False,
-            low=1.0,
-            high=math.inf,
-        ),
+        Metric("accuracy", mean(score_equality), score_equality, CLASSES | {"sets"}),
+        Metric("macro_f1", macro_f1, score_equality, CLASSES | {"sets"}),
+        Metric("micro_f1", micro_f1, score_equality, CLASSES | {"sets"}),
+        Metric("binary_f1", binary_f1, score_equality, CLASSES),
+        Metric("matthews", matthews, score_equality, CLASSES, low=-1.0),
+        Metric("pearson", pearson, score_closeness, NUMBERS, low=-1.0),
+        Metric("spearman", Ranks, score_closeness, NUMBERS, low=-1.0),
+        Metric("mse", mean(squared_error), score_closeness, NUMBERS, False, high=math.inf),
+        Metric("entity_f1", entity_f1, score_entities, TAGS),
+        Metric("tag_accuracy", tag_accuracy, score_tags, TAGS),
+        Metric("bleu", bleu, score_bleu, TEXTS, high=100.0),
+        Metric("exact_number", mean(score_number), score_number, TEXTS),
+        Metric("loss_per_token", loss_per_token, score_likelihood, NATS, False, high=math.inf),
+        Metric("perplexity", perplexity, score_likelihood, NATS, False, 1.0, math.inf),
     )
 }
 
 
 def get_metric(name: str) -> Metric:
-    """Returns the metric of that name.
+    """Return the metric of that name.
 
     Raises:
         TaskError: If there is none; the message lists all.
@@ -307,7 +371,7 @@ def get_metric(name: str) -> Metric:
 
 
 def score(names: Iterable[str], outcomes: Mapping[Form, Outcome]) -> dict[str, float]:
-    """Returns every named metric that one of the outcomes has the form for."""
+    """Return every named metric that one of the outcomes has the form for."""
     return {
         name: METRICS[name].compute(outcome.predictions, outcome.references)
         for name in names

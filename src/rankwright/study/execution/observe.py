@@ -118,7 +118,7 @@ def examples(job: Job, outcomes: dict[Form, Outcome], split: str) -> Examples:
     return Examples(
         metric.name,
         tuple(place(rows[row].where) for row in job.prepared.drawn(split, len(pairs))),
-        np.array([metric.each(*pair) for pair in pairs], dtype=np.float64),
+        np.array([metric.score_row(*pair) for pair in pairs], dtype=np.float64),
         tuple(outcome.predictions),
         tuple(outcome.references),
     )

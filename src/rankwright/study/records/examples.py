@@ -30,7 +30,7 @@ class Examples:
         ids: Where every row is from, such as "validation.jsonl:12".
         scores: A figure of merit for every row, larger is better: 1.0 or 0.0 for right or wrong,
             minus the squared error of a number, the mean log p of a token, and so on; see
-            `tasks.metrics.Metric.each`. For accuracy the mean of the scores is the metric; a
+            `tasks.metrics.Metric.score_row`. For accuracy the mean of the scores is the metric; a
             correlation or an F1 is no mean over rows: resample rows and call `compute`.
         predictions: What the model said, in the form that the metric takes.
         labels: What is right, in the form that the metric takes.

@@ -29,7 +29,7 @@ from rankwright.study.statistics import (
     Verdict,
     estimate,
     holm,
-    on_draws,
+    resample,
     signed_rank,
     verdicts,
 )
@@ -278,7 +278,7 @@ class _Task:
     @cached_property
     def _draws(self) -> dict[str, np.ndarray]:
         """The metric of every run on resampled rows."""
-        return {name: on_draws(outcome) for name, outcome in self._outcomes.items()}
+        return {name: resample(outcome) for name, outcome in self._outcomes.items()}
 
     @cached_property
     def _outcomes(self) -> dict[str, Examples]:

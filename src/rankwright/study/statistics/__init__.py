@@ -1,6 +1,6 @@
 """What the figures of a study allow to say: intervals, tests, power, a verdict in words."""
 
-from rankwright.study.statistics.draws import on_draws
+from rankwright.study.statistics.draws import resample
 from rankwright.study.statistics.interval import Estimate, estimate
 from rankwright.study.statistics.power import seeds_needed
 from rankwright.study.statistics.several import SignedRank, holm, signed_rank
@@ -15,8 +15,8 @@ __all__ = [
     "Verdict",
     "estimate",
     "holm",
-    "on_draws",
     "over_seeds_and_rows",
+    "resample",
     "seeds_needed",
     "signed_rank",
     "verdicts",

@@ -31,7 +31,7 @@ import numpy as np
 from rankwright.study.statistics.interval import Estimate, estimate, spread
 
 
-def over_seeds_and_rows(of_seeds: Sequence[float], on_draws: np.ndarray, rows: int) -> Estimate:
+def over_seeds_and_rows(of_seeds: Sequence[float], resampled: np.ndarray, rows: int) -> Estimate:
     """The mean difference of two methods, on seeds and rows other than these.
 
     It estimates the difference that the same study would show with new seeds and with new rows of
@@ -39,21 +39,21 @@ def over_seeds_and_rows(of_seeds: Sequence[float], on_draws: np.ndarray, rows: i
 
     Args:
         of_seeds: The difference on all rows, one a seed.
-        on_draws: The same on resampled rows, (draws, seeds).
+        resampled: The same on resampled rows, (draws, seeds).
         rows: Number of rows.
     """
     means = np.asarray(of_seeds, dtype=np.float64)
     seeds = means.size
-    if on_draws.ndim != 2 or on_draws.shape[1] != seeds:
-        raise ValueError(f"draws of shape {on_draws.shape}: expected (draws, {seeds})")
+    if resampled.ndim != 2 or resampled.shape[1] != seeds:
+        raise ValueError(f"draws of shape {resampled.shape}: expected (draws, {seeds})")
     over_seeds = estimate(of_seeds)
     if seeds < 2 or rows < 2:
         return Estimate(over_seeds.mean, math.inf, 0)
-    of_draws = on_draws.mean(axis=1)
-    rest = on_draws - of_draws[:, None] - on_draws.mean(axis=0) + on_draws.mean()
+    of_draws = resampled.mean(axis=1)
+    rest = resampled - of_draws[:, None] - resampled.mean(axis=0) + resampled.mean()
     v_seeds = spread(means) ** 2 / seeds
     v_rows = float(of_draws.var(ddof=1))
-    v_rest = float((rest**2).sum()) / (len(on_draws) - 1) / (seeds - 1) / seeds
+    v_rest = float((rest**2).sum()) / (len(resampled) - 1) / (seeds - 1) / seeds
     variance = max(v_seeds + v_rows - v_rest, v_seeds, v_rows)
     parts = v_seeds**2 / (seeds - 1) + v_rows**2 / (rows - 1)
     freedom = variance**2 / parts if parts else seeds - 1

@@ -64,10 +64,10 @@ class Difference:
 
     @classmethod
     def of(
-        cls, of_seeds: Sequence[float], on_draws: np.ndarray | None = None, rows: int = 0
+        cls, of_seeds: Sequence[float], resampled: np.ndarray | None = None, rows: int = 0
     ) -> Difference:
         """The difference with both intervals; see `over_seeds_and_rows` for the arguments."""
-        over_rows = None if on_draws is None else over_seeds_and_rows(of_seeds, on_draws, rows)
+        over_rows = None if resampled is None else over_seeds_and_rows(of_seeds, resampled, rows)
         return cls(tuple(of_seeds), estimate(of_seeds), over_rows, rows)
 
 
