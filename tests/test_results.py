@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.report.figures import StudyFigures, TaskFigures, figures
+from rankwright.study.report.results import StudyResults, TaskResults, compute_results
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 KEPT = sorted(path for path in (RESULTS / "records").iterdir() if path.is_dir())
@@ -26,12 +26,12 @@ def study_table() -> Any:
     return module
 
 
-def runs(task: TaskFigures) -> int:
+def runs(task: TaskResults) -> int:
     """How many runs of a task there are."""
     return sum(len(method.runs) for method in task.methods)
 
 
-def planned(study: StudyFigures, task: TaskFigures) -> int:
+def planned(study: StudyResults, task: TaskResults) -> int:
     """How many there will be."""
     return sum(run.task == task.task.task for run in study.study.runs)
 
@@ -39,7 +39,7 @@ def planned(study: StudyFigures, task: TaskFigures) -> int:
 @pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.name)
 def test_tables_and_verdicts_are_those_of_the_records(kept: Path, study_table: Any) -> None:
     page = (RESULTS / "compare.md").read_text(encoding="utf-8").splitlines()
-    study = figures(StudyFolder(kept))
+    study = compute_results(StudyFolder(kept))
     finished = [task for task in study.tasks if runs(task) == planned(study, task)]
     if not finished:
         pytest.skip(f"{study.finished} of {len(study.study.runs)} runs so far")

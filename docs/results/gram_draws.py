@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rankwright.core.random_state import seeded_generator
-from rankwright.peft_layers.layers import adapted_layers
 from rankwright.job.paths import resolve_model
 from rankwright.methods import BiDoRA
+from rankwright.peft_layers.layers import adapted_layers
 from rankwright.penalties import Gram
 
 WHOLE = Gram(1.0, rows=None, modules=None)

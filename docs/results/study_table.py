@@ -11,12 +11,17 @@ import sys
 from pathlib import Path
 
 from rankwright.study.planning.config import RATES
-from rankwright.study.report.figures import MethodFigures, StudyFigures, TaskFigures, figures
 from rankwright.study.records.folder import StudyFolder
+from rankwright.study.report.results import (
+    MethodResults,
+    StudyResults,
+    TaskResults,
+    compute_results,
+)
 from rankwright.study.report.words import plus_minus
 
 
-def table(task: TaskFigures, study: StudyFigures) -> list[str]:
+def table(task: TaskResults, study: StudyResults) -> list[str]:
     """The task's table, a method a line, in the study's order."""
     order = [method.label for method in study.study.methods]
     methods = sorted(task.methods, key=lambda method: order.index(method.label))
@@ -27,21 +32,21 @@ def table(task: TaskFigures, study: StudyFigures) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in ([*head, "stored"], ruler, *rows)]
 
 
-def _row(method: MethodFigures, task: TaskFigures, seeds: tuple[int, ...]) -> list[str]:
-    of_seeds = {run.seed: task.unit.number(run.value) for run in method.runs}
+def _row(method: MethodResults, task: TaskResults, seeds: tuple[int, ...]) -> list[str]:
+    by_seed = {run.seed: task.unit.number(run.value) for run in method.runs}
     mean = plus_minus(method.mean, task.unit)
     steps = method.average(lambda run: run.cost.steps)
     figures = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
     return [
         method.label,
-        *(of_seeds.get(seed, "") for seed in seeds),
+        *(by_seed.get(seed, "") for seed in seeds),
         mean,
         _found(method),
         *figures,
     ]
 
 
-def _found(method: MethodFigures) -> str:
+def _found(method: MethodResults) -> str:
     """The learning rates of the runs, as tuning found them."""
     if method.tuning is None:
         return ""
@@ -50,7 +55,7 @@ def _found(method: MethodFigures) -> str:
     )
 
 
-def verdicts(task: TaskFigures) -> list[str]:
+def verdicts(task: TaskResults) -> list[str]:
     """What every method is beside what it is compared with, in words."""
     found = [method.verdict for method in task.methods]
     return [f"> {verdict.words(task.unit)}" for verdict in found if verdict is not None]
@@ -58,7 +63,7 @@ def verdicts(task: TaskFigures) -> list[str]:
 
 def main(folder: str) -> None:
     """Print every task of the study."""
-    study = figures(StudyFolder(Path(folder)))
+    study = compute_results(StudyFolder(Path(folder)))
     for task in study.tasks:
         print(f"### {task.task.task}, {task.task.metric}\n")
         print("\n".join(table(task, study)), end="\n\n")

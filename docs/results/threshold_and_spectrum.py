@@ -15,8 +15,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from rankwright.procedures.sparsify.proximal import soft_threshold
 from rankwright.penalties.spectral import Norm, spectral_ratio
+from rankwright.procedures.sparsify.proximal import soft_threshold
 
 MODULES, WIDTH, RANK = 56, 4096, 16  # q and v of a model of 7 billion parameters, say
 

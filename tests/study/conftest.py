@@ -12,7 +12,7 @@ import made_up
 from rankwright.cli.quiet import quiet
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.report.figures import StudyFigures, figures
+from rankwright.study.report.results import StudyResults, compute_results
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 @pytest.fixture(scope="session")
-def found(study: StudyFolder) -> StudyFigures:
+def found(study: StudyFolder) -> StudyResults:
     """Its figures."""
-    return figures(study)
+    return compute_results(study)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from rankwright.job.card import loading_section
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.records import RunRecord, StudyRecord, TaskRecord
 from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
-from rankwright.study.report.figures import MethodFigures, StudyFigures, figures
+from rankwright.study.report.results import MethodResults, StudyResults, compute_results
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
 
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(found: StudyFigures) -> Page:
+def page(found: StudyResults) -> Page:
     return Page(html(found))
 
 
@@ -132,11 +132,11 @@ def difference_cell(study: StudyFolder, task: str, method: str) -> tuple[str, fl
     if method == "dora":
         return "", 0.0
     scale, digits = (1, 4) if task == "e2e" else (100, 1)
-    of_seeds = raw_files.differences(study.path, task, method, "dora")
-    if not of_seeds.any():
+    by_seed = raw_files.differences(study.path, task, method, "dora")
+    if not by_seed.any():
         zero = f"{0:.{digits}f}"
         return f"{zero} ± {zero}", 0.0
-    mean, _, high = raw_files.interval(of_seeds)
+    mean, _, high = raw_files.interval(by_seed)
     shown = f"{scale * mean:+.{digits}f} ± {scale * (high - mean):.{digits}f}"
     return shown.replace("-", "−"), mean
 
@@ -182,7 +182,7 @@ def test_what_was_forgotten_is_that_of_the_raw_files(page: Page, study: StudyFol
 
 
 def test_the_summary_says_the_figures_of_the_raw_files(
-    found: StudyFigures, study: StudyFolder
+    found: StudyResults, study: StudyFolder
 ) -> None:
     text = markdown(found)
     for task in ("rte", "cola", "e2e"):
@@ -200,13 +200,13 @@ def test_the_summary_says_the_figures_of_the_raw_files(
     assert "3f" * 32 in text
 
 
-def test_a_table_says_which_way_it_is_sorted(page: Page, found: StudyFigures) -> None:
+def test_a_table_says_which_way_it_is_sorted(page: Page, found: StudyResults) -> None:
     sorted_by = [a["aria-sort"] for tag, a in page.tags if tag == "th" and "aria-sort" in a]
     assert [task.task.greater_is_better for task in found.tasks] == [True, True, False]
     assert sorted_by == ["descending", "descending", "ascending"]
 
 
-def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyFigures) -> None:
+def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyResults) -> None:
     for text in (
         found.study.command, "3f" * 32, "a7" * 32, "torch 2.13.0", "Seeds 0, 1, 2, 3, 4",
         *(run.command for run in found.runs), "cpu, 2 threads", "loss is NaN",
@@ -224,7 +224,7 @@ def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
     task |= {"rows": {**task["rows"], "held_out": 77}}
     record = dataclasses.replace(small.study, tasks=(TaskRecord(**task),))
     record.save(small.description)
-    found = figures(StudyFolder(small.path))
+    found = compute_results(StudyFolder(small.path))
     for text in (html(found), markdown(found)):
         assert f"{task['rows']['train']:,}, 9 of them used" in text
         assert f"{task['rows']['validation']:,}, 8 of them used" in text
@@ -234,19 +234,19 @@ def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
 def test_the_file_that_the_command_names_is_there(small: StudyFolder) -> None:
     record = dataclasses.replace(small.study, file="# <why>\nmethods: [lora]")
     record.save(small.description)
-    found = figures(StudyFolder(small.path))
+    found = compute_results(StudyFolder(small.path))
     assert found.study.file == record.file
     assert "<pre><code># &lt;why&gt;\nmethods: [lora]</code></pre>" in html(found)
     assert "````yaml\n# <why>\nmethods: [lora]\n````\n" in markdown(found)
 
 
-def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyFigures) -> None:
-    assert html(found) == html(figures(StudyFolder(study.path)))
+def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyResults) -> None:
+    assert html(found) == html(compute_results(StudyFolder(study.path)))
 
 
 def test_names_and_messages_are_escaped(small: StudyFolder) -> None:
     rename(small, "lora", "<script>alert(1)</script>|")
-    found = figures(small)
+    found = compute_results(small)
     page = Page(html(found))
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "<script>alert(1)</script>|" in page.text
@@ -276,7 +276,7 @@ def test_a_small_study_has_a_report(
     folder = made_up.study(
         tmp_path, methods=methods, tasks=("rte",), seeds=seeds, rows=20, trials=1
     )
-    found = figures(folder)
+    found = compute_results(folder)
     for text in (html(found), markdown(found)):
         assert not re.search(r"\b(nan|inf|None)\b", text)
     if seeds == (0,):
@@ -287,7 +287,7 @@ def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
     folder = made_up.study(
         tmp_path, methods=("dora", "lora", "full"), tasks=("rte",), seeds=(0,), rows=20, trials=0
     )
-    found = figures(folder)
+    found = compute_results(folder)
     short = words.in_short(found.tasks[0], found.baselines)
     assert re.fullmatch(
         r"one seed tells nothing apart; run more seeds\. Beside dora: "
@@ -303,7 +303,7 @@ def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Pa
         tmp_path, methods=("dora", "lora", "full", "bidora"), tasks=("rte",), seeds=(0, 1, 2),
         rows=40, trials=0, unfinished=lost,
     )  # fmt: skip
-    found = figures(folder)
+    found = compute_results(folder)
     short = words.in_short(found.tasks[0], found.baselines)
     assert re.search(r"with only one seed beside dora: full \([−+\d.]+\)", short)
     assert not re.search(r"not distinguishable[^;]*full", short)
@@ -319,7 +319,7 @@ def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Pa
         model_card(unfinished_only(found))
 
 
-def unfinished_only(found: StudyFigures) -> StudyFigures:
+def unfinished_only(found: StudyResults) -> StudyResults:
     """The study with those methods alone that have not finished."""
     task = found.tasks[0]
     left = tuple(method for method in task.methods if method.missing)
@@ -353,7 +353,7 @@ def test_colours_can_be_read_in_light_dark_and_print() -> None:
 
 
 def test_the_card_of_the_best_method(small: StudyFolder) -> None:
-    found = figures(small)
+    found = compute_results(small)
     run, text = model_card(found)
     best = found.tasks[0].methods[0]
     assert (run.label, run.seed) == (best.label, 0)
@@ -372,7 +372,7 @@ def test_the_card_of_the_best_method(small: StudyFolder) -> None:
 
 def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
     """As the adapter's own README has them; a study of before they were noted says what lacks."""
-    found = figures(small)
+    found = compute_results(small)
     run, text = model_card(found)
     assert run.head is not None
     assert loading_section(run.head, "sentence-transformers/all-MiniLM-L6-v2") in text
@@ -380,7 +380,7 @@ def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
     assert text.count("    id2label={0: 'entailment', 1: 'not_entailment'},\n") == 2
     for record in small.records():
         dataclasses.replace(record, head=None).save(small.record(record.name))
-    _, old = model_card(figures(small))
+    _, old = model_card(compute_results(small))
     assert "num_labels=" not in old
     assert "also needs `num_labels`" in old
 
@@ -389,13 +389,13 @@ def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: St
     for record in small.records():
         kind = "multiple_choice"
         dataclasses.replace(record, head=None, kind=kind).save(small.record(record.name))
-    _, text = model_card(figures(small))
+    _, text = model_card(compute_results(small))
     assert "AutoModelForCausalLM.from_pretrained" in text
     assert "AutoModelForMultipleChoice" not in text
 
 
 def test_a_card_is_asked_for_by_task_method_and_seed(
-    found: StudyFigures, study: StudyFolder, tmp_path: Path
+    found: StudyResults, study: StudyFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(MethodError, match="choose one of the finished tasks, rte, cola, e2e"):
         model_card(found)
@@ -414,7 +414,7 @@ def test_a_card_is_asked_for_by_task_method_and_seed(
     assert path.read_text("utf-8") == model_card(found, task="e2e")[1]
 
 
-def test_what_always_the_same_answer_gets_is_a_row(found: StudyFigures, page: Page) -> None:
+def test_what_always_the_same_answer_gets_is_a_row(found: StudyResults, page: Page) -> None:
     """Also in Markdown and on the card; e2e generates text, and has none."""
     rte, cola, e2e = page.rows("results")
     task = found.tasks[0]
@@ -428,8 +428,8 @@ def test_what_always_the_same_answer_gets_is_a_row(found: StudyFigures, page: Pa
     assert row in model_card(found, task="rte")[1]
 
 
-def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyFigures) -> None:
-    def without(method: MethodFigures) -> MethodFigures:
+def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyResults) -> None:
+    def without(method: MethodResults) -> MethodResults:
         runs = (dataclasses.replace(run, constant=None, alike=None) for run in method.runs)
         return dataclasses.replace(method, runs=tuple(runs), stuck=())
 
@@ -443,7 +443,7 @@ def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyFigures) -> No
 
 
 def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
-    found: StudyFigures,
+    found: StudyResults,
 ) -> None:
     task = found.tasks[0]
     first, *others = task.methods
@@ -457,7 +457,7 @@ def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
 
 
 def test_a_report_takes_the_place_of_the_last_one(small: StudyFolder) -> None:
-    found = figures(small)
+    found = compute_results(small)
     for _ in range(2):
         path = write_html(found, small)
     assert path == small.path / "report.html"

@@ -12,7 +12,7 @@ import raw_files
 from browser import CHROMIUM, DRIVER, Browser, browser
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import write_html
-from rankwright.study.report.figures import StudyFigures
+from rankwright.study.report.results import StudyResults
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def page(found: StudyFigures, study: StudyFolder) -> Iterator[Browser]:
+def page(found: StudyResults, study: StudyFolder) -> Iterator[Browser]:
     """The report, opened."""
     file: Path = write_html(found, study)
     with browser() as window:
@@ -51,9 +51,9 @@ def test_its_numbers_are_those_of_the_raw_files(page: Browser, study: StudyFolde
         assert value == pytest.approx(mean, rel=1e-12)
         assert text.startswith(f"{scale * mean:.{digits}f} ± {scale * (high - mean):.{digits}f}")
         if method != "dora":
-            of_seeds = raw_files.differences(study.path, task, method, "dora")
-            expected = f"{scale * of_seeds.mean():+.{digits}f}".replace("-", "−")
-            expected = expected[1:] if not of_seeds.any() else expected
+            by_seed = raw_files.differences(study.path, task, method, "dora")
+            expected = f"{scale * by_seed.mean():+.{digits}f}".replace("-", "−")
+            expected = expected[1:] if not by_seed.any() else expected
             assert difference.startswith(f"{expected} ± ")
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
-from rankwright.study.report.figures import POINTS, UNITS, StudyFigures
 from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.curves import curve_panels, learning_curves
 from rankwright.study.report.plots.labels import box_of, place_labels
@@ -28,6 +27,7 @@ from rankwright.study.report.plots.panel import (
 from rankwright.study.report.plots.strips import forest, value_strips
 from rankwright.study.report.plots.trade_offs import COSTS, pareto_front, trade_offs
 from rankwright.study.report.plots.tuning import tuning_panels
+from rankwright.study.report.results import POINTS, UNITS, StudyResults
 from rankwright.study.statistics import Difference
 from rankwright.tasks.metrics import METRICS
 
@@ -58,7 +58,7 @@ def test_what_lies_outside_is_on_the_edge() -> None:
     assert (axis.at(-math.inf), axis.at(0.5), axis.at(7.0)) == (10, 15, 20)
 
 
-def test_the_front_holds_what_nothing_beats(found: StudyFigures) -> None:
+def test_the_front_holds_what_nothing_beats(found: StudyResults) -> None:
     for task in found.tasks:
         sign = 1 if task.task.greater_is_better else -1
         for cost in COSTS:
@@ -133,7 +133,7 @@ def test_a_name_too_long_for_the_plot_is_left_out() -> None:
     assert place_labels([(100.0, 100.0)], ["x" * 60]) == []
 
 
-def test_all_is_inside_its_plot(found: StudyFigures) -> None:
+def test_all_is_inside_its_plot(found: StudyResults) -> None:
     for task in found.tasks:
         curves = learning_curves(task)
         panels = [
@@ -155,7 +155,7 @@ def test_all_is_inside_its_plot(found: StudyFigures) -> None:
             assert all(0 <= place <= 100 for place in [strip.at, *strip.dots, *places])
 
 
-def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyFigures) -> None:
+def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyResults) -> None:
     task = replace(found.tasks[0], methods=found.tasks[0].methods[:5])  # all near 0.7
     first, *others = task.methods
     wide = replace(first, mean=replace(first.mean, error=20 * first.mean.error))
@@ -180,7 +180,7 @@ LIMITS = {"accuracy": (0, 100), "matthews": (-100, 100), "loss_per_token": (0, m
 
 
 def test_neither_an_axis_nor_an_interval_goes_beyond_what_a_metric_can_be(
-    found: StudyFigures,
+    found: StudyResults,
 ) -> None:
     """Two seeds far apart: half of an interval is many times the range of the metric."""
     for task in found.tasks:
@@ -201,7 +201,7 @@ def test_neither_an_axis_nor_an_interval_goes_beyond_what_a_metric_can_be(
             assert math.isinf(high) or strip.ends.high == 100
 
 
-def test_a_difference_is_no_larger_than_the_range_of_the_metric(found: StudyFigures) -> None:
+def test_a_difference_is_no_larger_than_the_range_of_the_metric(found: StudyResults) -> None:
     task = found.tasks[0]
     wide = [
         replace(m, verdict=replace(m.verdict, difference=Difference.of([-0.9, 0.9])))
@@ -223,7 +223,7 @@ def test_bounds_are_those_of_the_metric(metric: str) -> None:
     assert high == (math.inf if metric in ("mse", "loss_per_token", "perplexity") else 100)
 
 
-def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyFigures) -> None:
+def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyResults) -> None:
     titles = []
     for panel in trade_offs(found.tasks[0]):
         titles.append(panel.x_title)
@@ -235,7 +235,7 @@ def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyFigure
     ]  # fmt: skip
 
 
-def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:
+def test_tuning_without_a_finite_value_has_no_plot(found: StudyResults) -> None:
     """Perplexity of a model that has diverged, say."""
     task = found.tasks[0]
     first, *others = task.methods
@@ -247,7 +247,7 @@ def test_tuning_without_a_finite_value_has_no_plot(found: StudyFigures) -> None:
     assert not any(panel.title.startswith(f"{first.label}:") for panel in panels)
 
 
-def test_every_trial_is_on_both_plots(found: StudyFigures) -> None:
+def test_every_trial_is_on_both_plots(found: StudyResults) -> None:
     """Where training diverges is what the plot by learning rate is for."""
     task = found.tasks[0]
     tuning = task.methods[0].tuning
@@ -267,7 +267,7 @@ def test_every_trial_is_on_both_plots(found: StudyFigures) -> None:
     assert [len({dot.x for dot in panel.dots}) for panel in panels] == [len(record.trials)] * 2
 
 
-def test_a_curve_is_the_mean_over_seeds(found: StudyFigures) -> None:
+def test_a_curve_is_the_mean_over_seeds(found: StudyResults) -> None:
     task = found.tasks[0]
     method = task.methods[0]
     curve = next(c for c in learning_curves(task) if c.label == method.label)

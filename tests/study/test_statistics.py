@@ -175,8 +175,8 @@ def test_wilcoxon_over_tasks_is_exact() -> None:
 
 
 def test_one_method_under_two_names_is_not_distinguishable() -> None:
-    of_seeds = [0.0] * 5
-    same = Difference.of(of_seeds, np.zeros((300, 5)), ROWS)
+    by_seed = [0.0] * 5
+    same = Difference.of(by_seed, np.zeros((300, 5)), ROWS)
     verdict = verdicts({"dora2": same}, "dora")["dora2"]
     assert verdict.finding == "not distinguishable"
     assert verdict.words(POINTS) == "dora2 − dora = 0 on every one of 5 seeds: not distinguishable."
@@ -185,15 +185,15 @@ def test_one_method_under_two_names_is_not_distinguishable() -> None:
 def test_the_words_of_a_verdict() -> None:
     few = Difference.of([0.02, -0.005, 0.015, -0.008, 0.018])
     verdict = verdicts({"bidora": few}, "dora")["bidora"]
-    needed = seeds_needed(0.8, 100 * float(np.std(few.of_seeds, ddof=1)))
+    needed = seeds_needed(0.8, 100 * float(np.std(few.by_seed, ddof=1)))
     assert verdict.words(POINTS) == (
         "bidora − dora = +0.8 ± 1.7: not distinguishable with 5 seeds; "
         f"{needed} seeds would be needed to see 0.8."
     )
     none = verdicts({"a": Difference.of([0.01, -0.0101, 0.0])}, "b")["a"].words(POINTS)
     assert none == "a − b = 0.0 ± 2.5: not distinguishable with 3 seeds."
-    of_seeds = [-0.020, -0.021, -0.019]
-    clear = Difference.of(of_seeds, np.tile(of_seeds, (9, 1)), ROWS)
+    by_seed = [-0.020, -0.021, -0.019]
+    clear = Difference.of(by_seed, np.tile(by_seed, (9, 1)), ROWS)
     assert verdicts({"a": clear}, "b")["a"].words(POINTS) == (
         "a − b = −2.0 ± 0.2: worse, p < 0.001, 3 seeds."
     )
@@ -214,7 +214,7 @@ def test_without_the_rows_nothing_is_said_of_others() -> None:
     table = np.random.default_rng(7).normal(0.0, 0.4, (1, ROWS)).repeat(5, axis=0)
     table += 0.02 - table.mean() + 1e-4 * np.arange(5)[:, None]
     known = difference(table)
-    unknown = Difference.of(known.of_seeds)
+    unknown = Difference.of(known.by_seed)
     clear = Difference.of([-0.020, -0.021, -0.019], np.tile([-0.020, -0.021, -0.019], (9, 1)), ROWS)
     found = verdicts({"known": known, "unknown": unknown, "clear": clear}, "b")
     assert [verdict.finding for verdict in found.values()] == [
@@ -236,9 +236,9 @@ def test_too_few_rows_are_named() -> None:
 
 def test_a_finding_on_these_rows_is_said_so_where_both_intervals_look_the_same() -> None:
     """The two are on either side of 0.05, and nearer to each other than the digits shown."""
-    of_seeds = 0.0145 * (1 + np.array([-1.0, 1.0, -0.5, 0.5, 0.0]))
-    draws = of_seeds + 0.0045 * np.tile([-1.0, 1.0], 150)[:, None]
-    verdict = verdicts({"a": Difference.of(of_seeds.tolist(), draws, ROWS)}, "b")["a"]
+    by_seed = 0.0145 * (1 + np.array([-1.0, 1.0, -0.5, 0.5, 0.0]))
+    draws = by_seed + 0.0045 * np.tile([-1.0, 1.0], 150)[:, None]
+    verdict = verdicts({"a": Difference.of(by_seed.tolist(), draws, ROWS)}, "b")["a"]
     assert verdict.difference.over_rows is not None
     tenths = Unit(scale=10, digits=1)
     assert tenths.number(verdict.difference.over_seeds.half_width) == tenths.number(

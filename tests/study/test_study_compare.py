@@ -35,7 +35,7 @@ from rankwright.study.records.locks import locked
 from rankwright.study.records.records import CurvePoint, FailureRecord, Measurement, StudyRecord
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card
-from rankwright.study.report.figures import figures
+from rankwright.study.report.results import compute_results
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
 from rankwright.tasks import METRICS, PreparedTask, TaskError
@@ -174,7 +174,9 @@ def test_two_names_of_one_method_give_the_same(config_of: Study) -> None:
     for a, b in zip(folder.records()[::2], folder.records()[1::2], strict=True):
         assert a.after == b.after
         assert folder.examples(a).predictions == folder.examples(b).predictions
-    (verdict,) = [m.verdict for m in figures(folder).tasks[0].methods if m.verdict is not None]
+    (verdict,) = [
+        m.verdict for m in compute_results(folder).tasks[0].methods if m.verdict is not None
+    ]
     assert verdict.words(Unit()) == "b − a = 0 on every one of 2 seeds: not distinguishable."
 
 
@@ -416,7 +418,7 @@ def test_reported_rows_that_are_trained_on_are_told(
         "mine: labels of the 60 training rows: high 35, low 25",
         f"mine: {said}",
     ]
-    found = figures(folder)
+    found = compute_results(folder)
     for text in (markdown(found), page(found), model_card(found)[1]):
         assert f" {said}." in text
     values = json.loads(folder.description.read_text("utf-8"))
@@ -573,7 +575,7 @@ def test_a_task_with_a_budget_of_its_own(config_of: Study, rows_file: Path) -> N
     folder, _ = carried_out(config)
     assert {run.task: run.cost.steps for run in folder.records()} == {"few": 2, "more": 5}
     assert folder.study.budgets == {"few": "2-passes", "more": "5-passes"}
-    assert "2 passes (few) or 5 passes (more) a run" in lede(figures(folder))
+    assert "2 passes (few) or 5 passes (more) a run" in lede(compute_results(folder))
     other = config_of(methods="lora", task=two_tasks(rows_file, "6-passes"), budget="2-passes")
     with pytest.raises(MethodError, match=r"more: budget = '5-passes', this command '6-passes'"):
         carried_out(other)

@@ -18,8 +18,8 @@ from rankwright.study.execution.compare import compare
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.packed import read_packed, write_packed
-from rankwright.study.report.figures import figures
 from rankwright.study.report.page import html
+from rankwright.study.report.results import compute_results
 from studies import Heard, InProcess, carried_out
 
 OF_0_1 = Path(__file__).parent / "data" / "study-0.1"
@@ -81,7 +81,7 @@ def test_a_packed_study_reads_as_the_loose_one(whole: StudyFolder, tmp_path: Pat
             theirs.labels,
         )
         assert ours.scores.tobytes() == theirs.scores.tobytes()
-    assert html(figures(there)) == html(figures(whole))
+    assert html(compute_results(there)) == html(compute_results(whole))
 
 
 def test_the_same_files_give_the_same_table(whole: StudyFolder, tmp_path: Path) -> None:
@@ -251,4 +251,6 @@ def test_a_loose_study_of_version_0_1_is_read(tmp_path: Path) -> None:
     }
     assert [tuning.label for tuning in folder.tunings()] == ["dora", "half"]
     assert main(["report", str(folder.path)]) == 0
-    assert html(figures(packed(folder, tmp_path / "packed"))) == html(figures(folder))
+    assert html(compute_results(packed(folder, tmp_path / "packed"))) == html(
+        compute_results(folder)
+    )

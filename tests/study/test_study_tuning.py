@@ -32,7 +32,7 @@ from rankwright.study.planning.config import StudyConfig
 from rankwright.study.planning.plan import Plan, plan
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.tuning import TrialOutcome, TuningRecord
-from rankwright.study.report.figures import figures
+from rankwright.study.report.results import compute_results
 from rankwright.study.report.words import lede
 from rankwright.study.tuning import storage
 from rankwright.study.tuning.sampler import SeededSampler
@@ -634,7 +634,7 @@ def test_a_report_says_where_trials_were_fewer(config_of: ConfigOf) -> None:
     for tune_, said in ((2, " after 2 trials of"), (3, " after up to 3 trials of")):
         output = f"{config_of().output}-{tune_}"
         config = config_of(methods=[few], seeds=1, budget="1-passes", tune=tune_, output=output)
-        assert said in lede(figures(carried_out(config)[0]))
+        assert said in lede(compute_results(carried_out(config)[0]))
 
 
 def test_the_first_trial_is_the_method_as_it_would_run(config_of: ConfigOf) -> None:

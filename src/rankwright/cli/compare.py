@@ -36,7 +36,7 @@ from rankwright.study.execution.processes import Processes
 from rankwright.study.planning.config import DECIDED, StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import words, write_html, write_markdown
-from rankwright.study.report.figures import figures
+from rankwright.study.report.results import compute_results
 from rankwright.study.tuning.storage import without_password
 from rankwright.training.signals import handled
 
@@ -121,7 +121,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
 
 def _report(folder: StudyFolder) -> None:
     """Say which differences are real, and write the report."""
-    found = figures(folder)
+    found = compute_results(folder)
     for task in found.tasks:
         for method in task.methods:
             if method.verdict is not None:

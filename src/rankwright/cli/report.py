@@ -10,8 +10,8 @@ from rankwright.job.files import check_output, telling_output
 from rankwright.job.paths import expanded
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import write_card, write_html, write_markdown
-from rankwright.study.report.figures import figures
 from rankwright.study.report.peft_layout import write_peft_layout
+from rankwright.study.report.results import compute_results
 
 Format = Literal["html", "markdown", "model-card", "peft", "packed"]
 FOLDERS = ("peft", "packed")
@@ -49,7 +49,7 @@ def report(
     study = StudyFolder(expanded(folder))
     if not edited:
         study.check()
-    found = figures(study, baseline)
+    found = compute_results(study, baseline)
     target = None if output is None else expanded(output)
     if target is not None and format in FOLDERS:
         with telling_output(target):

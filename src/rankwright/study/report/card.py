@@ -17,7 +17,7 @@ from rankwright.job.head import Head
 from rankwright.study.records.records import RunRecord
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
-from rankwright.study.report.figures import MethodFigures, StudyFigures, TaskFigures
+from rankwright.study.report.results import MethodResults, StudyResults, TaskResults
 
 # The class that loads the models of a kind of task, for older records that do not name it.
 CLASSES = {
@@ -35,7 +35,7 @@ NO_LABELS = (
 
 
 def model_card(
-    figures: StudyFigures,
+    results: StudyResults,
     *,
     task: str | None = None,
     method: str | None = None,
@@ -44,7 +44,7 @@ def model_card(
     """The run of the chosen adapter, and its card.
 
     Args:
-        figures: The study.
+        results: The results of the study.
         task: The task; may be left out where there is one.
         method: Label of the method; the one with the best mean of those whose seeds are all
             finished, if left out.
@@ -54,13 +54,13 @@ def model_card(
     Raises:
         MethodError: There is no such finished run.
     """
-    of_task = _chosen_task(figures, task)
+    of_task = _chosen_task(results, task)
     of_method = _chosen_method(of_task, method)
     run = _chosen_run(of_method, seed)
     template = environment(autoescape=False).get_template("card.md.j2")
-    results = template.render(
-        study=figures.study,
-        failures=figures.failures,
+    text = template.render(
+        study=results.study,
+        failures=results.failures,
         task=of_task,
         method=of_method,
         run=run,
@@ -74,13 +74,13 @@ def model_card(
         introduction(facts),
         loading_section(head, facts.base),
         *([NO_LABELS] if unknown else []),
-        results.strip(),
+        text.strip(),
         training_section(facts),
     ]
     return run, "\n\n".join(sections) + "\n"
 
 
-def _facts(run: RunRecord, method: MethodFigures, task: TaskFigures) -> Facts:
+def _facts(run: RunRecord, method: MethodResults, task: TaskResults) -> Facts:
     """The facts of the run itself."""
     cost, split = run.cost, run.reported_split
     score = Score(split, run.metric, words.reported(task), run.before.get(run.metric), run.value)
@@ -107,8 +107,8 @@ def _facts(run: RunRecord, method: MethodFigures, task: TaskFigures) -> Facts:
     )
 
 
-def _chosen_task(figures: StudyFigures, name: str | None) -> TaskFigures:
-    tasks = {task.task.task: task for task in figures.tasks}
+def _chosen_task(results: StudyResults, name: str | None) -> TaskResults:
+    tasks = {task.task.task: task for task in results.tasks}
     if name is None and len(tasks) == 1:
         return next(iter(tasks.values()))
     if name not in tasks:
@@ -116,7 +116,7 @@ def _chosen_task(figures: StudyFigures, name: str | None) -> TaskFigures:
     return tasks[name]
 
 
-def _chosen_method(task: TaskFigures, label: str | None) -> MethodFigures:
+def _chosen_method(task: TaskResults, label: str | None) -> MethodResults:
     methods = {method.label: method for method in task.methods}
     if label is None:
         whole = [method for method in task.methods if not method.missing]
@@ -133,7 +133,7 @@ def _chosen_method(task: TaskFigures, label: str | None) -> MethodFigures:
     return methods[label]
 
 
-def _chosen_run(method: MethodFigures, seed: int | None) -> RunRecord:
+def _chosen_run(method: MethodResults, seed: int | None) -> RunRecord:
     runs = {run.seed: run for run in method.runs}
     if seed is None:
         return method.runs[0]

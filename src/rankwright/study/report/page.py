@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment, source
-from rankwright.study.report.figures import OverTasks, StudyFigures, TaskFigures
 from rankwright.study.report.plots.curves import Curve, curve_caption, curve_panels, learning_curves
 from rankwright.study.report.plots.panel import Panel
 from rankwright.study.report.plots.strips import Strip, forest, look, value_strips
 from rankwright.study.report.plots.trade_offs import trade_offs
 from rankwright.study.report.plots.tuning import tuning_panels
+from rankwright.study.report.results import OverTasks, StudyResults, TaskResults
 from rankwright.study.statistics import Unit
 
 _SIGNS = {
@@ -30,7 +30,7 @@ class TaskPage:
     """One task as the page shows it."""
 
     id: str
-    figures: TaskFigures
+    results: TaskResults
     values: dict[str, Strip]
     forest: dict[str, Strip]
     forest_ticks: list[tuple[float, str]]
@@ -44,12 +44,12 @@ class TaskPage:
     @property
     def name(self) -> str:
         """What the study calls the task."""
-        return self.figures.task.task
+        return self.results.task.task
 
     @property
     def forgetting(self) -> bool:
         """Whether a method has a figure of what it forgot."""
-        return any(method.forgotten for method in self.figures.methods)
+        return any(method.forgotten for method in self.results.methods)
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Row:
     over: OverTasks | None
 
 
-def html(figures: StudyFigures) -> str:
+def html(results: StudyResults) -> str:
     """The report as one HTML file that asks for nothing from the network."""
     templates = environment(autoescape=True)
     return templates.get_template("page.html.j2").render(
-        figures=figures,
-        tasks=[_task(number, task, figures) for number, task in enumerate(figures.tasks)],
-        matrix=_matrix(figures),
-        least_p=max((found.least_p for found in figures.over_tasks), default=1.0),
+        results=results,
+        tasks=[_task(number, task, results) for number, task in enumerate(results.tasks)],
+        matrix=_matrix(results),
+        least_p=max((found.least_p for found in results.over_tasks), default=1.0),
         words=words,
         version=importlib.metadata.version("rankwright"),
         style=source(templates, "style.css"),
@@ -86,42 +86,42 @@ def html(figures: StudyFigures) -> str:
     )
 
 
-def markdown(figures: StudyFigures) -> str:
+def markdown(results: StudyResults) -> str:
     """The tables, the verdicts and how to repeat them, for a README or an issue."""
     template = environment(autoescape=False).get_template("summary.md.j2")
-    return template.render(figures=figures, study=figures.study, words=words)
+    return template.render(results=results, study=results.study, words=words)
 
 
-def _task(number: int, task: TaskFigures, figures: StudyFigures) -> TaskPage:
+def _task(number: int, task: TaskResults, results: StudyResults) -> TaskPage:
     differences, ticks = forest(task)
     curves = learning_curves(task)
     return TaskPage(
         id=f"task-{number}",
-        figures=task,
+        results=task,
         values=value_strips(task),
         forest=differences,
         forest_ticks=ticks,
         trade_offs=trade_offs(task),
         curves=curves,
-        curve_panels=curve_panels(task, curves, figures.study.against),
+        curve_panels=curve_panels(task, curves, results.study.against),
         curve_caption=curve_caption(task),
         tuning=tuning_panels(task),
     )
 
 
-def _matrix(figures: StudyFigures) -> list[Row]:
-    over = {found.label: found for found in figures.over_tasks}
+def _matrix(results: StudyResults) -> list[Row]:
+    over = {found.label: found for found in results.over_tasks}
     return [
         Row(
-            words.pair(figures, label),
-            [_cell(task, label) for task in figures.tasks],
+            words.pair(results, label),
+            [_cell(task, label) for task in results.tasks],
             over.get(label),
         )
-        for label in figures.study.against
+        for label in results.study.against
     ]
 
 
-def _cell(task: TaskFigures, label: str) -> Cell | None:
+def _cell(task: TaskResults, label: str) -> Cell | None:
     for method in task.methods:
         if method.label == label and method.verdict is not None:
             verdict = method.verdict

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rankwright.job.card import parameter as parameter
 from rankwright.study.records.records import StudyRecord, TaskRecord
-from rankwright.study.report.figures import MethodFigures, OverTasks, StudyFigures, TaskFigures
+from rankwright.study.report.results import MethodResults, OverTasks, StudyResults, TaskResults
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.power import ALPHA
 from rankwright.study.statistics.verdict import Finding, p_words
@@ -78,9 +78,9 @@ def half_width(e: Estimate) -> str:
     return "–" if math.isinf(e.half_width) else f"{e.half_width:.4g}"
 
 
-def units(figures: StudyFigures) -> str:
+def units(results: StudyResults) -> str:
     """What differences are in."""
-    in_points = all(task.unit.scale == 100 for task in figures.tasks)
+    in_points = all(task.unit.scale == 100 for task in results.tasks)
     return "points" if in_points else "the figures of the metric"
 
 
@@ -94,18 +94,18 @@ def axis(name: str, unit: Unit, greater_is_better: bool) -> str:
     return metric(name, unit) + ("" if greater_is_better else ", less is better")
 
 
-def rows(task: TaskFigures) -> str:
+def rows(task: TaskResults) -> str:
     """What is reported on: `277 validation rows`."""
     return f"{reported(task):,} {task.task.reported_split} rows"
 
 
-def reported(task: TaskFigures) -> int:
+def reported(task: TaskResults) -> int:
     """How many rows are reported on."""
     rows, limit = task.task.rows[task.task.reported_split], task.task.options.get("eval_rows")
     return int(min(rows, limit or rows))
 
 
-def notices(task: TaskFigures) -> str:
+def notices(task: TaskResults) -> str:
     """What to know of a task's rows, with a space before each sentence; empty if nothing is."""
     return "".join(f" {notice[0].upper()}{notice[1:]}." for notice in task.task.notices)
 
@@ -117,7 +117,7 @@ def rows_of(task: TaskRecord, split: str) -> str:
     return count if used is None or used >= task.rows[split] else f"{count}, {used:,} of them used"
 
 
-def settings(method: MethodFigures) -> str:
+def settings(method: MethodResults) -> str:
     """What the runs of a method were made with, after tuning: fields that were set, and options."""
     run, asked = method.runs[0], method.method.hyperparameters
     tuned = {n: v for n, v in run.hyperparameters.items() if n in asked and v != asked[n]}
@@ -126,11 +126,11 @@ def settings(method: MethodFigures) -> str:
     return ", ".join(f"{name} = {parameter(value)}" for name, value in sorted(both.items()))
 
 
-def lede(figures: StudyFigures) -> str:
+def lede(results: StudyResults) -> str:
     """What was compared, in a sentence or two."""
-    study = figures.study
+    study = results.study
     tasks = ", ".join(task.task for task in study.tasks)
-    tuned = f" after {_trials(figures)} of tuning each" if study.trials else ""
+    tuned = f" after {_trials(results)} of tuning each" if study.trials else ""
     return (
         f"{_counted(len(study.methods), 'method')} on {tasks}, "
         f"{_counted(len(study.seeds), 'seed')} each, {budget(study)} a run{tuned}. "
@@ -138,9 +138,9 @@ def lede(figures: StudyFigures) -> str:
     )
 
 
-def _trials(figures: StudyFigures) -> str:
+def _trials(results: StudyResults) -> str:
     """`3 trials`, or `up to 3 trials` where a space was smaller."""
-    asked, methods = figures.study.trials, [m for task in figures.tasks for m in task.methods]
+    asked, methods = results.study.trials, [m for task in results.tasks for m in task.methods]
     fewer = any(m.tuning is None or len(m.tuning.trials) < asked for m in methods)
     return ("up to " if fewer else "") + _counted(asked, "trial")
 
@@ -161,42 +161,42 @@ def _others(study: StudyRecord) -> str:
     return "".join(f"; {words}" for words in named)
 
 
-def pair(figures: StudyFigures, label: str) -> str:
+def pair(results: StudyResults, label: str) -> str:
     """A method, and what it is compared with where that differs from row to row."""
-    several = len(figures.baselines) > 1
-    return f"{label} − {figures.study.against[label]}" if several else label
+    several = len(results.baselines) > 1
+    return f"{label} − {results.study.against[label]}" if several else label
 
 
-def difference(figures: StudyFigures) -> str:
+def difference(results: StudyResults) -> str:
     """What stands above differences."""
-    first, *others = figures.baselines
+    first, *others = results.baselines
     return "Difference" if others else f"Difference to {first}"
 
 
-def column(figures: StudyFigures) -> str:
+def column(results: StudyResults) -> str:
     """The same above the column of a table."""
-    first, *others = figures.baselines
+    first, *others = results.baselines
     return "difference" if others else f"− {first}"
 
 
-def to_baseline(figures: StudyFigures, label: str) -> str:
+def to_baseline(results: StudyResults, label: str) -> str:
     """What stands behind a difference: nothing, or to what it is where that is not the same."""
-    return f" to {figures.study.against[label]}" if len(figures.baselines) > 1 else ""
+    return f" to {results.study.against[label]}" if len(results.baselines) > 1 else ""
 
 
-def progress(figures: StudyFigures) -> str:
+def progress(results: StudyResults) -> str:
     """What is missing; empty if nothing is."""
-    planned = len(figures.study.runs)
-    if figures.finished == planned:
+    planned = len(results.study.runs)
+    if results.finished == planned:
         return ""
-    failed = f", {len(figures.failures)} ended with an error" if figures.failures else ""
+    failed = f", {len(results.failures)} ended with an error" if results.failures else ""
     return (
-        f"{figures.finished} of {planned} runs are finished{failed}. Methods are compared on the "
+        f"{results.finished} of {planned} runs are finished{failed}. Methods are compared on the "
         "seeds that both have finished."
     )
 
 
-def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
+def in_short(task: TaskResults, baselines: Sequence[str]) -> str:
     """The findings on one task in a sentence or two."""
     compared = [method for method in task.methods if method.verdict is not None]
     if not compared:
@@ -222,7 +222,7 @@ def in_short(task: TaskFigures, baselines: Sequence[str]) -> str:
     return "; ".join(parts) + "."
 
 
-def unfinished(task: TaskFigures, study: StudyRecord) -> str:
+def unfinished(task: TaskResults, study: StudyRecord) -> str:
     """Which seeds of which methods are not there: `full 3; bidora 0, 1`; empty if none."""
     finished = {method.label: method.missing for method in task.methods}
     missing = {m.label: finished.get(m.label, study.seeds) for m in study.methods}
@@ -231,7 +231,7 @@ def unfinished(task: TaskFigures, study: StudyRecord) -> str:
     )
 
 
-def constant(task: TaskFigures) -> str:
+def constant(task: TaskResults) -> str:
     """Name of the constant baseline: `always “1”`; empty without one."""
     if task.constant is None:
         return ""
@@ -239,19 +239,19 @@ def constant(task: TaskFigures) -> str:
     return f"always {answer}" if task.task.kind == "regression" else f"always “{answer}”"
 
 
-def stuck(task: TaskFigures) -> list[str]:
+def stuck(task: TaskResults) -> list[str]:
     """A sentence for every method with runs that give every row the same answer."""
     return [_stuck(method, task) for method in task.methods if method.stuck]
 
 
-def _stuck(method: MethodFigures, task: TaskFigures) -> str:
+def _stuck(method: MethodResults, task: TaskResults) -> str:
     same = "nearly the same number" if task.task.kind == "regression" else "the same answer"
     seeds = len(method.runs)
     where = "" if seeds == 1 else f" on {len(method.stuck)} of {seeds} seeds"
     return f"{method.label} gives every row {same}{where}: it has learned nothing from the input."
 
 
-def _with_difference(method: MethodFigures, unit: Unit) -> str:
+def _with_difference(method: MethodResults, unit: Unit) -> str:
     assert method.verdict is not None
     difference = plus_minus(method.verdict.difference.over_seeds, unit, signed=True)
     return f"{method.label} ({difference})"

@@ -8,22 +8,22 @@ from rankwright.errors import MethodError
 from rankwright.job.files import write_text
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report.card import model_card
-from rankwright.study.report.figures import StudyFigures
 from rankwright.study.report.page import html, markdown
+from rankwright.study.report.results import StudyResults
 
 
-def write_html(figures: StudyFigures, folder: StudyFolder, output: Path | None = None) -> Path:
+def write_html(results: StudyResults, folder: StudyFolder, output: Path | None = None) -> Path:
     """Write the HTML file, by default DIR/report.html; returns where."""
-    return _write(output or folder.path / "report.html", html(figures))
+    return _write(output or folder.path / "report.html", html(results))
 
 
-def write_markdown(figures: StudyFigures, folder: StudyFolder, output: Path | None = None) -> Path:
+def write_markdown(results: StudyResults, folder: StudyFolder, output: Path | None = None) -> Path:
     """Write the Markdown summary, by default DIR/report.md; returns where."""
-    return _write(output or folder.path / "report.md", markdown(figures))
+    return _write(output or folder.path / "report.md", markdown(results))
 
 
 def write_card(
-    figures: StudyFigures,
+    results: StudyResults,
     folder: StudyFolder,
     output: Path | None = None,
     *,
@@ -37,7 +37,7 @@ def write_card(
         MethodError: There is no such finished run; see `model_card`. Or its adapter was not kept,
             and there is no `output`.
     """
-    run, text = model_card(figures, task=task, method=method, seed=seed)
+    run, text = model_card(results, task=task, method=method, seed=seed)
     adapter = folder.run(run.name) / "adapter"
     if output is None and not adapter.is_dir():
         raise MethodError(

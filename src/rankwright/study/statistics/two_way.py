@@ -31,22 +31,22 @@ import numpy as np
 from rankwright.study.statistics.interval import Estimate, estimate, spread
 
 
-def over_seeds_and_rows(of_seeds: Sequence[float], resampled: np.ndarray, rows: int) -> Estimate:
+def over_seeds_and_rows(by_seed: Sequence[float], resampled: np.ndarray, rows: int) -> Estimate:
     """The mean difference of two methods, on seeds and rows other than these.
 
     It estimates the difference that the same study would show with new seeds and with new rows of
     the same kind. `estimate` of the differences on each seed keeps the rows, and is no wider.
 
     Args:
-        of_seeds: The difference on all rows, one a seed.
+        by_seed: The difference on all rows, one a seed.
         resampled: The same on resampled rows, (draws, seeds).
         rows: Number of rows.
     """
-    means = np.asarray(of_seeds, dtype=np.float64)
+    means = np.asarray(by_seed, dtype=np.float64)
     seeds = means.size
     if resampled.ndim != 2 or resampled.shape[1] != seeds:
         raise ValueError(f"draws of shape {resampled.shape}: expected (draws, {seeds})")
-    over_seeds = estimate(of_seeds)
+    over_seeds = estimate(by_seed)
     if seeds < 2 or rows < 2:
         return Estimate(over_seeds.mean, math.inf, 0)
     of_draws = resampled.mean(axis=1)

@@ -50,25 +50,25 @@ class Difference:
     """A method minus a baseline, on the seeds that both ran.
 
     Attributes:
-        of_seeds: The difference on each seed, in the unit of the metric.
+        by_seed: The difference on each seed, in the unit of the metric.
         over_seeds: Its mean; the interval is for other seeds and these rows.
         over_rows: The same mean; the interval is for other seeds and other rows. None where the
             outcomes of the rows are not known.
         rows: Number of rows whose outcomes are known.
     """
 
-    of_seeds: tuple[float, ...]
+    by_seed: tuple[float, ...]
     over_seeds: Estimate
     over_rows: Estimate | None = None
     rows: int = 0
 
     @classmethod
     def of(
-        cls, of_seeds: Sequence[float], resampled: np.ndarray | None = None, rows: int = 0
+        cls, by_seed: Sequence[float], resampled: np.ndarray | None = None, rows: int = 0
     ) -> Difference:
         """The difference with both intervals; see `over_seeds_and_rows` for the arguments."""
-        over_rows = None if resampled is None else over_seeds_and_rows(of_seeds, resampled, rows)
-        return cls(tuple(of_seeds), estimate(of_seeds), over_rows, rows)
+        over_rows = None if resampled is None else over_seeds_and_rows(by_seed, resampled, rows)
+        return cls(tuple(by_seed), estimate(by_seed), over_rows, rows)
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,16 @@ class Verdict:
         At 0.05 / methods, Holm's strictest step: a difference that is not seen always needs more
         seeds than there are.
         """
-        values = np.asarray(self.difference.of_seeds)
+        values = np.asarray(self.difference.by_seed)
         if values.size < 2:
             return None
         return seeds_needed(values.mean(), spread(values), alpha=ALPHA / self.methods)
 
     def words(self, unit: Unit) -> str:
         """The verdict as a sentence or two."""
-        mean, seeds = self.difference.over_seeds.mean, len(self.difference.of_seeds)
+        mean, seeds = self.difference.over_seeds.mean, len(self.difference.by_seed)
         name = f"{self.method} − {self.baseline}"
-        if not any(self.difference.of_seeds):
+        if not any(self.difference.by_seed):
             each = "with one seed" if seeds == 1 else f"on every one of {seeds} seeds"
             return f"{name} = 0 {each}: not distinguishable."
         if self.finding == "one seed":
@@ -121,7 +121,7 @@ class Verdict:
     def _scatter(self, unit: Unit) -> str:
         """Plus-minus so much; a metric of few rows may give every seed the same difference."""
         if self.difference.over_seeds.error == 0:
-            return f"on every one of {len(self.difference.of_seeds)} seeds"
+            return f"on every one of {len(self.difference.by_seed)} seeds"
         return f"± {unit.number(self.difference.over_seeds.half_width)}"
 
     def _finding(self, seeds: int) -> str:
@@ -197,7 +197,7 @@ def p_words(p_value: float) -> str:
 def _finding(
     difference: Difference, p_value: float, p_value_rows: float, greater_is_better: bool
 ) -> Finding:
-    if len(difference.of_seeds) == 1 and any(difference.of_seeds):
+    if len(difference.by_seed) == 1 and any(difference.by_seed):
         return "one seed"
     if p_value >= ALPHA:
         return "not distinguishable"

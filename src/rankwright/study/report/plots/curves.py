@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from rankwright.study.records.records import CurvePoint
 from rankwright.study.report import words
-from rankwright.study.report.figures import POINTS, UNITS, MethodFigures, TaskFigures
 from rankwright.study.report.plots.axis import Axis, Bounds
 from rankwright.study.report.plots.panel import (
     BOTTOM,
@@ -21,6 +20,7 @@ from rankwright.study.report.plots.panel import (
     line,
     metric_axis,
 )
+from rankwright.study.report.results import POINTS, UNITS, MethodResults, TaskResults
 from rankwright.study.statistics import Estimate, estimate
 from rankwright.tasks.metrics import METRICS
 
@@ -35,7 +35,7 @@ class Curve:
     points: tuple[tuple[float, Estimate], ...]
 
 
-def learning_curves(task: TaskFigures) -> list[Curve]:
+def learning_curves(task: TaskResults) -> list[Curve]:
     """The curve of every method that has one."""
     name, figure = _shown(task)
     scale = UNITS.get(name, POINTS).scale if name != LOSS else 1.0
@@ -44,7 +44,7 @@ def learning_curves(task: TaskFigures) -> list[Curve]:
 
 
 def curve_panels(
-    task: TaskFigures, curves: Sequence[Curve], against: Mapping[str, str]
+    task: TaskResults, curves: Sequence[Curve], against: Mapping[str, str]
 ) -> list[Panel]:
     """A panel for each curve that is compared with another, which is behind it; all on one scale.
 
@@ -77,7 +77,7 @@ def curve_panels(
     ]
 
 
-def _shown(task: TaskFigures) -> tuple[str, Callable[[CurvePoint], float | None]]:
+def _shown(task: TaskResults) -> tuple[str, Callable[[CurvePoint], float | None]]:
     """The curve's metric, or the training loss where there are no points of it."""
     runs = [run for method in task.methods for run in method.runs]
     if any(point.metric is not None for run in runs for point in run.curve):
@@ -85,7 +85,7 @@ def _shown(task: TaskFigures) -> tuple[str, Callable[[CurvePoint], float | None]
     return LOSS, lambda point: point.loss
 
 
-def curve_caption(task: TaskFigures) -> str:
+def curve_caption(task: TaskResults) -> str:
     """What the curves are of."""
     name, _ = _shown(task)
     return "Loss on training rows." if name == LOSS else "On validation rows while training."
@@ -103,7 +103,7 @@ def _y_title(name: str) -> str:
 
 
 def _curve(
-    method: MethodFigures, figure: Callable[[CurvePoint], float | None], scale: float
+    method: MethodResults, figure: Callable[[CurvePoint], float | None], scale: float
 ) -> Curve:
     at: dict[float, list[float]] = {}
     for run in method.runs:

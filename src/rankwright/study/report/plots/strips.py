@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rankwright.study.report import words
-from rankwright.study.report.figures import TaskFigures
 from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.panel import Reach, bounds_of, ends, metric_axis, middle
+from rankwright.study.report.results import TaskResults
 from rankwright.study.statistics import Difference
 from rankwright.study.statistics.verdict import Finding
 
@@ -37,7 +37,7 @@ class Strip:
     description: str
 
 
-def value_strips(task: TaskFigures) -> dict[str, Strip]:
+def value_strips(task: TaskResults) -> dict[str, Strip]:
     """The metric of every seed, its mean and interval, by method on one scale."""
     values = [run.value for method in task.methods for run in method.runs]
     means, bounds = [method.mean for method in task.methods], bounds_of(task.task.metric, 1.0)
@@ -56,7 +56,7 @@ def value_strips(task: TaskFigures) -> dict[str, Strip]:
     }
 
 
-def forest(task: TaskFigures) -> tuple[dict[str, Strip], list[tuple[float, str]]]:
+def forest(task: TaskResults) -> tuple[dict[str, Strip], list[tuple[float, str]]]:
     """Differences to the baseline by method, and the ticks of their common scale."""
     found = {m.label: m.verdict for m in task.methods if m.verdict is not None}
     low, high = bounds_of(task.task.metric, 1.0)
@@ -67,7 +67,7 @@ def forest(task: TaskFigures) -> tuple[dict[str, Strip], list[tuple[float, str]]
             axis.at(verdict.difference.over_seeds.mean),
             ends(axis, verdict.difference.over_seeds),
             ends(axis, verdict.difference.over_rows),
-            tuple(axis.at(value) for value in verdict.difference.of_seeds),
+            tuple(axis.at(value) for value in verdict.difference.by_seed),
             axis.at(0.0),
             look(verdict.finding),
             verdict.words(task.unit),
@@ -94,6 +94,6 @@ def _forest_axis(differences: Sequence[Difference], least: float, most: float) -
     intervals = [interval for interval in intervals if math.isfinite(interval.half_width)]
     wide = 3 * middle(sorted(i.half_width for i in intervals)) if intervals else 0.0
     reaches = [abs(i.mean) + min(i.half_width, wide) for i in intervals]
-    reach = max(reaches + [abs(value) for d in differences for value in d.of_seeds], default=0.0)
+    reach = max(reaches + [abs(value) for d in differences for value in d.by_seed], default=0.0)
     reach = reach or least
     return Axis.over([-reach, reach], 0, 100, room=0.08, bounds=(-most, most))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rankwright.study.report import words
-from rankwright.study.report.figures import MethodFigures, TaskFigures
 from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.labels import place_labels
 from rankwright.study.report.plots.panel import (
@@ -24,6 +23,7 @@ from rankwright.study.report.plots.panel import (
     metric_axis,
     shown,
 )
+from rankwright.study.report.results import MethodResults, TaskResults
 from rankwright.study.statistics import Unit
 
 
@@ -40,7 +40,7 @@ class Cost:
 
     name: str
     axis: str
-    of: Callable[[MethodFigures], float]
+    of: Callable[[MethodResults], float]
     text: Callable[[float], str]
 
 
@@ -58,29 +58,29 @@ COSTS = (
 )  # fmt: skip
 
 
-def trade_offs(task: TaskFigures) -> list[Panel]:
+def trade_offs(task: TaskResults) -> list[Panel]:
     """The metric against each cost, with the Pareto front of the means."""
     return [_trade_off(task, cost) for cost in COSTS]
 
 
 def pareto_front(
-    methods: Sequence[MethodFigures], cost: Callable[[MethodFigures], float], greater: bool
-) -> list[MethodFigures]:
+    methods: Sequence[MethodResults], cost: Callable[[MethodResults], float], greater: bool
+) -> list[MethodResults]:
     """Methods that no other beats in metric without costing more, the cheapest first."""
     sign = 1 if greater else -1
 
-    def beats(other: MethodFigures, method: MethodFigures) -> bool:
+    def beats(other: MethodResults, method: MethodResults) -> bool:
         ahead = sign * (other.mean.mean - method.mean.mean)
         return ahead > 0 or (ahead == 0 and cost(other) < cost(method))
 
-    front: list[MethodFigures] = []
+    front: list[MethodResults] = []
     for method in sorted(methods, key=lambda m: (cost(m), -sign * m.mean.mean)):
         if not (front and beats(front[-1], method)):
             front.append(method)
     return front
 
 
-def _trade_off(task: TaskFigures, cost: Cost) -> Panel:
+def _trade_off(task: TaskResults, cost: Cost) -> Panel:
     unit, methods = task.unit, task.methods
     front = pareto_front(methods, cost.of, task.task.greater_is_better)
     x = _cost_axis([cost.of(method) for method in methods])
@@ -131,7 +131,7 @@ def _error(x: float, reach: Reach) -> Stroke:
     return Stroke(path, "error")
 
 
-def _edge(front: Sequence[MethodFigures], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
+def _edge(front: Sequence[MethodResults], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
     """The best metric that can be had for at most so much cost."""
     places = [(x.at(cost.of(m)), y.at(m.mean.mean * unit.scale)) for m in front]
     path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])

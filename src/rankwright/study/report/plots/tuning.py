@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from rankwright.study.records.tuning import TrialRecord, TuningRecord
 from rankwright.study.report import words
-from rankwright.study.report.figures import TaskFigures
 from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.panel import (
     BOTTOM,
@@ -21,10 +20,11 @@ from rankwright.study.report.plots.panel import (
     Stroke,
     bounds_of,
 )
+from rankwright.study.report.results import TaskResults
 from rankwright.study.statistics import Unit
 
 
-def tuning_panels(task: TaskFigures) -> list[Panel]:
+def tuning_panels(task: TaskResults) -> list[Panel]:
     """For every method that was tuned: its trials in order, and by learning rate."""
     tunings = [method.tuning for method in task.methods if method.tuning is not None]
     records = [tuning for tuning in tunings if _trial_values(tuning)]

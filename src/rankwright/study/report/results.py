@@ -1,4 +1,4 @@
-"""The figures of a study: from its records to means, intervals, differences and verdicts."""
+"""The results of a study: means, intervals, differences and verdicts, computed from its records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rankwright.study.statistics import (
 )
 from rankwright.tasks.constant import Constant
 
-# How metrics are shown; all others are shares and correlations, shown times 100.
+# Units of the metrics shown; all others are shares and correlations, shown times 100.
 POINTS = Unit(scale=100, digits=1)
 UNITS = {
     "bleu": Unit(digits=1),
@@ -46,7 +46,7 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class MethodFigures:
+class MethodResults:
     """One method on one task.
 
     Attributes:
@@ -54,9 +54,9 @@ class MethodFigures:
         runs: Its finished runs, by seed.
         missing: Seeds whose run is not finished.
         mean: The primary metric over seeds.
-        verdict: What it is beside what it is compared with; None where that is nothing, and where
-            the two have no seed in common.
-        tuning: Its search, where there was one.
+        verdict: Its comparison with another method; None if it is compared with none, or the two
+            have no seed in common.
+        tuning: Its search; None if it was not tuned.
         stuck: Seeds whose run gives all reported rows the same answer.
     """
 
@@ -70,11 +70,11 @@ class MethodFigures:
 
     @property
     def label(self) -> str:
-        """What the study calls the method."""
+        """The name of the method in the study."""
         return self.method.label
 
     def average(self, figure: Callable[[RunRecord], float]) -> float:
-        """Mean of a figure over the runs."""
+        """Return the mean of a figure over the runs."""
         return fmean(figure(run) for run in self.runs)
 
     @property
@@ -109,41 +109,41 @@ class MethodFigures:
 
     @property
     def forgotten(self) -> Estimate | None:
-        """What was forgotten of a held text, in nats a token, over seeds."""
+        """The loss on a held text after training minus before, in nats a token, over seeds."""
         kept = [run.forgetting for run in self.runs if run.forgetting is not None]
         return estimate([k.after - k.before for k in kept]) if kept else None
 
 
 @dataclass(frozen=True)
-class TaskFigures:
+class TaskResults:
     """Every method on one task.
 
     Attributes:
         task: The task, as the study describes it.
-        unit: How its metric is written.
+        unit: The unit in which its metric is shown.
         methods: The methods with a finished run, the best mean first.
     """
 
     task: TaskRecord
     unit: Unit
-    methods: tuple[MethodFigures, ...]
+    methods: tuple[MethodResults, ...]
 
     @property
     def constant(self) -> Constant | None:
-        """The constant baseline; None if no run has recorded it."""
+        """The constant baseline; None if no run recorded it."""
         runs = (run for method in self.methods for run in method.runs)
         return next((run.constant for run in runs if run.constant is not None), None)
 
 
 @dataclass(frozen=True)
 class OverTasks:
-    """One method beside another over all tasks.
+    """A comparison of two methods over all tasks.
 
     Attributes:
         label: The method.
-        against: What it is compared with.
+        against: The method that it is compared with.
         test: Wilcoxon's test of its mean differences, positive where it is better.
-        p_value: p of the test after Holm's correction for the methods.
+        p_value: p of the test after Holm's correction for the number of methods.
         least_p: The smallest `p_value` that so many tasks and methods can give.
     """
 
@@ -155,26 +155,26 @@ class OverTasks:
 
 
 @dataclass(frozen=True)
-class StudyFigures:
-    """A study, computed from its files.
+class StudyResults:
+    """The results of a study.
 
     Attributes:
-        study: What was planned.
+        study: The plan.
         tasks: Tasks with a finished run, in the study's order.
-        over_tasks: For two tasks or more: the methods that have a difference on all of them.
+        over_tasks: The methods that have a difference on all tasks; empty for a single task.
         finished: Number of finished runs.
         failures: Runs that ended with an error.
     """
 
     study: StudyRecord
-    tasks: tuple[TaskFigures, ...]
+    tasks: tuple[TaskResults, ...]
     over_tasks: tuple[OverTasks, ...]
     finished: int
     failures: tuple[FailureRecord, ...]
 
     @property
     def baselines(self) -> list[str]:
-        """What methods are compared with, in the study's order; the baseline at least."""
+        """The methods that others are compared with, in the study's order."""
         named = {self.study.baseline, *self.study.against.values()}
         return [method.label for method in self.study.methods if method.label in named]
 
@@ -184,16 +184,17 @@ class StudyFigures:
         return [run for task in self.tasks for method in task.methods for run in method.runs]
 
 
-def figures(folder: StudyFolder, baseline: str | None = None) -> StudyFigures:
-    """Compute the figures of a study; it need not be finished.
+def compute_results(folder: StudyFolder, baseline: str | None = None) -> StudyResults:
+    """Compute the results of a study from its finished runs.
 
     Args:
-        folder: The study.
-        baseline: Label of what every method is compared with; None for what the study says.
+        folder: The study, finished or not.
+        baseline: Label of the method that all others are compared with; None for the comparisons
+            that the study declares.
 
     Raises:
-        MethodError: The folder holds no study, none of its runs is finished, or there is no such
-            method.
+        MethodError: The folder holds no study, none of its runs is finished, or no method has that
+            label.
     """
     study = folder.study if baseline is None else folder.study.with_baseline(baseline)
     records = folder.records()
@@ -203,21 +204,19 @@ def figures(folder: StudyFolder, baseline: str | None = None) -> StudyFigures:
             f"file in {folder.record('RUN').parent}. Go on with: {study.command}"
         )
     tunings = {(tuning.task, tuning.label): tuning for tuning in folder.tunings()}
-    tasks = [
-        _Task(
-            folder, study, task, [run for run in records if run.task == task.task], tunings
-        ).figures
-        for task in study.tasks
-    ]
+    tasks = []
+    for task in study.tasks:
+        of_task = [run for run in records if run.task == task.task]
+        tasks.append(_Task(folder, study, task, of_task, tunings).results())
     tasks = [task for task in tasks if task.methods]
-    return StudyFigures(
-        study, tuple(tasks), _over_tasks(study, tasks), len(records), tuple(folder.failures())
+    return StudyResults(
+        study, tuple(tasks), _test_over_tasks(study, tasks), len(records), tuple(folder.failures())
     )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What the figures of one task are computed from."""
+    """The records that the results of one task are computed from."""
 
     folder: StudyFolder
     study: StudyRecord
@@ -225,31 +224,30 @@ class _Task:
     records: Sequence[RunRecord]
     tunings: dict[tuple[str, str], TuningRecord]
 
-    @cached_property
-    def figures(self) -> TaskFigures:
-        found = [self._method(m) for m in self.study.methods if self._runs(m.label)]
+    def results(self) -> TaskResults:
+        methods = [self._method(m) for m in self.study.methods if self._runs(m.label)]
         sign = -1 if self.task.greater_is_better else 1
-        found.sort(key=lambda method: sign * method.mean.mean)
-        return TaskFigures(self.task, UNITS.get(self.task.metric, POINTS), tuple(found))
+        methods.sort(key=lambda method: sign * method.mean.mean)
+        return TaskResults(self.task, UNITS.get(self.task.metric, POINTS), tuple(methods))
 
-    def _method(self, method: MethodRecord) -> MethodFigures:
+    def _method(self, method: MethodRecord) -> MethodResults:
         runs = self._runs(method.label)
-        return MethodFigures(
+        return MethodResults(
             method=method,
             runs=tuple(runs.values()),
             missing=tuple(seed for seed in self.study.seeds if seed not in runs),
             mean=estimate([run.value for run in runs.values()]),
             verdict=self._verdicts.get(method.label),
             tuning=self.tunings.get((self.task.task, method.label)),
-            stuck=tuple(seed for seed, run in runs.items() if self._alike(run)),
+            stuck=tuple(seed for seed, run in runs.items() if self._is_constant(run)),
         )
 
     def _runs(self, label: str) -> dict[int, RunRecord]:
-        """The method's finished runs by seed."""
+        """Return the method's finished runs by seed."""
         return {run.seed: run for run in self.records if run.label == label}
 
-    def _alike(self, run: RunRecord) -> bool:
-        """Whether a run gives every row the same answer; False if that is not known."""
+    def _is_constant(self, run: RunRecord) -> bool:
+        """Return whether a run gives every row the same answer; False if that is not known."""
         if run.alike is not None:
             return run.alike
         return run.name in self._outcomes and self._outcomes[run.name].alike
@@ -258,31 +256,31 @@ class _Task:
     def _verdicts(self) -> dict[str, Verdict]:
         against = self.study.against
         differences = {
-            label: self._difference(label, other, seeds)
+            label: self._compare(label, other, seeds)
             for label, other in against.items()
             if (seeds := sorted(self._runs(label).keys() & self._runs(other).keys()))
         }
         return verdicts(differences, against, greater_is_better=self.task.greater_is_better)
 
-    def _difference(self, label: str, other: str, seeds: list[int]) -> Difference:
-        """The method minus the other on these seeds."""
+    def _compare(self, label: str, other: str, seeds: list[int]) -> Difference:
+        """Return the method minus the other on these seeds."""
         ours, theirs = self._runs(label), self._runs(other)
-        of_seeds = [_minus(ours[seed].value, theirs[seed].value) for seed in seeds]
+        by_seed = [_subtract(ours[seed].value, theirs[seed].value) for seed in seeds]
         names = [(ours[seed].name, theirs[seed].name) for seed in seeds]
         if not self._outcomes.keys() >= {name for pair in names for name in pair}:
-            return Difference.of(of_seeds)
-        drawn = [self._draws[mine] - self._draws[its] for mine, its in names]
+            return Difference.of(by_seed)
+        draws = [self._resampled[our] - self._resampled[their] for our, their in names]
         rows = len(self._outcomes[names[0][0]].ids)
-        return Difference.of(of_seeds, np.stack(drawn, axis=1), rows)
+        return Difference.of(by_seed, np.stack(draws, axis=1), rows)
 
     @cached_property
-    def _draws(self) -> dict[str, np.ndarray]:
-        """The metric of every run on resampled rows."""
+    def _resampled(self) -> dict[str, np.ndarray]:
+        """The metric of every run on resampled rows, (draws,)."""
         return {name: resample(outcome) for name, outcome in self._outcomes.items()}
 
     @cached_property
     def _outcomes(self) -> dict[str, Examples]:
-        """The outcomes of runs row by row, where the file is still there."""
+        """The outcomes of runs row by row, by name of the run, where the file exists."""
         outcomes = {
             run.name: self.folder.examples(run)
             for run in self.records
@@ -296,18 +294,18 @@ class _Task:
         return outcomes
 
 
-def _minus(value: float, other: float) -> float:
-    """The difference, 0 where it is rounding: a metric of few rows is often the same for two."""
+def _subtract(value: float, other: float) -> float:
+    """Return the difference, or 0 if it is only rounding: few rows give few distinct metrics."""
     return 0.0 if math.isclose(value, other, rel_tol=1e-12) else value - other
 
 
-def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverTasks, ...]:
+def _test_over_tasks(study: StudyRecord, tasks: Sequence[TaskResults]) -> tuple[OverTasks, ...]:
     if len(tasks) < 2:
         return ()
     tests = {
         method.label: signed_rank(differences)
         for method in study.methods
-        if len(differences := _of_tasks(method.label, tasks)) == len(tasks)
+        if len(differences := _differences(method.label, tasks)) == len(tasks)
     }
     corrected = holm({label: test.p_value for label, test in tests.items()})
     return tuple(
@@ -322,11 +320,11 @@ def _over_tasks(study: StudyRecord, tasks: Sequence[TaskFigures]) -> tuple[OverT
     )
 
 
-def _of_tasks(label: str, tasks: Sequence[TaskFigures]) -> list[float]:
-    """The mean difference on each task that has one; positive is better.
+def _differences(label: str, tasks: Sequence[TaskResults]) -> list[float]:
+    """Return the mean difference on each task that has one; positive is better.
 
-    Of metrics in unlike units, points beside perplexity, only the sign, which makes Wilcoxon's test
-    the sign test: their sizes have no order.
+    Sizes of differences in unlike units, such as points and perplexity, have no order. Their signs
+    are returned then, which makes Wilcoxon's test the sign test.
     """
     units = {"points" if task.unit is POINTS else task.task.metric for task in tasks}
     differences = [

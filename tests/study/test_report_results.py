@@ -16,7 +16,7 @@ from rankwright.errors import MethodError
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import html, markdown, words
-from rankwright.study.report.figures import MethodFigures, StudyFigures, figures
+from rankwright.study.report.results import MethodResults, StudyResults, compute_results
 from rankwright.study.statistics import holm, signed_rank
 
 COSTS = {
@@ -29,12 +29,12 @@ COSTS = {
 }
 
 
-def every_method(found: StudyFigures) -> list[tuple[str, MethodFigures]]:
+def every_method(found: StudyResults) -> list[tuple[str, MethodResults]]:
     return [(task.task.task, method) for task in found.tasks for method in task.methods]
 
 
 def test_means_intervals_and_costs_are_those_of_the_files(
-    study: StudyFolder, found: StudyFigures
+    study: StudyFolder, found: StudyResults
 ) -> None:
     assert len(every_method(found)) == 21
     for task, method in every_method(found):
@@ -50,7 +50,7 @@ def test_means_intervals_and_costs_are_those_of_the_files(
 
 
 def test_differences_and_p_values_are_those_of_the_files(
-    study: StudyFolder, found: StudyFigures
+    study: StudyFolder, found: StudyResults
 ) -> None:
     for task in found.tasks:
         p_values = {}
@@ -58,10 +58,10 @@ def test_differences_and_p_values_are_those_of_the_files(
             if method.verdict is None:
                 assert method.label == "dora"
                 continue
-            of_seeds = raw_files.differences(study.path, task.task.task, method.label, "dora")
-            assert method.verdict.difference.of_seeds == pytest.approx(of_seeds.tolist())
-            if of_seeds.any():
-                p_values[method.label] = scipy.stats.ttest_1samp(of_seeds, 0).pvalue
+            by_seed = raw_files.differences(study.path, task.task.task, method.label, "dora")
+            assert method.verdict.difference.by_seed == pytest.approx(by_seed.tolist())
+            if by_seed.any():
+                p_values[method.label] = scipy.stats.ttest_1samp(by_seed, 0).pvalue
             else:
                 p_values[method.label] = 1.0
         smallest = min(p_values, key=p_values.__getitem__)
@@ -84,7 +84,7 @@ PAIRS = {"dora": "lora", "bidora": "dora", "xgblora": "lora"}
 
 
 def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> None:
-    found = figures(several)
+    found = compute_results(several)
     assert found.study.against == PAIRS
     assert found.baselines == ["lora", "dora"]
     for task in found.tasks:
@@ -95,11 +95,11 @@ def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> Non
                 continue
             assert method.verdict is not None
             assert method.verdict.baseline == PAIRS[method.label]
-            of_seeds = raw_files.differences(
+            by_seed = raw_files.differences(
                 several.path, task.task.task, method.label, PAIRS[method.label]
             )
-            assert method.verdict.difference.of_seeds == pytest.approx(of_seeds.tolist())
-            p_values[method.label] = scipy.stats.ttest_1samp(of_seeds, 0).pvalue
+            assert method.verdict.difference.by_seed == pytest.approx(by_seed.tolist())
+            p_values[method.label] = scipy.stats.ttest_1samp(by_seed, 0).pvalue
         corrected = holm(p_values)  # over the three comparisons
         for method in task.methods:
             if method.verdict is not None:
@@ -109,20 +109,20 @@ def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> Non
 
 
 def test_all_can_be_compared_with_one_instead(several: StudyFolder) -> None:
-    found = figures(several, "dora")
+    found = compute_results(several, "dora")
     assert found.study.against == {"lora": "dora", "bidora": "dora", "xgblora": "dora"}
     (verdict,) = [m.verdict for m in found.tasks[0].methods if m.label == "lora"]
     assert verdict is not None
-    turned = next(m.verdict for m in figures(several).tasks[0].methods if m.label == "dora")
+    turned = next(m.verdict for m in compute_results(several).tasks[0].methods if m.label == "dora")
     assert turned is not None
-    assert verdict.difference.of_seeds == tuple(-d for d in turned.difference.of_seeds)
+    assert verdict.difference.by_seed == tuple(-d for d in turned.difference.by_seed)
     assert several.study.baseline == "lora"
     with pytest.raises(MethodError, match="baseline = 'olora': expected one of lora, dora, bidora"):
-        figures(several, "olora")
+        compute_results(several, "olora")
 
 
 def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None:
-    found = figures(several)
+    found = compute_results(several)
     page, text = html(found), markdown(found)
     for shown in (page, text):
         assert "Compared with lora; bidora with dora." in shown
@@ -132,36 +132,36 @@ def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None
     assert re.search(r"<h3 [^>]*>Difference</h3>", page)
     assert '<tr><th scope="row">bidora − dora</th>' in page
     assert re.search(r"\| bidora \| [\d.± ]+ \| [−+\d.± ]+ to dora \|", text)
-    assert "Compared with dora." in html(figures(several, "dora"))
+    assert "Compared with dora." in html(compute_results(several, "dora"))
 
 
-def test_the_best_comes_first(found: StudyFigures) -> None:
+def test_the_best_comes_first(found: StudyResults) -> None:
     for task in found.tasks:
         means = [method.mean.mean for method in task.methods]
         assert means == sorted(means, reverse=task.task.greater_is_better)
 
 
-def test_one_method_under_two_names_is_not_distinguishable(found: StudyFigures) -> None:
+def test_one_method_under_two_names_is_not_distinguishable(found: StudyResults) -> None:
     twins = [method for _, method in every_method(found) if method.label == "dora_again"]
     assert len(twins) == 3
     for twin in twins:
         assert twin.verdict is not None
         assert twin.verdict.finding == "not distinguishable"
-        assert not any(twin.verdict.difference.of_seeds)
+        assert not any(twin.verdict.difference.by_seed)
         assert twin.verdict.difference.over_rows is not None
         assert twin.verdict.difference.over_rows.half_width == 0
 
 
-def test_methods_are_compared_on_the_seeds_that_both_have(found: StudyFigures) -> None:
+def test_methods_are_compared_on_the_seeds_that_both_have(found: StudyResults) -> None:
     full = next(m for task, m in every_method(found) if (task, m.label) == ("cola", "full"))
     assert full.missing == (3,)
     assert full.verdict is not None
-    assert len(full.verdict.difference.of_seeds) == 4
+    assert len(full.verdict.difference.by_seed) == 4
     assert found.finished == 104
     assert [failure.seed for failure in found.failures] == [3]
 
 
-def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyFigures) -> None:
+def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyResults) -> None:
     over = {item.label: item.test for item in found.over_tasks}
     assert (over["full"].won, over["head-only"].won) == (3, 0)
     assert over["full"].p_value == pytest.approx(0.25)
@@ -172,13 +172,13 @@ def test_metrics_in_unlike_units_count_by_their_sign(tmp_path: Path) -> None:
     folder = made_up.study(
         tmp_path, methods=("dora", "lora"), tasks=("rte", "cola", "e2e"), rows=30, trials=0
     )
-    units = {task.unit for task in figures(folder).tasks}
+    units = {task.unit for task in compute_results(folder).tasks}
     assert len(units) == 2
     alike = made_up.study(
         tmp_path / "alike", methods=("dora", "lora"), tasks=("rte", "cola"), rows=30, trials=0
     )
     for study, scale in ((folder, np.sign), (alike, np.asarray)):
-        found = figures(study)
+        found = compute_results(study)
         expected = [
             method.verdict.difference.over_seeds.mean * (1 if task.task.greater_is_better else -1)
             for task in found.tasks
@@ -188,7 +188,7 @@ def test_metrics_in_unlike_units_count_by_their_sign(tmp_path: Path) -> None:
         assert found.over_tasks[0].test == signed_rank(scale(expected).tolist())
 
 
-def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyFigures) -> None:
+def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyResults) -> None:
     """2 / 2^3 of three tasks, corrected for six comparisons."""
     assert [(item.test.least_p, item.least_p) for item in found.over_tasks] == [(0.25, 1.0)] * 6
     for item in found.over_tasks:
@@ -197,16 +197,16 @@ def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyFigur
 
 
 def test_six_tasks_are_too_few_for_two_comparisons(several: StudyFolder) -> None:
-    (first, *_) = figures(several).over_tasks
+    (first, *_) = compute_results(several).over_tasks
     test = dataclasses.replace(first.test, tasks=6, won=6, p_value=1 / 32, least_p=1 / 32)
     over = dataclasses.replace(first, test=test, p_value=2 / 32, least_p=2 / 32)
     assert words.over_tasks(over).endswith("(6 tasks cannot give less than 0.062).")
 
 
 def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> None:
-    with_rows = {m.label: m.verdict for _, m in every_method(figures(small))}
+    with_rows = {m.label: m.verdict for _, m in every_method(compute_results(small))}
     small.examples_file("rte--dora--1").unlink()
-    without = {m.label: m.verdict for _, m in every_method(figures(small))}
+    without = {m.label: m.verdict for _, m in every_method(compute_results(small))}
     for label in ("lora", "dora_again"):
         before, after = with_rows[label], without[label]
         assert before is not None
@@ -219,7 +219,7 @@ def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> 
 
 def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: StudyFolder) -> None:
     """With two seeds and the bootstrap of Examples.compute, to the precision of 2000 draws."""
-    verdict = next(m.verdict for _, m in every_method(figures(small)) if m.label == "lora")
+    verdict = next(m.verdict for _, m in every_method(compute_results(small)) if m.label == "lora")
     assert verdict is not None
     assert verdict.difference.over_rows is not None
     runs = {
@@ -247,19 +247,19 @@ def test_other_rows_are_refused(small: StudyFolder) -> None:
         file
     )
     with pytest.raises(MethodError, match="runs of rte report on different rows"):
-        figures(small)
+        compute_results(small)
 
 
 def test_a_study_without_results_says_how_to_go_on(small: StudyFolder) -> None:
     for record in small.path.glob("records/*.json"):
         record.unlink()
     with pytest.raises(MethodError, match=r"none of its 9 runs is finished.*rankwright compare"):
-        figures(small)
+        compute_results(small)
 
 
 def test_a_folder_that_is_no_study_is_named(small: StudyFolder) -> None:
     with pytest.raises(MethodError, match="holds no study"):
-        figures(StudyFolder(small.path / "records"))
+        compute_results(StudyFolder(small.path / "records"))
 
 
 def test_a_baseline_that_is_missing_leaves_the_means(tmp_path) -> None:
@@ -267,6 +267,6 @@ def test_a_baseline_that_is_missing_leaves_the_means(tmp_path) -> None:
         tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0,), rows=30, trials=0,
         unfinished=[("rte", "dora", 0)],
     )  # fmt: skip
-    (task,) = figures(folder).tasks
+    (task,) = compute_results(folder).tasks
     (lora,) = task.methods
     assert (lora.label, lora.verdict) == ("lora", None)
