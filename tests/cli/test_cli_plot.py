@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_picture_is_written(
     assert (run / "plot.png").read_bytes().startswith(b"\x89PNG")
     drawn = tmp_path / "drawn.svg"
     assert main(["plot", str(run), "--only", "loss", "eval_accuracy", "--output", str(drawn)]) == 0
-    assert "<svg" in drawn.read_text("utf-8")
+    texts = ElementTree.parse(drawn).iter("{http://www.w3.org/2000/svg}text")
+    assert {"bidora on train, seed 0", "loss, nats", "optimizer step"} <= {t.text for t in texts}
 
 
 def test_the_values_are_those_of_the_history_and_the_result(run: Path) -> None:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rankwright.axis import Axis, format_tick
 from rankwright.study.report import words
 from rankwright.study.report.environment import environment
-from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.curves import curve_panels, learning_curves
 from rankwright.study.report.plots.labels import box_of, place_labels
 from rankwright.study.report.plots.panel import (
@@ -47,7 +47,7 @@ def test_ticks_are_round_and_on_the_axis(
     values: list[float], log: bool | None, ticks: list[str]
 ) -> None:
     axis = Axis.over(values, 0, 100, log=log)
-    shown = axis.ticks(words.tick, most=6)
+    shown = axis.ticks(format_tick, most=6)
     assert [text for _, text in shown] == ticks
     assert all(0 <= place <= 100 for place, _ in shown)
     assert all(0 < axis.at(value) < 100 for value in values)

@@ -1,11 +1,11 @@
-"""A picture of what was logged while a run trained."""
+"""`rankwright plot`: the log of a run as a picture."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from rankwright.cli.drawing import draw
+from rankwright.cli.drawing import draw, save
 from rankwright.cli.run_log import RunLog
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder
@@ -19,27 +19,27 @@ def plot(run: str, *, only: Sequence[str] | None, edited: bool, output: str | No
     Args:
         run: Folder of the run.
         only: Quantities to draw; None for all.
-        edited: Read on where a file is not what the run wrote.
+        edited: Whether to accept files that were edited after the run wrote them.
         output: Image file; None for RUN/plot.png.
 
     Raises:
         MethodError: The run is damaged or has logged nothing, or the image cannot be written.
     """
     folder = RunFolder.read(run, check=not edited)
-    log = _chosen(RunLog.of(folder), only)
+    log = _select(RunLog.of(folder), only)
     target = expanded(output) if output else folder.path / "plot.png"
     check_output(target)
     figure = draw(log)
     try:
-        figure.savefig(target)
+        save(figure, target)
     except (OSError, ValueError) as error:
         raise MethodError(f"cannot write {target}: {error}") from error
     print(f"plot: {target}")
     return 0
 
 
-def _chosen(log: RunLog, only: Sequence[str] | None) -> RunLog:
-    """The log with these quantities only, named with or without `eval_`."""
+def _select(log: RunLog, only: Sequence[str] | None) -> RunLog:
+    """Return the log with these quantities only; their names may begin with `eval_`."""
     names = [name.removeprefix("eval_") for name in only or log.quantities]
     missing = [name for name in names if name not in log.quantities]
     if missing or not names:

@@ -54,19 +54,6 @@ def seconds(value: float) -> str:
     return f"{_three_digits(value)} s"
 
 
-def tick(value: float) -> str:
-    """A round figure beside an axis: `0.5`, `20`, `100 k`."""
-    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if value >= least:
-            return f"{value / size:.6g} {letter}"
-    return f"{value:.6g}".replace("-", "−")
-
-
-def signed_tick(value: float) -> str:
-    """A round difference beside an axis: `+20`, `0`, `−0.5`."""
-    return f"{value:+.6g}".replace("-", "−") if abs(value) > 1e-12 else "0"
-
-
 def _three_digits(value: float) -> str:
     rounded = float(f"{value:.3g}")
     digits = 2 - math.floor(math.log10(rounded)) if rounded > 0 else 0

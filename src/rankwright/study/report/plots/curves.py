@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rankwright.axis import Axis, Bounds, format_tick
 from rankwright.study.records.records import CurvePoint
 from rankwright.study.report import words
-from rankwright.study.report.plots.axis import Axis, Bounds
 from rankwright.study.report.plots.panel import (
     BOTTOM,
     LEFT,
@@ -65,8 +65,8 @@ def curve_panels(
             description=_description(curve, name),
             x_title="passes through the model",
             y_title=_y_title(name),
-            x_ticks=x.ticks(words.tick),
-            y_ticks=y.ticks(words.tick),
+            x_ticks=x.ticks(format_tick),
+            y_ticks=y.ticks(format_tick),
             strokes=[
                 *(_strokes(behind, x, y, "base") if behind is not None else ()),
                 *_strokes(curve, x, y, "ours"),

@@ -1,7 +1,7 @@
-"""Plots as places of lines and dots; `templates/plots.html.j2` draws them as SVG.
+"""A plot as places of lines, dots and names, which `templates/plots.html.j2` writes as SVG.
 
-A plot has one method in colour beside the baseline in grey, or names at its dots: none asks for
-telling more than two colours apart, and each has a text that says what it shows.
+A plot has one method in colour and the baseline in grey, or names at its dots: no reader has to tell
+more than two colours apart. Each has a text alternative.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from rankwright.study.report.plots.axis import UNBOUNDED, Axis, Bounds
+from rankwright.axis import UNBOUNDED, Axis, Bounds
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.tasks.metrics import METRICS
 
-# Pixels; templates/plots.html.j2 has the same numbers.
-WIDTH = 360
+# Pixels of the drawing, and the edges of the plot in it.
+WIDTH, HEIGHT = 360, 248
 LEFT, RIGHT, TOP, BOTTOM = 50, 350, 12, 204
 
 Place = tuple[float, float]
@@ -75,6 +76,12 @@ class Panel:
     strokes: list[Stroke] = field(default_factory=list)
     dots: list[Dot] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
+    width: ClassVar[int] = WIDTH
+    height: ClassVar[int] = HEIGHT
+    left: ClassVar[int] = LEFT
+    right: ClassVar[int] = RIGHT
+    top: ClassVar[int] = TOP
+    bottom: ClassVar[int] = BOTTOM
 
 
 @dataclass(frozen=True)

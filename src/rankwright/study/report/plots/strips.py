@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rankwright.study.report import words
-from rankwright.study.report.plots.axis import Axis
+from rankwright.axis import Axis, format_signed_tick
 from rankwright.study.report.plots.panel import Reach, bounds_of, ends, metric_axis, middle
 from rankwright.study.report.results import TaskResults
 from rankwright.study.statistics import Difference
@@ -74,7 +73,7 @@ def forest(task: TaskResults) -> tuple[dict[str, Strip], list[tuple[float, str]]
         )
         for label, verdict in found.items()
     }
-    return strips, axis.ticks(lambda value: words.signed_tick(value * task.unit.scale))
+    return strips, axis.ticks(lambda value: format_signed_tick(value * task.unit.scale))
 
 
 def look(finding: Finding) -> str:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rankwright.axis import Axis, format_tick
 from rankwright.study.report import words
-from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.labels import place_labels
 from rankwright.study.report.plots.panel import (
     BOTTOM,
@@ -105,8 +105,8 @@ def _trade_off(task: TaskResults, cost: Cost) -> Panel:
         description=f"{task.task.metric} against {cost.name}. On the Pareto front: {named}.",
         x_title=cost.axis + (", log scale" if x.log else ""),
         y_title=words.axis(task.task.metric, unit, task.task.greater_is_better),
-        x_ticks=x.ticks(words.tick),
-        y_ticks=y.ticks(words.tick),
+        x_ticks=x.ticks(format_tick),
+        y_ticks=y.ticks(format_tick),
         strokes=strokes,
         dots=dots,
         labels=place_labels([(dot.x, dot.y) for dot in dots], [m.label for m in methods]),

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from rankwright.axis import Axis, format_tick
 from rankwright.study.records.tuning import TrialRecord, TuningRecord
 from rankwright.study.report import words
-from rankwright.study.report.plots.axis import Axis
 from rankwright.study.report.plots.panel import (
     BOTTOM,
     LEFT,
@@ -60,7 +60,7 @@ def _trials(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
     panel = _tuning_panel(record, unit, y, f"{record.label}: best so far", "trial")
     return replace(
         panel,
-        x_ticks=[tick for tick in x.ticks(words.tick) if "." not in tick[1]],
+        x_ticks=x.ticks(format_tick, whole=True),
         strokes=[Stroke(path + f"H{RIGHT}", "ours")],
         dots=_dots(record, unit, y, lambda trial: x.at(trial.number)),
     )
@@ -96,7 +96,7 @@ def _tuning_panel(record: TuningRecord, unit: Unit, y: Axis, title: str, x_title
         x_title=x_title,
         y_title=words.axis(record.metric, unit, record.greater_is_better),
         x_ticks=[],
-        y_ticks=y.ticks(words.tick),
+        y_ticks=y.ticks(format_tick),
     )
 
 
