@@ -1,7 +1,7 @@
 """A plot as places of lines, dots and names, which `templates/plots.html.j2` writes as SVG.
 
-A plot has one method in colour and the baseline in grey, or names at its dots: no reader has to tell
-more than two colours apart. Each has a text alternative.
+A plot has one method in colour and the baseline in grey, or names at its dots: no reader has to
+tell more than two colours apart. Each has a text alternative.
 """
 
 from __future__ import annotations
