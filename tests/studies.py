@@ -43,7 +43,7 @@ class Heard(Observer):
         self.finished_runs: list[str] = []
         self.failures: dict[str, str] = {}
 
-    def says(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.said.append(text)
 
     def finished(self, run: PlannedRun) -> None:

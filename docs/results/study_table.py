@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rankwright.study.planning.config import RATES
+from rankwright.study.planning.specs import LEARNING_RATES
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report.results import (
     MethodResults,
@@ -51,7 +51,7 @@ def _found(method: MethodResults) -> str:
     if method.tuning is None:
         return ""
     return ", ".join(
-        f"{method.tuning.best[rate]:.2g}" for rate in RATES if rate in method.tuning.best
+        f"{method.tuning.best[rate]:.2g}" for rate in LEARNING_RATES if rate in method.tuning.best
     )
 
 

@@ -17,11 +17,13 @@ from rankwright.cli import compare as command
 from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
 from rankwright.cli.compare import parse_compare
-from rankwright.cli.live import StudyTable, plan_table
+from rankwright.cli.live import StudyTable
+from rankwright.cli.plan_table import plan_table
 from rankwright.study.errors import StoppedError
 from rankwright.study.execution.protocol import REQUEST, Progress, Request
 from rankwright.study.planning.config import StudyConfig
-from rankwright.study.planning.plan import Plan, plan
+from rankwright.study.planning.plan import Plan, make_plan
+from rankwright.study.planning.sizing import schedule_runs
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.records import Measurement
 from studies import InProcess
@@ -89,8 +91,10 @@ def test_a_plan_counts_the_evaluations_that_a_run_makes(
     few = {"method": "lora", "space": {"learning_rate": [1e-3, 2e-3]}, "r": 8}
     rates = {"head_learning_rate": 1e-2}
     config = StudyConfig(methods=[{**few, **rates}], task="rte", curve_points=4, tune=3)
+    (method,) = config.parsed_methods
+    specs = {("rte", method.label): method}
     console = Console(file=io.StringIO(), width=120)
-    console.print(plan_table(Plan(config, folder, record)))
+    console.print(plan_table(Plan(config, folder, record, specs)))
     assert isinstance(console.file, io.StringIO)
     run, trials = 2 + points * 1 + 2 * 10 + 2 * 3, 2 * (2 + 10)
     said = f"about {run} s with 1 at a time, {trials} s of tuning before"
@@ -104,7 +108,7 @@ def test_a_run_that_fails_is_said_last(
     assert main(wild) == 1
     said = capsys.readouterr().err
     assert "full on train, seed 1: " in said
-    assert said.rstrip().endswith("the same command tries them again")
+    assert said.rstrip().endswith("run the same command to try them again")
 
 
 def test_a_study_that_is_stopped_says_how_to_go_on(
@@ -122,8 +126,8 @@ def test_a_study_that_is_stopped_says_how_to_go_on(
     assert main(arguments) == 143
     said = capfd.readouterr().err
     assert said.splitlines()[-2:] == [
-        "stopping when every process has saved a checkpoint",
-        "stopped; the same command goes on where it was",
+        "stopping once every process has saved a checkpoint",
+        "stopped; run the same command to continue",
     ]
 
 
@@ -213,10 +217,7 @@ def test_flags_are_shown_as_in_the_guides(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     config, _ = parse_compare(arguments[1:])
-    planned = plan(config, "c")
-    (task,) = config.parsed_tasks
-    runs = planned.runs({(task.label, m.label): m for m in config.parsed_methods})
-    object.__setattr__(planned.record, "runs", runs)
+    planned = schedule_runs(make_plan(config, "c"))
     planned.record.save(planned.folder.description)
     console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
     table = StudyTable(console, jobs=2)
@@ -271,4 +272,4 @@ def test_the_time_left_is_that_of_the_steps_left(tmp_path: Path) -> None:
     for step in (0, 100):
         table.watch(run, Progress(step=step, steps=400, phase="train", seconds=1e6))
         left = (1 - step / 400) * lora.cost.total_seconds
-        assert table._left() == f", about {left:.0f} s left"
+        assert table._describe_left() == f", about {left:.0f} s left"

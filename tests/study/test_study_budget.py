@@ -9,8 +9,9 @@ import pytest
 
 from method_table import METHODS, method_named
 from rankwright.errors import MethodError
-from rankwright.study.planning.budget import Budget, steps_within
-from rankwright.study.planning.config import MethodSpec, StudyConfig, TaskSpec
+from rankwright.study.planning.budget import Budget, max_steps
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.planning.specs import MethodSpec, TaskSpec
 from rankwright.tasks import load_task, task_name
 
 
@@ -18,7 +19,7 @@ from rankwright.tasks import load_task, task_name
 @pytest.mark.parametrize("name", METHODS)
 def test_the_most_steps_that_fit(name: str, passes: float) -> None:
     method = method_named(name)
-    steps = steps_within(method, passes)
+    steps = max_steps(method, passes)
     assert method.made_of().passes(steps) <= passes + 1e-6 < method.made_of().passes(steps + 1) + 1
     assert steps >= 1
 
@@ -33,12 +34,12 @@ def test_the_most_steps_that_fit(name: str, passes: float) -> None:
     ],
 )
 def test_bidora_pays_for_its_passes(fields: dict[str, Any], passes: float, steps: int) -> None:
-    assert steps_within(method_named("bidora", **fields), passes) == steps
+    assert max_steps(method_named("bidora", **fields), passes) == steps
 
 
 def test_a_budget_that_is_too_small() -> None:
     with pytest.raises(MethodError, match="3 passes are not enough for xgblora"):
-        steps_within(method_named("xgblora", rounds=4), 3)
+        max_steps(method_named("xgblora", rounds=4), 3)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_no_budget(text: str) -> None:
 
 def test_seconds_are_turned_into_steps_by_what_was_measured() -> None:
     budget, method = Budget.parse("60-seconds"), method_named("bidora")
-    assert budget.steps(method, seconds_per_pass=0.1) == steps_within(method, 600)
+    assert budget.steps(method, seconds_per_pass=0.1) == max_steps(method, 600)
     with pytest.raises(MethodError, match="needs the measured time of a pass"):
         budget.steps(method)
 

@@ -22,16 +22,16 @@ from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, train
 from rankwright.job.head import Head
 from rankwright.study.errors import StoppedError
-from rankwright.study.execution import worker
+from rankwright.study.execution import measured_run, reported_run
 from rankwright.study.execution.compare import compare, dry_run
+from rankwright.study.execution.forgetting import HeldLoss
 from rankwright.study.execution.observe import NoLastEvaluation
 from rankwright.study.execution.processes import Exit, Processes
 from rankwright.study.execution.protocol import ERROR, LOG, OUTCOME, REQUEST, ErrorReport, Request
 from rankwright.study.planning.config import StudyConfig
-from rankwright.study.planning.held_text import HeldText
 from rankwright.study.planning.same_study import check_same
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.locks import locked
+from rankwright.study.records.locks import lock_folder
 from rankwright.study.records.records import CurvePoint, FailureRecord, Measurement, StudyRecord
 from rankwright.study.report import html as page
 from rankwright.study.report import markdown, model_card
@@ -381,7 +381,7 @@ def test_what_is_said_of_a_method_may_change(config_of: Study) -> None:
 
 def test_a_command_that_waits_for_another_can_be_stopped(config_of: Study) -> None:
     config = config_of(methods="lora")
-    with locked(Path(str(config.output))):
+    with lock_folder(Path(str(config.output))):
         compare_nothing(config)
     assert not (Path(str(config.output)) / "study.json").exists()
 
@@ -489,7 +489,7 @@ def test_a_run_that_fails_does_not_stop_the_others(config_of: Study) -> None:
 def test_a_run_whose_metric_is_no_number_is_a_failure(
     config_of: Study, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    monkeypatch.setattr(worker, "score", lambda *_args: {"accuracy": value})
+    monkeypatch.setattr(reported_run, "score", lambda *_args: {"accuracy": value})
     folder, _ = carried_out(config_of(methods="lora", budget="2-passes"))
     (failure,) = folder.failures()
     assert failure.error.startswith(f"accuracy is {value} on the validation rows after training")
@@ -514,7 +514,7 @@ def test_a_dry_run_measures_and_keeps_nothing(config_of: Study, tmp_path: Path) 
 
 @tells_steps_apart
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes memory of the CPU")
-@pytest.mark.parametrize(("owner", "name"), [(PreparedTask, "predict"), (HeldText, "loss")])
+@pytest.mark.parametrize(("owner", "name"), [(PreparedTask, "predict"), (HeldLoss, "compute")])
 def test_a_dry_run_promises_the_memory_of_what_a_run_evaluates(
     config_of: Study, tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch,
     owner: type, name: str,
@@ -547,7 +547,7 @@ def test_a_dry_run_evaluates_one_whole_batch(
 
     plain, limits = PreparedTask.predict, list[int]()
     monkeypatch.setattr(PreparedTask, "predict", predict)
-    monkeypatch.setattr(worker, "MEASURED_ROWS", 4)
+    monkeypatch.setattr(measured_run, "MEASURED_ROWS", 4)
     options = {"eval_batch_size": 10, "eval_rows": eval_rows}
     dry_run(config_of(methods="lora", options=options), "c", InProcess(), Heard())
     assert limits == [rows]

@@ -15,7 +15,7 @@ import torch
 from rankwright.study.execution.protocol import PROGRESS, Progress
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.locks import locked
+from rankwright.study.records.locks import lock_folder
 from rankwright.study.records.records import RunRecord
 from studies import carried_out
 
@@ -63,7 +63,7 @@ def test_killed_and_started_again_is_never_killed(
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = folder.record(first).stat().st_mtime_ns
-    with locked(folder.run(second)):  # its process has ended, too: with a checkpoint
+    with lock_folder(folder.run(second)):  # its process has ended, too: with a checkpoint
         assert not folder.record(second).exists()
         assert list((folder.run(second) / "checkpoints").glob("checkpoint-*"))
 

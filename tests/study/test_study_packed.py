@@ -139,7 +139,7 @@ def test_going_on_with_a_packed_study_unpacks_it(
     processes, heard = InProcess(), Heard()
     folder = compare(config_of(methods="lora", seeds=2), "again", processes, heard)
     assert [name for _, name in processes.done] == ["train--lora--1"]
-    assert "2 files of records.parquet unpacked, to go on" in heard.said
+    assert "2 files of records.parquet unpacked, to continue the study" in heard.said
     assert not folder.packed.exists()
     assert [record.seed for record in folder.records()] == [0, 1]
     after = files_of(folder.path / "records")
@@ -153,7 +153,7 @@ def test_another_command_leaves_a_packed_study_as_it_is(
     folder.pack(tmp_path / "kept")
     before = files_of(tmp_path / "kept")
     config = config_of(methods="lora", budget="12-passes", output=str(tmp_path / "kept"))
-    with pytest.raises(MethodError, match="the study that is there has"):
+    with pytest.raises(MethodError, match="the existing study has"):
         compare(config, "another", InProcess(), Heard())
     kept = files_of(tmp_path / "kept")
     assert {name: kept[name] for name in before} == before
@@ -180,9 +180,9 @@ def outside(table: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damaged, "is no table of a study's records"),
-        (cut, "is no table of a study's records"),
-        (of_other_columns, "is no table of a study's records"),
+        (damaged, "is not a table of a study's records"),
+        (cut, "is not a table of a study's records"),
+        (of_other_columns, "is not a table of a study's records"),
         (outside, r"has a row with the path 'records/../../x.json'; expected JSON and parquet"),
     ],
 )
@@ -225,7 +225,7 @@ def test_on_the_command_line(whole: StudyFolder, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main([*arguments, "--output", str(whole.path)]) == 1
     said = capsys.readouterr().err
-    assert "is there, and would hide what is packed" in said
+    assert "exists, and would be read instead of the packed file" in said
     assert not whole.packed.exists()
     assert main([*arguments, "--output", str(kept)]) == 0, "over what was packed before"
 

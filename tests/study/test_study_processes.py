@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from rankwright.errors import MethodError
-from rankwright.study.execution.processes import Exit, Processes, error_of
+from rankwright.study.execution.processes import Exit, Processes, error_message
 from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress
-from rankwright.study.records.locks import locked
+from rankwright.study.records.locks import lock_folder
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_what_dies_always_is_given_up(worker: Path, tmp_path: Path) -> None:
     end = Processes(1).run(tmp_path)
     assert end is Exit.DIED
     assert calls(tmp_path) == 3
-    assert error_of(tmp_path, end).endswith("log.txt: out of memory")
+    assert error_message(tmp_path, end).endswith("log.txt: out of memory")
 
 
 def test_an_error_that_would_come_again_is_not_tried_again(worker: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_an_error_that_would_come_again_is_not_tried_again(worker: Path, tmp_pat
     end = Processes(1).run(tmp_path)
     assert end is Exit.FAILED
     assert calls(tmp_path) == 1
-    assert error_of(tmp_path, end) == "the loss is NaN"
+    assert error_message(tmp_path, end) == "the loss is NaN"
 
 
 def test_stopping_lets_a_process_save(worker: Path, tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_a_process_that_still_imports_ends_with_its_parent(tmp_path: Path) -> No
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
-    with locked(tmp_path, wait=False) as first:
+    with lock_folder(tmp_path, wait=False) as first:
         assert first
-        with locked(tmp_path, wait=False) as second:
+        with lock_folder(tmp_path, wait=False) as second:
             assert not second
-    with locked(tmp_path, wait=False) as again:
+    with lock_folder(tmp_path, wait=False) as again:
         assert again
 
 
@@ -148,5 +148,8 @@ def test_a_file_system_without_locks_is_named(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(MethodError, match=r"cannot be locked .*Function not"), locked(tmp_path):
+    with (
+        pytest.raises(MethodError, match=r"cannot be locked .*Function not"),
+        lock_folder(tmp_path),
+    ):
         pass

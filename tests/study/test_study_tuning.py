@@ -28,17 +28,22 @@ from rankwright.study.execution.compare import compare
 from rankwright.study.execution.observer import Observer
 from rankwright.study.execution.processes import Exit, Processes
 from rankwright.study.execution.protocol import LOG, OUTCOME, REQUEST, Request
+from rankwright.study.execution.trials import TrialProcesses
 from rankwright.study.planning.config import StudyConfig
-from rankwright.study.planning.plan import Plan, plan
+from rankwright.study.planning.plan import Plan, make_plan
+from rankwright.study.planning.specs import MethodSpec
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.tuning import TrialOutcome, TuningRecord
 from rankwright.study.report.results import compute_results
 from rankwright.study.report.words import lede
 from rankwright.study.tuning import storage
+from rankwright.study.tuning.heartbeats import start_heartbeat
 from rankwright.study.tuning.sampler import SeededSampler
 from rankwright.study.tuning.search import Search, tune
-from rankwright.study.tuning.storage import quiet_optuna, storage_of_trials, without_password
-from rankwright.study.tuning.trials import best_of, once_each, place
+from rankwright.study.tuning.search_spec import SearchSpec
+from rankwright.study.tuning.storage import hide_password, open_storage, silence_optuna
+from rankwright.study.tuning.trial_store import TrialStore
+from rankwright.study.tuning.trials import best_trial, keep_one_per_place, place
 from rankwright.tasks import TaskError
 from studies import Heard, InProcess, carried_out
 
@@ -51,8 +56,8 @@ OPENED = contextlib.ExitStack()
 
 
 @pytest.fixture(autouse=True)
-def _quiet_optuna() -> Any:
-    with quiet_optuna(), OPENED:
+def _silence_optuna() -> Any:
+    with silence_optuna(), OPENED:
         yield
 
 
@@ -84,13 +89,21 @@ class Pretended(Processes):
 
 
 def search(planned: Plan, processes: Processes, url: str | None = None) -> Search:
-    kept = OPENED.enter_context(storage_of_trials(url, planned.folder.storage))
-    spec = planned.config.parsed_methods[0]
-    return Search(planned, planned.record.tasks[0].task, spec, kept, processes)
+    kept = OPENED.enter_context(open_storage(url, planned.folder.storage))
+    return search_in(kept, planned, processes, planned.config.parsed_methods[0])
+
+
+def search_in(
+    kept: storage.Storage, planned: Plan, processes: Processes, method: MethodSpec
+) -> Search:
+    """The search for one method on the first task."""
+    spec = SearchSpec(planned, planned.record.tasks[0].task, method)
+    return Search(TrialStore(spec, kept), TrialProcesses(planned, processes))
 
 
 def tuned(found: Search) -> TuningRecord:
-    (record,), _ = tune([found], found.processes)
+    assert isinstance(found.runner, TrialProcesses)
+    (record,), _ = tune([found], found.runner.processes.jobs)
     return record
 
 
@@ -134,7 +147,7 @@ def test_a_task_is_tuned_and_run_before_the_next(config_of: ConfigOf, rows_file:
 
 
 def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=1, seeds=[4, 7]), "c")
+    planned = make_plan(config_of(methods="lora", tune=1, seeds=[4, 7]), "c")
     seen = {}
 
     class Look(InProcess):
@@ -178,7 +191,7 @@ def test_seeds_that_are_added_leave_that_of_the_trials_out(config_of: ConfigOf) 
 
 
 def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=3), "c")
+    planned = make_plan(config_of(methods="lora", tune=3), "c")
     dying = Pretended(lambda call: Exit.DIED if call == 2 else call)
     record = tuned(search(planned, dying))
     assert [trial.state for trial in record.trials] == ["complete", "failed", "complete"]
@@ -190,7 +203,7 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     assert record.best_value == 3
     drawn = [trial.parameters for trial in record.trials]
 
-    planned = plan(config_of(methods="dora", tune=3), "c")
+    planned = make_plan(config_of(methods="dora", tune=3), "c")
     killed = Pretended(lambda call: Exit.STOPPED if call == 2 else call)
     with pytest.raises(StoppedError):
         tuned(search(planned, killed))
@@ -204,7 +217,7 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
 
 
 def test_a_trial_whose_metric_is_no_number_counts(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     pretended = Pretended(lambda call: math.nan if call == 1 else 0.5)
     record = tuned(search(planned, pretended))
     assert [(trial.state, trial.error) for trial in record.trials] == [
@@ -218,14 +231,14 @@ def test_a_trial_whose_machine_died_is_given_to_another(
 ) -> None:
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     first = search(planned, Pretended(float))
-    first.begin()
-    study = first._study()
+    first.store.open()
+    study = first.store.load()
     with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
         orphan = study.ask()  # at work on a machine that is gone
     orphan.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-    first._begin(orphan)
+    start_heartbeat(first.store.storage, study, orphan)
     record = tuned(search(planned, Pretended(float)))
     assert len(record.trials) == 2
     states = [trial.state for trial in study.get_trials()]
@@ -237,21 +250,21 @@ def test_a_trial_whose_machine_died_is_given_to_another(
 
 
 def test_a_trial_whose_machine_died_before_its_first_heartbeat(config_of: ConfigOf) -> None:
-    found = search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float))
-    found.begin()
+    found = search(make_plan(config_of(methods="lora", tune=1), "c"), Pretended(float))
+    found.store.open()
     with warnings.catch_warnings(action="ignore"):  # as above
-        found._study().ask()
+        found.store.load().ask()
     assert not found.take_one()  # its machine may yet be at work
-    found.storage.grace_period = -1
+    found.store.storage.grace_period = -1
     assert found.take_one()
-    states = [trial.state for trial in found._study().get_trials()]
+    states = [trial.state for trial in found.store.load().get_trials()]
     assert states == [TrialState.FAIL, TrialState.COMPLETE]
     (trial,) = tuned(found).trials
-    assert trial.parameters == found.untuned
+    assert trial.parameters == found.spec.first_values
 
 
 def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
 
     def out_of_reach(call: int) -> float:
         if call == 1:  # as `fail_stale_trials` on another machine
@@ -261,8 +274,8 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
         return call
 
     asleep = search(planned, Pretended(out_of_reach))
-    asleep.begin()
-    study = asleep._study()
+    asleep.store.open()
+    study = asleep.store.load()
     record = tuned(asleep)
     assert [trial.value for trial in record.trials] == [2, 3]
     assert [trial.number for trial in record.trials] == [0, 1]
@@ -271,17 +284,17 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
 def searched(planned: Plan, value: Callable[[int], float], *, killed: bool) -> TuningRecord:
     """A search whose second trial may have died on its machine while the third was made."""
     found = search(planned, Pretended(value))
-    found.begin()
+    found.store.open()
     found.take_one()
     if killed:
         with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
-            orphan = found._study().ask()
+            orphan = found.store.load().ask()
         assert orphan.number == 1
         found.take_one()
-        found.storage.grace_period = -1
+        found.store.storage.grace_period = -1
         found.take_one()
         numbers = [RetryHeartbeatStaleTrialCallback.retried_trial_number(t)
-                   for t in found._study().get_trials()]  # fmt: skip
+                   for t in found.store.load().get_trials()]  # fmt: skip
         assert numbers == [None, None, None, 1]
     return tuned(found)
 
@@ -293,7 +306,9 @@ def test_a_kill_changes_neither_what_is_tried_nor_which_of_equal_trials_is_best(
     """The first trial is worse than all others, which are equal; TPE draws after ten of them."""
     records = [
         searched(
-            plan(config_of(methods="lora", tune=14, output=f"{config_of().output}-{killed}"), "c"),
+            make_plan(
+                config_of(methods="lora", tune=14, output=f"{config_of().output}-{killed}"), "c"
+            ),
             lambda call: value if call > 1 else -1.0,
             killed=killed,
         )
@@ -314,44 +329,44 @@ def test_of_equal_losses_the_first_by_place_is_the_best(config_of: ConfigOf) -> 
     study.enqueue_trial({})
     study.add_trials(trials)
     waiting, two, one, again = study.get_trials()
-    assert best_of([two, one, again], greater_is_better=False) == again
-    assert best_of([two, one, again], greater_is_better=True) == two
-    assert once_each([two, one, again, waiting]) == [again, two, one]
+    assert best_trial([two, one, again], greater_is_better=False) == again
+    assert best_trial([two, one, again], greater_is_better=True) == two
+    assert keep_one_per_place([two, one, again, waiting]) == [again, two, one]
     assert [place(study, trial) for trial in (waiting, two, one, again)] == [0, 1, 2, 0]
 
 
 def test_what_is_told_of_a_trial_that_is_tried_again(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     with pytest.raises(StoppedError):
         tuned(search(planned, Pretended(lambda call: Exit.STOPPED if call == 2 else 0.5)))
     lines: list[str] = []
-    again = dataclasses.replace(search(planned, Pretended(float)), says=lines.append)
+    again = dataclasses.replace(search(planned, Pretended(float)), notify=lines.append)
     tuned(again)
     assert lines == ["trial 1 of lora on train: accuracy 1.0000"]
 
 
 def test_which_trials_are_too_many_is_the_same_to_all(config_of: ConfigOf) -> None:
     """Two machines made three trials of two; the third is done first, and is left out."""
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     found = search(planned, Pretended(float))
-    found.begin()
-    study = found._study()
-    study.enqueue_trial(found.untuned)
+    found.store.open()
+    study = found.store.load()
+    study.enqueue_trial(found.spec.first_values)
     for state in (TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE):
         template = optuna.trial.create_trial(
             state=state, value=1.0 if state is TrialState.COMPLETE else None
         )
         study.add_trial(template)
-    assert [trial.number for trial in found._trials(study)] == [0, 1]
+    assert [trial.number for trial in found.store.trials(study)] == [0, 1]
     record = tuned(found)
     assert [trial.number for trial in record.trials] == [0, 1]
 
 
 def test_another_study_of_the_same_name_is_refused(config_of: ConfigOf, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    tuned(search(plan(config_of(methods="lora", tune=1), "c"), Pretended(float), url))
+    tuned(search(make_plan(config_of(methods="lora", tune=1), "c"), Pretended(float), url))
     elsewhere = str(tmp_path / "elsewhere" / "study")
-    other = plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
+    other = make_plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
     with pytest.raises(MethodError, match=r"budget = '8-passes', this command '9-passes'"):
         tuned(search(other, Pretended(float), url))
 
@@ -362,14 +377,14 @@ HEADER, PAGE_BYTES = 100, 4096
 
 def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> None:
     """Another file, an SQLite file with a damaged page, one of another program, and a folder."""
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     file = planned.folder.storage
     said = (
         re.escape(str(file))
         + r", the file of the trials, cannot be read \(.+\). Delete it, and the "
         f"folder {re.escape(str(file.parent / 'trials'))} if there is one: the trials .* are lost"
     )
-    with storage_of_trials(None, file):
+    with open_storage(None, file):
         pass
     whole = file.read_bytes()
     for damaged in (
@@ -378,7 +393,7 @@ def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> No
         whole[: 2 * PAGE_BYTES],
     ):
         file.write_bytes(damaged)
-        with pytest.raises(MethodError, match=said), storage_of_trials(None, file):
+        with pytest.raises(MethodError, match=said), open_storage(None, file):
             pass
     file.write_bytes(whole[:-PAGE_BYTES] + b"x" * PAGE_BYTES)
     file.unlink()
@@ -386,7 +401,7 @@ def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> No
 
 
 def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=2), "c")
+    planned = make_plan(config_of(methods="lora", tune=2), "c")
     file = planned.folder.storage
 
     def damage(call: int) -> float:
@@ -397,9 +412,9 @@ def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) 
     spec = planned.config.parsed_methods[0]
     with (
         pytest.raises(MethodError, match=r"cannot be read \(file is not a database\)\. Delete it"),
-        storage_of_trials(None, file) as kept,
+        open_storage(None, file) as kept,
     ):
-        tuned(Search(planned, "train", spec, kept, Pretended(damage)))
+        tuned(search_in(kept, planned, Pretended(damage), spec))
 
 
 def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
@@ -409,7 +424,7 @@ def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
     (tmp_path / "trials.db").mkdir()
     with (
         pytest.raises(MethodError, match=r"trials\.db, the file .* expected a file that can be wr"),
-        storage_of_trials(None, tmp_path / "trials.db"),
+        open_storage(None, tmp_path / "trials.db"),
     ):
         pass
 
@@ -417,17 +432,19 @@ def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
 def test_a_storage_that_is_lost_is_one_message(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned = plan(config_of(methods="lora", tune=1), "c")
+    planned = make_plan(config_of(methods="lora", tune=1), "c")
 
     def gone(*_args: object, **_named: object) -> None:
         raise optuna.exceptions.StorageInternalError("sent back") from OSError("server closed")
 
     monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", gone)
     with (
-        pytest.raises(MethodError, match=r"was lost \(server closed\); .* same command goes on"),
-        storage_of_trials(None, planned.folder.storage) as kept,
+        pytest.raises(
+            MethodError, match=r"was lost \(server closed\); .* run the same command to continue"
+        ),
+        open_storage(None, planned.folder.storage) as kept,
     ):
-        tuned(Search(planned, "train", planned.config.parsed_methods[0], kept, Pretended(float)))
+        tuned(search_in(kept, planned, Pretended(float), planned.config.parsed_methods[0]))
 
 
 def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,13 +464,13 @@ def test_a_heartbeat_may_be_missed(config_of: ConfigOf, monkeypatch: pytest.Monk
         return call
 
     monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", flaky)
-    record = tuned(search(plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)))
+    record = tuned(search(make_plan(config_of(methods="lora", tune=1), "c"), Pretended(waits)))
     assert record.trials[0].state == "complete"
     assert beats[:3] == [False, False, True]
 
 
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora", tune=5), "c")
+    planned = make_plan(config_of(methods="lora", tune=5), "c")
     pretended = Pretended(float, jobs=4)
     record = tuned(search(planned, pretended))
     assert len(record.trials) == 5
@@ -469,11 +486,11 @@ def test_who_finds_no_trial_of_one_method_takes_one_of_the_next(config_of: Confi
             side_by_side.wait(timeout=60)  # until another is at work, too
             return super().run(folder)
 
-    planned = plan(config_of(methods="lora,dora", tune=3), "c")
+    planned = make_plan(config_of(methods="lora,dora", tune=3), "c")
     pretended = AtOnce(float, jobs=2)
     first = search(planned, pretended)
-    second = dataclasses.replace(first, spec=planned.config.parsed_methods[1])
-    records, _ = tune([first, second], pretended)
+    second = search_in(first.store.storage, planned, pretended, planned.config.parsed_methods[1])
+    records, _ = tune([first, second], pretended.jobs)
     assert [(record.label, len(record.trials)) for record in records] == [("lora", 3), ("dora", 3)]
     assert {name.split("--")[1] for name in pretended.folders[2:4]} == {"lora", "dora"}
 
@@ -486,7 +503,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = os.environ.get(DATABASE)
     if url is None:
         pytest.skip(f"{DATABASE} names no PostgreSQL database, such as postgresql://me@host/tests")
-    with storage_of_trials(url, tmp_path) as kept:
+    with open_storage(url, tmp_path) as kept:
         for known in kept.get_all_studies():
             kept.delete_study(known._study_id)
     return url
@@ -500,7 +517,7 @@ def test_machines_that_share_a_storage_divide_the_trials(
 
     def machine(number: int) -> None:
         config = config_of(methods="lora", tune=6, output=str(tmp_path / str(number) / "study"))
-        records.append(tuned(search(plan(config, "c"), pretended[number], shared)))
+        records.append(tuned(search(make_plan(config, "c"), pretended[number], shared)))
 
     threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -517,9 +534,9 @@ def test_machines_that_share_a_storage_divide_the_trials(
 def test_what_is_given_is_not_tuned(config_of: ConfigOf) -> None:
     own = {"method": "bidora", "r": 4, "learning_rate": 1e-3, "space": {"upper_lr": [1e-3, 1e-2]}}
     config = config_of(methods=[own], tune=1, options={"head_learning_rate": 3e-2})
-    found = search(plan(config, "c"), Pretended(float))
-    assert set(found.space) == {"unroll_steps", "search_fraction", "retrain_from", "upper_lr"}
-    assert found.untuned == {
+    found = search(make_plan(config, "c"), Pretended(float))
+    assert set(found.spec.space) == {"unroll_steps", "search_fraction", "retrain_from", "upper_lr"}
+    assert found.spec.first_values == {
         "unroll_steps": 1, "search_fraction": 0.5, "retrain_from": "snapshot", "upper_lr": 1e-3,
     }  # fmt: skip
 
@@ -537,14 +554,13 @@ def test_draws_are_a_function_of_the_trial(config_of: ConfigOf) -> None:
 
 
 def test_methods_of_a_task_try_the_same_places_of_their_ranges(config_of: ConfigOf) -> None:
-    planned = plan(config_of(methods="lora,dora,lora_rite", tune=5), "c")
-    task, processes = planned.record.tasks[0].task, Pretended(float)
-    storage = OPENED.enter_context(storage_of_trials(None, planned.folder.storage))
+    planned = make_plan(config_of(methods="lora,dora,lora_rite", tune=5), "c")
+    processes = Pretended(float)
+    kept = OPENED.enter_context(open_storage(None, planned.folder.storage))
     searches = [
-        Search(planned, task, method, storage, processes)
-        for method in planned.config.parsed_methods
+        search_in(kept, planned, processes, method) for method in planned.config.parsed_methods
     ]
-    lora, dora, rite = (record.trials for record in tune(searches, processes)[0])
+    lora, dora, rite = (record.trials for record in tune(searches, processes.jobs)[0])
     assert [trial.parameters for trial in lora] == [trial.parameters for trial in dora]
     assert len({trial.parameters["learning_rate"] for trial in lora}) == 5
     for wide, narrow in zip(lora, rite, strict=True):  # 1e-4 to 1e-2, and 3e-5 to 3e-3
@@ -609,7 +625,7 @@ def test_no_point_of_a_finite_space_is_tried_twice(config_of: ConfigOf) -> None:
     own = {**FINITE, "space": {"r": [2, 4, 8], "use_rslora": [True, False]}}
     for tune_, count in ((5, 5), (20, 6)):
         output = f"{config_of().output}-{tune_}"
-        planned = plan(config_of(methods=[own], tune=tune_, output=output), "c")
+        planned = make_plan(config_of(methods=[own], tune=tune_, output=output), "c")
         record = tuned(search(planned, Pretended(float)))
         assert record.trials[0].parameters == {"r": 8, "use_rslora": False}
         assert len({tuple(trial.parameters.items()) for trial in record.trials}) == count
@@ -647,8 +663,8 @@ def test_the_first_trial_is_the_method_as_it_would_run(config_of: ConfigOf) -> N
             "warmup": {"low": 0.01, "high": 0.02},
         },
     }  # fmt: skip
-    found = search(plan(config_of(methods=[own], tune=1), "c"), Pretended(float))
-    assert found.untuned == {
+    found = search(make_plan(config_of(methods=[own], tune=1), "c"), Pretended(float))
+    assert found.spec.first_values == {
         "learning_rate": 2e-3, "head_learning_rate": 1e-3, "weight_decay": 0.1,
         "schedule": "linear", "warmup": 0.014,
     }  # fmt: skip
@@ -675,7 +691,7 @@ def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path:
     with pytest.raises(
         MethodError, match="train_rows = 41: expected at most 40, the training rows of"
     ):
-        plan(config_of(methods="lora", options={**data, "train_rows": 41}), "c")
+        make_plan(config_of(methods="lora", options={**data, "train_rows": 41}), "c")
 
 
 def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_path: Path) -> None:
@@ -683,16 +699,18 @@ def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_pa
     for where in range(12):
         labels = "ab" * 20
         labels = f"{labels[:where]}c{labels[where + 1 :]}"
-        planned = plan(config_of(methods="lora", tune=1, options=rows_of(tmp_path, labels)), "c")
-        aside = planned.set_aside[planned.record.tasks[0].task].rows
+        planned = make_plan(
+            config_of(methods="lora", tune=1, options=rows_of(tmp_path, labels)), "c"
+        )
+        aside = planned.trial_data[planned.record.tasks[0].task].rows
         assert aside["train"] + aside["validation"] == planned.record.tasks[0].rows["train"] == 40
 
 
 def test_what_every_trial_would_fail_with_is_said_once(config_of: ConfigOf, tmp_path: Path) -> None:
     data = rows_of(tmp_path, "ab")
-    plan(config_of(methods="lora", options=data), "c")
+    make_plan(config_of(methods="lora", options=data), "c")
     with pytest.raises(TaskError, match=r"tuning_share = 0\.01: trials on ab, .* one side empty"):
-        plan(config_of(methods="lora", tune=1, tuning_share=0.01, options=data), "c")
+        make_plan(config_of(methods="lora", tune=1, tuning_share=0.01, options=data), "c")
 
 
 def test_another_space_is_another_study(config_of: ConfigOf) -> None:
@@ -718,7 +736,9 @@ def test_another_space_is_another_study_to_the_storage(config_of: ConfigOf, tmp_
 
     def planned(machine: str, choices: list[int]) -> Plan:
         own = {"method": "lora", "space": {"r": choices}}
-        return plan(config_of(methods=[own], tune=2, output=str(tmp_path / machine / "study")), "c")
+        return make_plan(
+            config_of(methods=[own], tune=2, output=str(tmp_path / machine / "study")), "c"
+        )
 
     tuned(search(planned("one", [4, 8]), Pretended(float), url))
     with pytest.raises(MethodError, match=r"method: space: r = '4, 8', this command '8, 16'"):
@@ -727,13 +747,13 @@ def test_another_space_is_another_study_to_the_storage(config_of: ConfigOf, tmp_
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="storage = 'nosuch://': cannot be opened"):
-        OPENED.enter_context(storage_of_trials("nosuch://", tmp_path / "x.db"))
+        OPENED.enter_context(open_storage("nosuch://", tmp_path / "x.db"))
 
 
 def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MethodError, match=r"pip install 'psycopg\[binary\]'") as raised:
-        OPENED.enter_context(storage_of_trials("postgresql://me:hush@host/s", tmp_path / "x.db"))
+        OPENED.enter_context(open_storage("postgresql://me:hush@host/s", tmp_path / "x.db"))
     assert "postgresql://me:***@host/s" in str(raised.value)
     assert "hush" not in str(raised.value)
 
@@ -751,7 +771,7 @@ def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )  # fmt: skip
 def test_passwords_are_hidden(given: str, shown: str) -> None:
-    assert without_password(given) == shown
+    assert hide_password(given) == shown
 
 
 @pytest.mark.parametrize(

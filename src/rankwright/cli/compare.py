@@ -1,4 +1,4 @@
-"""`rankwright compare`: from its arguments to a finished study."""
+"""`rankwright compare`: parse its options, carry the study out, print the verdicts."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ from rankwright.cli.arguments import (
     read_config,
     with_values,
 )
-from rankwright.cli.live import StudyTable, plan_table
+from rankwright.cli.live import StudyTable
+from rankwright.cli.plan_table import plan_table
 from rankwright.core.part_fields import meanings
 from rankwright.job import TrainConfig
 from rankwright.study.errors import StoppedError
 from rankwright.study.execution.compare import compare, dry_run
 from rankwright.study.execution.processes import Processes
-from rankwright.study.planning.config import DECIDED, StudyConfig
+from rankwright.study.planning.config import StudyConfig
+from rankwright.study.planning.specs import DECIDED_BY_STUDY
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import words, write_html, write_markdown
 from rankwright.study.report.results import compute_results
-from rankwright.study.tuning.storage import without_password
+from rankwright.study.tuning.storage import hide_password
 from rankwright.training.signals import handled
 
 USAGE = (
@@ -46,22 +48,25 @@ USAGE = (
 )
 NO_OPTIONS = {"options", "file"}
 OWN = {field.name for field in dataclasses.fields(StudyConfig)} - NO_OPTIONS
-"""Options of a study; the others are of every run."""
-SHARED = {field.name for field in dataclasses.fields(TrainConfig)} - OWN - {*DECIDED}
+"""Options of the study; the other options belong to every run."""
+SHARED = {field.name for field in dataclasses.fields(TrainConfig)} - OWN - {*DECIDED_BY_STUDY}
+"""Options of every run."""
 
 
 def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
-    """Options of `rankwright compare` from a YAML file and the command line, which wins.
+    """Parse the options of `rankwright compare` from the command line and a YAML file.
+
+    Options on the command line override those of the file.
 
     Args:
         arguments: The command line after `compare`.
 
     Returns:
-        The study, and whether it is only to be planned.
+        The configuration of the study, and whether only its plan is wanted.
 
     Raises:
         UsageError: An option is unknown, missing or of a wrong type.
-        MethodError: A value is not one that a study can have, or the file cannot be read.
+        MethodError: A value is out of its range, or the file cannot be read.
     """
     arguments = gathered([normalise(argument) for argument in arguments])
     path = peek(arguments, "--config")
@@ -79,27 +84,27 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
     named = {argument.partition("=")[0].partition(".")[0][2:] for argument in given}
     options = {name: parsed[name] for name in SHARED & named}
     own = {name: parsed[name] for name in OWN}
-    file = None if text is None else _without_passwords(text)
+    file = None if text is None else _hide_passwords(text)
     return StudyConfig(**own, options=options, file=file), bool(parsed["dry_run"])
 
 
-def _without_passwords(text: str) -> str:
-    return "\n".join(map(without_password, text.splitlines()))
+def _hide_passwords(text: str) -> str:
+    return "\n".join(map(hide_password, text.splitlines()))
 
 
 def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
-    """Carry a study out, or show its plan; returns the exit status.
+    """Carry a study out, or show its plan; return the exit status.
 
     Args:
         arguments: The command line after `compare`.
         say: Takes a line for the user.
     """
     config, only_plan = parse_compare(arguments)
-    command = shlex.join(["rankwright", "compare", *map(without_password, arguments)])
+    command = shlex.join(["rankwright", "compare", *map(hide_password, arguments)])
     console = Console(stderr=True)
     with StudyTable(console, config.jobs) as table:
         processes = Processes(config.jobs, table.watch)
-        with _stop_on_signal(processes, table.says_at_once) as signals:
+        with _stop_on_signal(processes, table.notify_at_once) as signals:
             try:
                 if only_plan:
                     planned = dry_run(config, command, processes, table)
@@ -107,7 +112,7 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
                     return 0
                 folder = compare(config, command, processes, table)
             except StoppedError:
-                say("stopped; the same command goes on where it was")
+                say("stopped; run the same command to continue")
                 return 128 + signals[0]
     Console().print(table.summary())
     if folder.records():
@@ -115,12 +120,12 @@ def run_study(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     for failure in folder.failures():
         say(f"{failure.label} on {failure.task}, seed {failure.seed}: {failure.error}")
     if folder.failures():
-        say("these runs failed; the same command tries them again")
+        say("these runs failed; run the same command to try them again")
     return 1 if folder.failures() else 0
 
 
 def _report(folder: StudyFolder) -> None:
-    """Say which differences are real, and write the report."""
+    """Print which differences are real, and write the report."""
     found = compute_results(folder)
     for task in found.tasks:
         for method in task.methods:
@@ -133,18 +138,18 @@ def _report(folder: StudyFolder) -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(processes: Processes, says: Callable[[str], None]) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM let the processes save checkpoints; yields the signals that came."""
-    came: list[int] = []
+def _stop_on_signal(processes: Processes, notify: Callable[[str], None]) -> Iterator[list[int]]:
+    """Let the processes save checkpoints on Ctrl-C and SIGTERM; yield the signals received."""
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        came.append(number)
+        received.append(number)
         processes.stop()
-        says("stopping when every process has saved a checkpoint")
+        notify("stopping once every process has saved a checkpoint")
 
     with handled(stop, signal.SIGINT, signal.SIGTERM):
-        yield came
+        yield received
 
 
 def _parser() -> Parser:
@@ -152,7 +157,7 @@ def _parser() -> Parser:
         prog="rankwright compare",
         usage=USAGE,
         description="Train several methods on the same data with the same budget and seeds, and "
-        "report which differences are real. Whatever is finished already is not done again.",
+        "report which differences are real. Finished runs are not repeated.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -167,12 +172,12 @@ def _parser() -> Parser:
     parser.add_argument("--methods", type=Any, help=meanings(StudyConfig)["methods"])
     parser.add_argument("--task", type=Any, help=meanings(StudyConfig)["task"])
     group = parser.add_argument_group("Options of every run")
-    group.add_class_arguments(TrainConfig, None, skip=OWN | {*DECIDED}, as_group=False)
+    group.add_class_arguments(TrainConfig, None, skip=OWN | {*DECIDED_BY_STUDY}, as_group=False)
     return parser
 
 
 def _types() -> dict[str, Any]:
-    """Type of every option by name."""
+    """Return the type of every option by name."""
     types = {"config": str, "dry_run": bool}
     for owner, names in ((TrainConfig, SHARED), (StudyConfig, OWN)):
         hints = typing.get_type_hints(owner)

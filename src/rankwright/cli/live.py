@@ -1,4 +1,4 @@
-"""A study while it is at work: a table that is drawn again, or lines where there is no terminal."""
+"""Progress of a study on the terminal: a live table, or lines if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from rankwright.study.execution.observer import Observer
 from rankwright.study.execution.protocol import REQUEST, Progress, Request
 from rankwright.study.planning.plan import Plan
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.records.records import Measurement, PlannedRun, RunRecord
-from rankwright.study.report import words
+from rankwright.study.records.records import PlannedRun, RunRecord
 
 REFRESH_PER_SECOND = 2.0
 
 
 class StudyTable(Observer):
-    """Shows what is finished, what runs, and how long the rest will take; a context manager.
+    """Shows finished runs, running processes and the time left; a context manager.
 
     Args:
-        console: Where to draw; one that is no terminal gets a line at every event.
-        jobs: Processes at a time.
+        console: Console to draw on; one that is no terminal gets a line at every event.
+        jobs: Number of processes at a time.
     """
 
     def __init__(self, console: Console, jobs: int) -> None:
@@ -57,10 +56,10 @@ class StudyTable(Observer):
     def __exit__(self, *exc_info: Any) -> None:
         self._live.stop()
 
-    # What happens ---------------------------------------------------------------------------------
+    # Events ---------------------------------------------------------------------------------------
 
     def planned(self, plan: Plan) -> None:
-        """Take over the runs, and what is finished of them."""
+        """Take over the planned runs and the records of the finished ones."""
         with self._lock:
             self._plan = plan
             folder = StudyFolder(plan.folder.path)
@@ -70,19 +69,19 @@ class StudyTable(Observer):
             self._counted = counted
             self._print(counted)
 
-    def says(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Show a line."""
         self._note = text
         self._print(text)
 
-    def says_at_once(self, text: str) -> None:
-        """The same from a signal handler."""
+    def notify_at_once(self, text: str) -> None:
+        """Show a line from within a signal handler."""
         self._note = text
         if not self._console.is_terminal:
             say_at_once(text)
 
     def finished(self, run: PlannedRun) -> None:
-        """Take over its record, and what other machines have finished meanwhile."""
+        """Load the record of the run, and those of runs that other machines have finished."""
         with self._lock:
             assert self._plan is not None
             for each in self._plan.record.runs:
@@ -90,21 +89,21 @@ class StudyTable(Observer):
                 if each.name not in self._records and file.exists():
                     self._records[each.name] = RunRecord.load(file)
             record = self._records[run.name]
-            count, left = len(self._records), self._left()
+            count, left = len(self._records), self._describe_left()
         self._note = ""
         self._print(
             f"{count}/{len(self._plan.record.runs)} {run.name}: {record.metric} "
-            f"{record.value:.4f}, {_clock(record.cost.total_seconds)}{left}"
+            f"{record.value:.4f}, {format_duration(record.cost.total_seconds)}{left}"
         )
 
     def failed(self, run: PlannedRun, error: str) -> None:
-        """Count it; what went wrong is said at the end."""
+        """Count the run as failed; its error is printed at the end as well."""
         with self._lock:
             self._failed.add(run.name)
         self._print(f"{run.name} failed: {error}")
 
     def watch(self, folder: Path, progress: Progress | None) -> None:
-        """Progress of a process; None at its end."""
+        """Take over the progress of a process; None at its end."""
         with self._lock:
             if progress is None:
                 self._at_work.pop(folder, None)
@@ -114,32 +113,32 @@ class StudyTable(Observer):
                 self._at_work[folder] = (Request.load(folder / REQUEST), progress)
 
     def summary(self) -> Table:
-        """The finished runs by task and method."""
+        """Return the table of finished runs by task and method."""
         assert self._plan is not None
-        return self._methods(self._plan)
+        return self._draw_methods(self._plan)
 
     def _print(self, line: str) -> None:
-        """A line, as long as it is, where no table is drawn."""
+        """Print a line, without wrapping, if no live table is drawn."""
         if not self._console.is_terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    # What is shown --------------------------------------------------------------------------------
+    # Drawing --------------------------------------------------------------------------------------
 
     def _draw(self) -> Group:
         with self._lock:
             parts: list[Any] = []
             if self._plan is not None:
-                parts.append(self._methods(self._plan))
-            parts += [self._line(*work) for work in self._at_work.values()]
+                parts.append(self._draw_methods(self._plan))
+            parts += [self._draw_process(*work) for work in self._at_work.values()]
             if self._note:
                 parts.append(Text(self._note))
             if self._plan is not None:
                 count = f"{len(self._records)} of {len(self._plan.record.runs)} runs finished"
                 failed = f", {len(self._failed)} failed" if self._failed else ""
-                parts.append(Text(count + failed + self._left(), style="bold"))
+                parts.append(Text(count + failed + self._describe_left(), style="bold"))
             return Group(*parts)
 
-    def _methods(self, plan: Plan) -> Table:
+    def _draw_methods(self, plan: Plan) -> Table:
         table = Table(box=rich.box.SIMPLE_HEAD)
         table.add_column("task")
         table.add_column("method")
@@ -155,24 +154,26 @@ class StudyTable(Observer):
                     f"{len(done)}/{len(plan.record.seeds)}",
                     task.metric,
                     f"{statistics.mean(r.value for r in done):.4f}" if done else "",
-                    _clock(statistics.mean(seconds)) if done else "",
+                    format_duration(statistics.mean(seconds)) if done else "",
                 )
         return table
 
-    def _line(self, request: Request, progress: Progress) -> Text:
+    def _draw_process(self, request: Request, progress: Progress) -> Text:
         loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
         what = f"{request.task} {request.label}"
         if request.purpose != "run":
             what = f"{request.purpose} of {what}"
         steps = f"step {progress.step}/{progress.steps}"
-        left = _left_of(progress)
-        ends = "" if left is None else f", about {_clock(left)} left"
-        return Text(f"  {what}: {progress.phase}, {steps}{loss}, {_clock(progress.seconds)}{ends}")
+        left = _seconds_left(progress)
+        ends = "" if left is None else f", about {format_duration(left)} left"
+        return Text(
+            f"  {what}: {progress.phase}, {steps}{loss}, {format_duration(progress.seconds)}{ends}"
+        )
 
-    def _left(self) -> str:
-        """The time that the missing runs will take, from what a pass of the others took."""
+    def _describe_left(self) -> str:
+        """Estimate the time of the missing runs, from the time of a pass in the others."""
         assert self._plan is not None
-        speeds = self._speeds()
+        speeds = self._seconds_per_pass()
         if not speeds:
             return ""
         average = statistics.mean(s for several in speeds.values() for s in several)
@@ -188,10 +189,10 @@ class StudyTable(Observer):
             * statistics.mean(speeds.get((run.task, run.label), [average]))
             for run in missing
         )
-        return f", about {_clock(seconds / self._jobs)} left" if missing else ""
+        return f", about {format_duration(seconds / self._jobs)} left" if missing else ""
 
-    def _speeds(self) -> dict[tuple[str, str], list[float]]:
-        """Seconds of a pass by task and method, of finished runs; of none, of those at work."""
+    def _seconds_per_pass(self) -> dict[tuple[str, str], list[float]]:
+        """Return seconds per pass by task and method: of finished runs, else of running ones."""
         assert self._plan is not None
         speeds: dict[tuple[str, str], list[float]] = {}
         for record in self._records.values():
@@ -201,70 +202,24 @@ class StudyTable(Observer):
             return speeds
         planned = {run.name: run for run in self._plan.record.runs}
         for folder, (request, progress) in self._at_work.items():
-            left = _left_of(progress)
+            left = _seconds_left(progress)
             if left is not None and folder.name in planned:
                 speed = (progress.seconds + left) / planned[folder.name].passes
                 speeds.setdefault((request.task, request.label), []).append(speed)
         return speeds
 
 
-def _left_of(progress: Progress) -> float | None:
-    """Seconds that a process will take yet; None before its first step."""
+def _seconds_left(progress: Progress) -> float | None:
+    """Estimate the seconds that a process still needs; None before its first step."""
     if not progress.step or not progress.steps:
         return None
     return progress.seconds * (progress.steps - progress.step) / progress.step
 
 
-def _clock(seconds: float) -> str:
-    """Seconds as a person says them."""
+def format_duration(seconds: float) -> str:
+    """Write a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def plan_table(plan: Plan) -> Group:
-    """The plan of a dry run, with what was measured.
-
-    Args:
-        plan: The plan, with its runs and a measurement of every method on every task.
-    """
-    table = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    total = tuning = 0.0
-    record, jobs = plan.record, plan.config.jobs
-    specs = {spec.label: spec for spec in plan.config.parsed_methods}
-    for column in ("task", "method"):
-        table.add_column(column, overflow="fold")
-    for column in ("runs", "steps", "passes", "trainable", "a pass", "a run", "memory"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for measured in record.measurements:
-        runs = [r for r in record.runs if (r.task, r.label) == (measured.task, measured.label)]
-        trained = measured.setup_seconds + measured.seconds_per_pass * runs[0].passes
-        seconds = trained + _evaluation_seconds(plan, measured)
-        total += len(runs) * seconds
-        trials = plan.trials(measured.task, specs[measured.label])
-        tuning += trials * (trained + measured.evaluation_seconds)
-        table.add_row(
-            measured.task,
-            measured.label,
-            str(len(runs)),
-            f"{runs[0].steps:,}",
-            f"{runs[0].passes:,g}",
-            words.count(measured.trainable_parameters),
-            words.seconds(measured.seconds_per_pass),
-            _clock(seconds),
-            words.memory(measured.peak_memory_bytes),
-        )
-    also = f", {_clock(tuning / jobs)} of tuning before" if record.trials else ""
-    text = f"about {_clock(total / jobs)} with {jobs} at a time{also}"
-    return Group(table, Text(text, style="bold"))
-
-
-def _evaluation_seconds(plan: Plan, measured: Measurement) -> float:
-    """Time of all evaluations of a run: before and after it, and those of its curve."""
-    points = plan.config.curve_points
-    if plan.task_record(measured.task).reported_split == "validation":
-        points -= 1  # the last point is the reported figure
-    reported = 2 * (measured.evaluation_seconds + measured.held_seconds)
-    return points * measured.curve_seconds + reported

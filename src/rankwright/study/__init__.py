@@ -1,4 +1,14 @@
-"""Many runs on equal terms: plan them, carry them out, and keep what each of them gave."""
+"""Studies: many runs under equal conditions, tuned, repeated and reported.
+
+Packages import downwards only; `planning` and `report` do not import each other::
+
+    execution             the stages of a study and the processes of its runs; read `compare` first
+    tuning                the search for hyperparameters, over Optuna
+    planning | report     configuration, budgets and the plan | figures, plots, pages, model cards
+    statistics            intervals and verdicts over seeds and rows
+    records               typed records, and the files that hold them
+    errors                exceptions that pass between stages
+"""
 
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.folder import StudyFolder

@@ -4,4 +4,8 @@ from __future__ import annotations
 
 
 class StoppedError(Exception):
-    """The study was asked to stop; what is under way goes on from checkpoints the next time."""
+    """The study was asked to stop; its unfinished runs resume from checkpoints next time."""
+
+
+class TrialFailedError(Exception):
+    """A trial ended without a value; it counts among the trials of its method."""

@@ -1,1 +1,1 @@
-"""Carrying out a study: processes, measured costs, single runs."""
+"""The stages of a study, measure, tune and run, and the processes that carry them out."""

@@ -1,9 +1,8 @@
-"""What a study sees of a run: progress, learning curve, outcomes row by row, forgetting."""
+"""Progress, learning curve and row-by-row outcomes of a run, for the records of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,22 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankwright.job import Job
-from rankwright.study.planning.held_text import HeldText
 from rankwright.study.records.examples import Examples
-from rankwright.study.records.records import CurvePoint, ForgettingRecord
+from rankwright.study.records.records import CurvePoint
 from rankwright.tasks import METRICS, Outcome
 from rankwright.tasks.errors import Where
 from rankwright.tasks.metrics import Form
-from rankwright.tasks.prepared.causal import PreparedCausal
 from rankwright.training import Trainer
 
 Report = Callable[[int, int, str, float | None], None]
-"""(step, steps, phase, latest loss)."""
+"""Called with (step, steps, phase, latest loss)."""
 
 
-class Reporter(TrainerCallback):
-    """Passes progress on, after every step.
+class ProgressReporter(TrainerCallback):
+    """Reports the progress after every step.
 
     Args:
-        report: What takes it.
+        report: Called with the progress.
         trainer: The trainer.
     """
 
@@ -39,7 +36,7 @@ class Reporter(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the latest loss."""
+        """Keep the latest loss."""
         self._loss = kwargs["logs"].get("loss", self._loss)
 
     def on_step_end(
@@ -52,11 +49,11 @@ class Reporter(TrainerCallback):
 
 
 class FirstStep(TrainerCallback):
-    """What the first step took, which warms caches up and is no measure of the others.
+    """The cost of the first step, which fills caches and so says nothing about the others.
 
     Attributes:
-        seconds: Its wall time.
-        passes: Its passes.
+        seconds: Wall time of the first step.
+        passes: Passes of the first step.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -66,29 +63,31 @@ class FirstStep(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Note the cost after the first step."""
+        """Keep the cost after the first step."""
         if state.global_step == 1:
             cost = self._trainer.cost()
             self.seconds, self.passes = cost.training_seconds, cost.passes
 
 
 class NoLastEvaluation(TrainerCallback):
-    """No evaluation after the last step, where the reported one is of the same rows."""
+    """Skips the evaluation after the last step, if the reported one is on the same rows."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Leave it out."""
+        """Cancel the evaluation after the last step."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = False
 
 
-def curve(job: Job, before: dict[str, float], after: dict[str, float]) -> tuple[CurvePoint, ...]:
-    """The training loss and the metric of the validation rows, from the Trainer's log.
+def learning_curve(
+    job: Job, before: dict[str, float], after: dict[str, float]
+) -> tuple[CurvePoint, ...]:
+    """Return training loss and validation metric by step, from the Trainer's log.
 
     Args:
         job: A trained job.
-        before: Metrics of the validation rows before training; empty where they are not known.
+        before: Metrics on the validation rows before training; empty if they are not known.
         after: The same after training.
     """
     metric = job.prepared.training_metric.name
@@ -109,65 +108,23 @@ def curve(job: Job, before: dict[str, float], after: dict[str, float]) -> tuple[
     )
 
 
-def examples(job: Job, outcomes: dict[Form, Outcome], split: str) -> Examples:
-    """The outcome that the primary metric is computed from, row by row."""
+def collect_examples(job: Job, outcomes: dict[Form, Outcome], split: str) -> Examples:
+    """Return the outcome that the primary metric is computed from, row by row."""
     metric = METRICS[job.prepared.task.primary_metric]
     outcome = next(outcome for form, outcome in outcomes.items() if form in metric.forms)
     pairs = list(zip(outcome.predictions, outcome.references, strict=True))
     rows = job.prepared.rows[split]
     return Examples(
         metric.name,
-        tuple(place(rows[row].where) for row in job.prepared.drawn(split, len(pairs))),
+        tuple(portable_place(rows[row].where) for row in job.prepared.drawn(split, len(pairs))),
         np.array([metric.score_row(*pair) for pair in pairs], dtype=np.float64),
         tuple(outcome.predictions),
         tuple(outcome.references),
     )
 
 
-def place(where: Where) -> str:
-    """The place of a row, without the folders of a machine."""
+def portable_place(where: Where) -> str:
+    """Return the origin of a row without the folders of this machine."""
     path = Path(where.path)
     name = path.name if path.is_absolute() or ".." in path.parts else where.path
     return str(Where(name, where.number, where.unit))
-
-
-@dataclass(frozen=True)
-class Held:
-    """A held text and the model that it is read to.
-
-    Attributes:
-        text: The text.
-        job: The job; its model changes under this.
-        prepared: Its task.
-    """
-
-    text: HeldText
-    job: Job
-    prepared: PreparedCausal
-
-    def loss(self) -> tuple[float, int]:
-        """Mean -log p of a token now, in nats, and the number of tokens."""
-        batch_size = self.job.folder.config.eval_batch_size
-        return self.text.loss(self.job.model, self.prepared, batch_size)
-
-    def record(self, before: tuple[float, int]) -> ForgettingRecord:
-        """The loss before, as `loss` gave it, beside that of now."""
-        return ForgettingRecord(
-            text=self.text.name,
-            sha256=self.text.sha256,
-            tokens=before[1],
-            before=before[0],
-            after=self.loss()[0],
-        )
-
-
-def held_text(job: Job, path: str | None) -> Held | None:
-    """The text that forgetting is measured on; None where the model speaks no language.
-
-    Args:
-        job: A job.
-        path: File of the text; None for the built-in one.
-    """
-    if not isinstance(job.prepared, PreparedCausal):
-        return None
-    return Held(HeldText.read(path), job, job.prepared)

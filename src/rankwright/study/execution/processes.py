@@ -1,4 +1,4 @@
-"""Starts a process for a run, watches it, and starts it again if it dies."""
+"""Start a process for each run, watch it, and start it again if it dies."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ import torch
 from rankwright.study.execution.protocol import ERROR, FAILED, LOG, PROGRESS, ErrorReport, Progress
 
 ATTEMPTS = 3
-"""How often a process that dies, killed for memory say, is started altogether."""
+"""Attempts in all for a process that dies, for example for lack of memory."""
 POLL_SECONDS = 0.2
+"""Pause between two looks at a process."""
 PATIENCE_SECONDS = 60.0
-"""How long a process that was asked to stop may take to save a checkpoint."""
+"""Time that a process has to save a checkpoint after it was asked to stop."""
 
 Watch = Callable[[Path, Progress | None], None]
-"""Called with a run's folder and its progress now and then, and with None at its end."""
+"""Called with a run's folder and its progress at intervals, and with None at its end."""
 
 
 class Exit(Enum):
-    """How the process of a run ended."""
+    """The ways in which the process of a run ends."""
 
     DONE = "done"
     FAILED = "failed"
-    """An error that would come again; `error_of` has the message."""
+    """It met an error that another attempt would repeat; see `error_message`."""
     DIED = "died"
-    """Killed or crashed, `ATTEMPTS` times."""
+    """It was killed or crashed, `ATTEMPTS` times."""
     STOPPED = "stopped"
-    """Asked to stop; it goes on from a checkpoint the next time."""
+    """It was asked to stop; it resumes from a checkpoint next time."""
 
 
 class Processes:
-    """So many processes at a time.
+    """Runs processes, at most `jobs` at a time.
 
     Args:
-        jobs: How many.
-        watch: Hears of progress.
+        jobs: Number of processes at a time.
+        watch: Is told about the progress of every process.
     """
 
     def __init__(self, jobs: int, watch: Watch = lambda _folder, _progress: None) -> None:
@@ -61,14 +62,14 @@ class Processes:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Ask every process to save a checkpoint and end, and start no more."""
+        """Ask every process to save a checkpoint and end, and start no more processes."""
         self._stopping.set()
 
     def run(self, folder: Path) -> Exit:
-        """Carry the run in `folder` out; blocks until a slot is free, then until the end.
+        """Carry out the run in `folder`; block until a slot is free, then until the run has ended.
 
         Args:
-            folder: Holds the run's description and request.
+            folder: Folder with the run's description and request.
         """
         slot = self._slots.get()
         try:
@@ -86,7 +87,7 @@ class Processes:
             self._slots.put(slot)
 
     def _attempt(self, folder: Path, slot: int) -> int:
-        # A session of its own: Ctrl-C reaches this process, which then asks for a checkpoint.
+        # In a new session, so that Ctrl-C reaches this process alone, which asks for a checkpoint.
         with (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rankwright.worker", str(folder), str(time.time())],
@@ -113,7 +114,7 @@ class Processes:
                 self._watch(folder, Progress.load(folder / PROGRESS))
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """One device a process, and no more threads than there are processors."""
+        """Give each process one device, and an equal share of the processors as threads."""
         environment = dict(os.environ)
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -125,8 +126,8 @@ class Processes:
         return environment
 
 
-def error_of(folder: Path, end: Exit) -> str:
-    """What a user should know of a run that did not end well."""
+def error_message(folder: Path, end: Exit) -> str:
+    """Return the message for the user about a run that failed or died."""
     if end is Exit.FAILED:
         return ErrorReport.load(folder / ERROR).message
     last = (folder / LOG).read_text("utf-8", errors="replace").strip().splitlines()[-1:]

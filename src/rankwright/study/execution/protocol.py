@@ -1,8 +1,8 @@
-"""What a study and the processes of its runs tell each other, file by file.
+"""The files by which a study and the processes of its runs communicate.
 
-A run's folder holds `run.yaml` (what to train), `request.json` (what for), and while the process is
-at work `progress.json` and `log.txt`. It leaves `outcome.json` (of a trial or a measurement), or
-`error.json`, or, for a run that is reported, the study's own records.
+A run's folder holds `run.yaml` (the run) and `request.json` (its purpose), and while the process is
+at work `progress.json` and `log.txt`. A process leaves `outcome.json` (of a trial or a
+measurement), or `error.json`, or, for a reported run, the records in the study's folder.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ ERROR = "error.json"
 LOG = "log.txt"
 
 FAILED = 1
-"""Exit status after an error that would come again."""
+"""Exit status after an error that another attempt would repeat."""
 STOPPED = 143
-"""Exit status after a SIGTERM; there is a checkpoint."""
+"""Exit status after SIGTERM; there is a checkpoint."""
+
+Purpose = Literal["run", "trial", "measure"]
+"""The purpose of a process: a reported run, a trial of tuning, or a measurement of a few steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Record):
-    """What a process is for; `run.yaml` beside it says what it trains.
+    """The request of a study to a process; `run.yaml` beside it describes the training.
 
     Attributes:
-        purpose: "run": one that is reported; "trial": one of tuning; "measure": a few steps.
+        purpose: The purpose of the run.
         study: The study's folder.
-        task: The task, as the study calls it.
-        label: The method, as the study calls it.
-        reported_split: The rows to report on.
-        data_sha256: Digests of the rows by split.
+        task: The task's label in the study.
+        label: The method's label in the study.
+        reported_split: The reported rows.
+        data_sha256: Expected digest of the rows by split.
         held_text: File of the text that forgetting is measured on; None for the built-in one.
-        keep_adapter: Whether the adapter stays when the run is over.
+        keep_adapter: Whether to keep the adapter of the finished run.
     """
 
-    purpose: Literal["run", "trial", "measure"]
+    purpose: Purpose
     study: str
     task: str
     label: str
@@ -51,12 +54,12 @@ class Request(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Record):
-    """How far a process is.
+    """The progress of a process.
 
     Attributes:
-        step: Optimizer steps made.
+        step: Optimizer steps so far.
         steps: Steps of the whole run.
-        phase: Name of the phase, or what is done before and after training.
+        phase: Name of the phase, or of the work before and after training.
         seconds: Wall time since the first start of the run, over all its processes.
         loss: The latest logged loss.
     """
@@ -70,10 +73,10 @@ class Progress(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorReport(Record):
-    """Why a process gave up.
+    """The error that ended a process.
 
     Attributes:
-        message: What a user should know.
+        message: The message for the user.
     """
 
     message: str

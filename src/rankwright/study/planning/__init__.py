@@ -1,1 +1,1 @@
-"""The plan of a study: configuration, budget, and the study that it continues."""
+"""The plan of a study: configuration, budgets, data, and the study that it continues."""

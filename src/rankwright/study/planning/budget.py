@@ -1,4 +1,4 @@
-"""What every run may cost, and how many optimizer steps a method gets for it."""
+"""Budgets of a run, and the number of optimizer steps that fit into one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rankwright.core.slots import Slots
 from rankwright.errors import MethodError
 
 ROUNDING = 1e-9
-"""Thirds of a pass add up to whole ones only nearly."""
+"""Relative tolerance: thirds of a pass add up to whole passes only approximately."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """So many passes through the model, or so many seconds of training.
+    """A limit on the passes through the model, or on the seconds of training.
 
     Attributes:
-        amount: How many.
+        amount: Number of units.
         unit: "passes", each a forward and backward pass over one global batch, or "seconds".
     """
 
@@ -28,10 +28,10 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """A budget as a user writes it: "2000-passes" or "90-seconds".
+        """Read a budget such as "2000-passes" or "90-seconds".
 
         Raises:
-            MethodError: It is neither, or not above 0.
+            MethodError: The text is neither, or the amount is not above 0.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)[- ]?(passes|seconds)", text.strip())
         if match is None or float(match[1]) <= 0:
@@ -44,14 +44,14 @@ class Budget:
         return f"{self.amount:.15g}-{self.unit}"
 
     def steps(self, method: Method, seconds_per_pass: float | None = None) -> int:
-        """The most optimizer steps that the method can make within the budget.
+        """Return the largest number of optimizer steps of the method within the budget.
 
         Args:
-            method: The method; its procedure says how many passes so many steps take.
-            seconds_per_pass: As measured, for a budget in seconds.
+            method: The method; its procedure says how many passes a number of steps takes.
+            seconds_per_pass: Measured wall time of a pass, for a budget in seconds.
 
         Raises:
-            MethodError: The budget is not enough for a single step of every phase.
+            MethodError: The budget is too small for a single step of every phase.
         """
         if self.unit == "passes":
             passes = self.amount
@@ -59,11 +59,11 @@ class Budget:
             raise MethodError(f"a budget of {self} needs the measured time of a pass")
         else:
             passes = self.amount / seconds_per_pass
-        return steps_within(method, passes)
+        return max_steps(method, passes)
 
 
-def steps_within(method: Method, passes: float) -> int:
-    """The most optimizer steps that take at most so many passes.
+def max_steps(method: Method, passes: float) -> int:
+    """Return the largest number of optimizer steps that take at most `passes` passes.
 
     Raises:
         MethodError: There is no such number.

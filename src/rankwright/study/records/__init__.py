@@ -1,1 +1,1 @@
-"""Files of a study: typed records, their folder, and the packed table."""
+"""Files of a study: typed records, their folder, the packed table, and locks."""

@@ -1,4 +1,4 @@
-"""The device that computes, by name."""
+"""The name of the device that a study runs on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def device_name() -> str:
-    """What computes."""
+    """Return the name of the GPU, or "cpu" with the number of threads."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     threads = torch.get_num_threads()

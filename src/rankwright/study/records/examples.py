@@ -1,4 +1,4 @@
-"""The outcome of a run, row by row."""
+"""The outcome of a run on every reported row."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from rankwright.tasks.metrics import METRICS
 
 @dataclass(frozen=True)
 class Examples:
-    """The outcome of one run, row by row, in the order of the reported rows.
+    """The outcome of one run on every reported row, in the order of the rows.
 
     The parquet file has the columns `example` (string), `score` (double), `prediction` and `label`
-    (strings that hold JSON). Runs of one task have the same examples with the same labels in the
-    same order, whatever the method and the seed, so that outcomes can be paired by position.
+    (strings that hold JSON). All runs of one task have the same examples with the same labels in
+    the same order, for every method and seed, so outcomes can be paired by position.
 
     Attributes:
-        metric: The primary metric, which `compute` gives.
-        ids: Where every row is from, such as "validation.jsonl:12".
+        metric: The primary metric, which `compute` returns.
+        ids: The origin of every row, such as "validation.jsonl:12".
         scores: A figure of merit for every row, larger is better: 1.0 or 0.0 for right or wrong,
             minus the squared error of a number, the mean log p of a token, and so on; see
             `tasks.metrics.Metric.score_row`. For accuracy the mean of the scores is the metric; a
-            correlation or an F1 is no mean over rows: resample rows and call `compute`.
-        predictions: What the model said, in the form that the metric takes.
-        labels: What is right, in the form that the metric takes.
+            correlation or an F1 is not a mean over rows: resample rows and call `compute`.
+        predictions: The model's outputs, in the form that the metric takes.
+        labels: The correct outputs, in the form that the metric takes.
     """
 
     metric: str
@@ -43,7 +43,7 @@ class Examples:
     labels: tuple[Any, ...]
 
     def compute(self, rows: Sequence[int] | np.ndarray | None = None) -> float:
-        """The metric over all rows, or over these row numbers, which may repeat."""
+        """Return the metric over all rows, or over the given row numbers, which may repeat."""
         chosen = range(len(self.ids)) if rows is None else rows
         return METRICS[self.metric].compute(
             [self.predictions[row] for row in chosen], [self.labels[row] for row in chosen]
@@ -51,11 +51,11 @@ class Examples:
 
     @property
     def alike(self) -> bool:
-        """Whether every row got the same answer though the labels differ."""
+        """Whether every row got the same answer although the labels differ."""
         return alike(self.predictions, self.labels)
 
     def save(self, path: Path) -> None:
-        """Write the parquet file whole or not at all."""
+        """Write the parquet file atomically."""
         columns = {
             "example": pa.array(self.ids, pa.string()),
             "score": pa.array(self.scores, pa.float64()),

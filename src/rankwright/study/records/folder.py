@@ -2,13 +2,13 @@
 
 ```
 DIR/
-  study.json                    what is compared, on what, at what cost: one StudyRecord
+  study.json                    methods, tasks, seeds, budget, planned runs: one StudyRecord
   records/<run>.json            one RunRecord for every finished run
-  records/<run>.parquet         the Examples of that run: its outcome row by row
+  records/<run>.parquet         Examples of that run: its outcome on every row
   failures/<run>.json           one FailureRecord for every run that ended with an error
   tuning/<task>--<label>.json   one TuningRecord for every method tuned on a task
-  tuning/trials.db              the trials, where they are stored in a file
-  runs/<run>/                   what `rankwright train` leaves, and the log of the process
+  tuning/trials.db              the trials, unless another storage is named
+  runs/<run>/                   the files of `rankwright train`, and the log of the process
 ```
 
 Instead of the folders `records`, `failures` and `tuning`, a packed study has one file:
@@ -17,12 +17,12 @@ Instead of the folders `records`, `failures` and `tuning`, a packed study has on
   records.parquet               all of their files; see rankwright.study.records.packed
 ```
 
-`StudyFolder` reads both forms; of a file that is in both, it reads the one in its folder. `pack`
+`StudyFolder` reads both forms; if a file is present in both, it reads the unpacked one. `pack`
 writes the second form, and continuing a study turns it back into the first.
 
-A run's name is `<task>--<label>--<seed>`. `label` is what a study calls one of its methods: the
-name of the method, or another where the method stands there more than once with different
-hyperparameters. Every file is written whole or not at all.
+A run's name is `<task>--<label>--<seed>`. A label is the study's name for one of its methods: the
+method's own name, or another one if the study has the method several times with different
+hyperparameters. Every file is written atomically.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rankwright.job.files import write_bytes
 from rankwright.job.folder import check_run, telling_edits
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.json_record import Record
-from rankwright.study.records.names import in_file_names
+from rankwright.study.records.names import to_file_name
 from rankwright.study.records.packed import read_packed, write_packed
 from rankwright.study.records.records import FailureRecord, RunRecord, StudyRecord
 from rankwright.study.records.tuning import TuningRecord
@@ -52,7 +52,7 @@ FILES = ("records/*.json", "records/*.parquet", "failures/*.json", "tuning/*.jso
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study keeps its files, and how to read them.
+    """Paths of a study's files, and methods that read them.
 
     Attributes:
         path: The folder.
@@ -62,42 +62,42 @@ class StudyFolder:
 
     @property
     def description(self) -> Path:
-        """The `StudyRecord`."""
+        """File of the `StudyRecord`."""
         return self.path / "study.json"
 
     @property
     def packed(self) -> Path:
-        """The table of a packed study."""
+        """File of the table of a packed study."""
         return self.path / "records.parquet"
 
     @property
     def storage(self) -> Path:
-        """The file of the trials, where no other storage is named."""
+        """File of the trials, unless another storage is named."""
         return self.path / "tuning" / "trials.db"
 
     def record(self, run: str) -> Path:
-        """The `RunRecord` of a run, by the run's name; there is one once the run is finished."""
+        """Return the file of a run's `RunRecord`, which exists once the run is finished."""
         return self.path / "records" / f"{run}.json"
 
     def examples_file(self, run: str) -> Path:
-        """The parquet of a run's outcomes; it is written before the record is."""
+        """Return the parquet file of a run's `Examples`, which is written before its record."""
         return self.path / "records" / f"{run}.parquet"
 
     def failure(self, run: str) -> Path:
-        """The `FailureRecord` of a run."""
+        """Return the file of a run's `FailureRecord`."""
         return self.path / "failures" / f"{run}.json"
 
     def tuning(self, task: str, label: str) -> Path:
-        """The `TuningRecord` of a method on a task."""
-        return self.path / "tuning" / f"{in_file_names(task)}--{in_file_names(label)}.json"
+        """Return the file of the `TuningRecord` of a method on a task."""
+        return self.path / "tuning" / f"{to_file_name(task)}--{to_file_name(label)}.json"
 
     def run(self, run: str) -> Path:
-        """The folder of a run: adapter, checkpoints, log."""
+        """Return the folder of a run: adapter, checkpoints, log."""
         return self.path / "runs" / run
 
     @cached_property
     def study(self) -> StudyRecord:
-        """What the study is.
+        """The record of the study, from `study.json`.
 
         Raises:
             MethodError: The folder holds no study.
@@ -111,15 +111,15 @@ class StudyFolder:
             ) from error
 
     def holds(self, file: Path) -> bool:
-        """Whether a file of the study is there, in its folder or packed."""
-        return file.exists() or self._name(file) in self._contents
+        """Return whether a file of the study exists, unpacked or packed."""
+        return file.exists() or self._relative_name(file) in self._packed_contents
 
     def records(self) -> list[RunRecord]:
-        """The finished runs, in the order of the plan."""
+        """Return the records of the finished runs, in the order of the plan."""
         return self._load(RunRecord, [self.record(run.name) for run in self.study.runs])
 
     def check(self) -> None:
-        """Compare the files of every finished run with their digests; older studies have none.
+        """Compare the files of every finished run with their digests, which older studies lack.
 
         Raises:
             MethodError: A file of a run, or its record, is missing or differs.
@@ -132,24 +132,24 @@ class StudyFolder:
                     check_files(self.path, load_manifest(folder).get("records", {}))
 
     def failures(self) -> list[FailureRecord]:
-        """The runs that ended with an error and have not been finished since."""
+        """Return the runs that ended with an error and have not been finished since."""
         names = (run.name for run in self.study.runs if not self.holds(self.record(run.name)))
         return self._load(FailureRecord, [self.failure(name) for name in names])
 
     def tunings(self) -> list[TuningRecord]:
-        """The finished searches, by task and then method."""
+        """Return the records of the finished searches, by task and then method."""
         pairs = [(t.task, m.label) for t in self.study.tasks for m in self.study.methods]
         return self._load(TuningRecord, [self.tuning(*pair) for pair in pairs])
 
     def examples(self, record: RunRecord) -> Examples:
-        """The outcomes of a finished run, row by row."""
+        """Return the outcome of a finished run on every reported row."""
         file = self.examples_file(record.name)
-        if not file.exists() and (packed := self._contents.get(self._name(file))):
+        if not file.exists() and (packed := self._packed_contents.get(self._relative_name(file))):
             return Examples.load(io.BytesIO(packed))
         return Examples.load(file)
 
     def pack(self, output: Path) -> Path:
-        """Write the study with its records in one table; this folder stays as it is.
+        """Write a packed copy of the study; this folder is not changed.
 
         Args:
             output: Folder for `study.json` and the table.
@@ -158,52 +158,54 @@ class StudyFolder:
             The table.
 
         Raises:
-            MethodError: This folder holds no study, or `output` has files of one.
+            MethodError: This folder holds no study, or `output` has unpacked files of one.
         """
         _ = self.study  # raises where there is none
         target = StudyFolder(output)
-        if there := target._loose():
+        if there := target._unpacked_files():
             raise MethodError(
-                f"{there[0]} is there, and would hide what is packed; expected a folder without "
-                "files of a study. Choose another --output"
+                f"{there[0]} exists, and would be read instead of the packed file; expected a "
+                "folder without files of a study. Choose another --output"
             )
-        files = {self._name(file): file.read_bytes() for file in self._loose()}
-        write_packed(target.packed, self._contents | files)
+        files = {self._relative_name(file): file.read_bytes() for file in self._unpacked_files()}
+        write_packed(target.packed, self._packed_contents | files)
         write_bytes(target.description, self.description.read_bytes())
         return target.packed
 
     def unpack(self) -> int:
-        """Turn the table of a packed study into files; existing files stay as they are.
+        """Turn the table of a packed study into files; existing files are kept.
 
         Returns:
-            How many files were written; 0 for a study that is not packed.
+            Number of files written; 0 for a study that is not packed.
         """
-        missing = {self.path / name: content for name, content in self._contents.items()}
-        missing = {file: content for file, content in missing.items() if not file.exists()}
+        files = {self.path / name: content for name, content in self._packed_contents.items()}
+        missing = {file: content for file, content in files.items() if not file.exists()}
         for file, content in missing.items():
             write_bytes(file, content)
-        self.packed.unlink(missing_ok=True)  # last: if stopped before, nothing is lost
-        self.__dict__.pop("_contents", None)
+        self.packed.unlink(missing_ok=True)  # last: interrupted earlier, nothing is lost
+        self.__dict__.pop("_packed_contents", None)
         return len(missing)
 
     @cached_property
-    def _contents(self) -> dict[str, bytes]:
-        """The files in the table of a packed study, by path below the folder."""
+    def _packed_contents(self) -> dict[str, bytes]:
+        """Contents of the table of a packed study, by path below the folder."""
         return read_packed(self.packed) if self.packed.exists() else {}
 
-    def _loose(self) -> list[Path]:
-        """The files that can be packed."""
+    def _unpacked_files(self) -> list[Path]:
+        """Return the unpacked files that `pack` would write."""
         return [file for pattern in FILES for file in sorted(self.path.glob(pattern))]
 
-    def _name(self, file: Path) -> str:
+    def _relative_name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
 
     def _load(self, kind: type[R], files: list[Path]) -> list[R]:
-        """Load the records among these files that exist."""
+        """Load the files that exist, unpacked or packed."""
         return [self._load_one(kind, file) for file in files if self.holds(file)]
 
     def _load_one(self, kind: type[R], file: Path) -> R:
         if file.exists():
             return kind.load(file)
-        name = self._name(file)
-        return kind.parse(self._contents[name], f"{name} in {self.packed}", "Copy the study again")
+        name = self._relative_name(file)
+        return kind.parse(
+            self._packed_contents[name], f"{name} in {self.packed}", "Copy the study again"
+        )

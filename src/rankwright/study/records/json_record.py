@@ -1,6 +1,6 @@
-"""A frozen dataclass that is one JSON file, with the names of its fields.
+"""A frozen dataclass kept as one JSON object, under the names of its fields.
 
-Numbers that JSON cannot write are the strings "inf", "-inf" and "nan".
+Numbers that JSON cannot express are the strings "inf", "-inf" and "nan".
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rankwright.job.files import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A frozen dataclass that is one JSON file."""
+    """A frozen dataclass kept as one JSON file."""
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all; folders on the way are made."""
-        text = json.dumps(_encoded(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        """Write the file atomically; missing folders are made."""
+        text = json.dumps(_encode(dataclasses.asdict(self)), indent=1, allow_nan=False)
         write_text(path, text + "\n")
 
     @classmethod
@@ -32,8 +32,8 @@ class Record:
         """Read the file.
 
         Raises:
-            MethodError: It does not hold such a record.
-            OSError: It cannot be read.
+            MethodError: The file does not hold such a record.
+            OSError: The file cannot be read.
         """
         return cls.parse(path.read_bytes(), str(path), "Delete it to have it made again")
 
@@ -43,14 +43,14 @@ class Record:
 
         Args:
             content: JSON in UTF-8.
-            source: Its origin, for error messages.
-            remedy: What to do if it is not such a record, for error messages.
+            source: Origin of the content, for error messages.
+            remedy: Advice in the error message of content that is no such record.
 
         Raises:
-            MethodError: It does not hold such a record.
+            MethodError: The content is no such record.
         """
         try:
-            return typing.cast(Self, _decoded(cls, json.loads(content.decode("utf-8"))))
+            return typing.cast(Self, _decode(cls, json.loads(content.decode("utf-8"))))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MethodError(
                 f"{source} is not a {cls.__name__} ({error}); expected the file as this version of "
@@ -58,26 +58,26 @@ class Record:
             ) from error
 
 
-def _encoded(value: Any) -> Any:
-    """Tuples as lists, and numbers that JSON cannot write as strings."""
+def _encode(value: Any) -> Any:
+    """Turn tuples into lists, and numbers that JSON cannot express into strings."""
     if isinstance(value, dict):
-        return {str(key): _encoded(item) for key, item in value.items()}
+        return {str(key): _encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encoded(item) for item in value]
+        return [_encode(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _decoded(hint: Any, value: Any) -> Any:
-    """Undo of `_encoded`, by the type that a field declares."""
+def _decode(hint: Any, value: Any) -> Any:
+    """Invert `_encode`, guided by the type that a field declares."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         hints = typing.get_type_hints(hint)
-        return hint(**{name: _decoded(hints[name], item) for name, item in value.items()})
+        return hint(**{name: _decode(hints[name], item) for name, item in value.items()})
     inner = typing.get_args(hint)
     if isinstance(hint, types.UnionType):
-        return None if value is None else _decoded(inner[0], value)
+        return None if value is None else _decode(inner[0], value)
     origin = typing.get_origin(hint)
     if origin is tuple:
-        return tuple(_decoded(inner[0], item) for item in value)
+        return tuple(_decode(inner[0], item) for item in value)
     if origin is dict:
-        return {key: _decoded(inner[1], item) for key, item in value.items()}
+        return {key: _decode(inner[1], item) for key, item in value.items()}
     return float(value) if hint is float else value

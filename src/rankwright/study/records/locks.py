@@ -1,4 +1,9 @@
-"""Locks on the folders of a study and of its runs."""
+"""Locks on the folder of a study and on those of its runs.
+
+`LOCK` of the study's folder is held while a command measures and writes `study.json`, and `LOCK` of
+`tuning/` while a trial is handed out. `LOCK` of a run's folder is held by the process of the run,
+`CLAIM` by the command that started this process.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +16,26 @@ from rankwright.errors import MethodError
 from rankwright.job.files import telling_output
 
 LOCK = "lock"
-"""Held by the process that carries a run out."""
-
-
+"""Name of the lock file."""
 CLAIM = "claim"
-"""Held by the study that has a run carried out, from before its process starts until it ends."""
+"""Name of a second lock file in a run's folder, held by the command that carries the run out: from
+before the process starts until it has ended."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[bool]:
-    """Hold a run's folder against other processes; the system lets go when the process ends.
+def lock_folder(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[bool]:
+    """Lock a folder against other processes; the system releases it when this process ends.
 
     Args:
-        folder: The run's folder.
-        name: Which of its locks, `LOCK` or `CLAIM`.
-        wait: Wait for another process to let go; else yield False at once.
+        folder: The folder, made if it does not exist.
+        name: The lock, `LOCK` or `CLAIM`.
+        wait: Wait until another process releases the lock; otherwise yield False at once.
 
     Yields:
-        Whether the folder is held.
+        Whether this process holds the lock.
 
     Raises:
-        MethodError: Its file system has no locks.
+        MethodError: The file system has no locks.
     """
     with telling_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,10 +44,10 @@ def locked(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterator[boo
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
-        except OSError as error:  # of a file system without locks, such as Lustre by default
+        except OSError as error:  # a file system without locks, such as Lustre by default
             raise MethodError(
-                f"{folder} cannot be locked ({error}), so two commands could carry the same run "
-                "out; choose an output folder on a file system that has flock"
+                f"{folder} cannot be locked ({error}), so two commands could carry out the same "
+                "run; choose an output folder on a file system that supports flock"
             ) from error
         else:
             yield True

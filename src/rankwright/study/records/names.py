@@ -1,4 +1,4 @@
-"""Names of runs, and of their files."""
+"""Names of runs and of their files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 def run_name(task: str, label: str, seed: int) -> str:
-    """The name of a run's files and folder."""
-    return f"{in_file_names(task)}--{in_file_names(label)}--{seed}"
+    """Return the name of a run, which its files and its folder carry."""
+    return f"{to_file_name(task)}--{to_file_name(label)}--{seed}"
 
 
-def in_file_names(name: str) -> str:
-    """A name that may stand in a file name."""
+def to_file_name(name: str) -> str:
+    """Replace the characters of a label that do not belong in a file name by hyphens."""
     return re.sub(r"[^\w.]+", "-", name)

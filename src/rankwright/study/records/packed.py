@@ -1,9 +1,9 @@
 """The files of a study in one parquet table, byte for byte.
 
 A row is a file: its `path` below the study's folder, with forward slashes, and its `content`. Rows
-are sorted by path, so the same files give the same table. Contents are kept as they were written:
-floats stay exact, and digests of the files hold. Pages carry checksums, which are compared when the
-table is read.
+are sorted by path, so the same files give the same table. Contents are stored unchanged: floats
+stay exact, and digests of the files remain valid. Pages carry checksums, which are verified when
+the table is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PATH = re.compile(r"(records|failures|tuning)/[^/\\]+\.(json|parquet)")
 
 
 def write_packed(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write the table whole or not at all.
+    """Write the table atomically.
 
     Args:
         path: The parquet file.
@@ -49,17 +49,17 @@ def write_packed(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_packed(path: Path) -> dict[str, bytes]:
-    """The contents of a table that `write_packed` wrote, by path below the study's folder.
+    """Return the contents of a table that `write_packed` wrote, by path below the study's folder.
 
     Raises:
-        MethodError: It is not such a table, or it is damaged.
+        MethodError: The file is not such a table, or is damaged.
     """
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read().cast(SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MethodError(
-            f"{path} is no table of a study's records ({error}); expected the file as `rankwright "
-            "report --format packed` wrote it. Copy the study again"
+            f"{path} is not a table of a study's records ({error}); expected the file that "
+            "`rankwright report --format packed` wrote. Copy the study again"
         ) from error
     names = table.column("path").to_pylist()
     if wrong := [name for name in names if not _PATH.fullmatch(name)]:

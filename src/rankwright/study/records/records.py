@@ -1,4 +1,4 @@
-"""What a study notes, as typed records; `records.folder` has the files."""
+"""Typed records of a study; `records.folder` says which file holds which."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ class TaskRecord:
     """One task of a study.
 
     Attributes:
-        task: What the study calls it.
+        task: Its label in the study.
         kind: Kind of task, such as "sequence_classification".
-        metric: The primary metric: the one that methods are compared by.
-        greater_is_better: Whether it is to be large.
-        reported_split: The rows that are reported on: "test" where the task has them, else
-            "validation".
-        tuning_rows: Where trials are scored: "validation", or "share of train" where the validation
-            rows are the reported ones; None without tuning. Never rows that are reported on.
-        rows: Rows by split.
+        metric: The primary metric, by which methods are compared.
+        greater_is_better: Whether a larger value of the metric is better.
+        reported_split: The reported rows: "test" if the task has test rows, else "validation".
+        tuning_rows: The rows that trials are scored on, never reported ones: "validation", or
+            "0.2 of train" if the validation rows are reported; None without tuning.
+        rows: Number of rows by split.
         data_sha256: Digest of the rows by split, inputs and targets.
-        options: Fields of `TrainConfig` by name that this task is run with.
-        budget: What a run on it may cost; None for the study's budget.
-        notices: What a reader should know of its rows, such as that some were cut.
+        options: Fields of `TrainConfig` that the runs on this task share, by name.
+        budget: Budget of a run on it; None for the study's budget.
+        notices: Remarks on its rows for the reader, such as that some were truncated.
     """
 
     task: str
@@ -51,15 +50,15 @@ class MethodRecord:
     """One method of a study.
 
     Attributes:
-        label: What the study calls it.
+        label: Its label in the study.
         method: Its registered name, or `package.module:Class`.
-        summary: What it does, in one line.
+        summary: One line on the idea of the method.
         reference: Its paper.
         hyperparameters: Its fields by name, before tuning.
-        options: Fields of `TrainConfig` that are its own, such as a learning rate.
+        options: Fields of `TrainConfig` given for this method, such as a learning rate.
         against: Label of the method that it is compared with; None for the study's baseline.
-        space: What it is tuned over where a task does not set it, in the words of
-            `TuningRecord.space`; None without tuning, and where that was not noted yet.
+        space: Its search space, less the options that a task sets, written as in
+            `TuningRecord.space`; None without tuning, and in older studies.
     """
 
     label: str
@@ -74,14 +73,14 @@ class MethodRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """One run of the plan.
+    """One planned run.
 
     Attributes:
         task: The task.
         label: The method.
         seed: The seed.
         steps: Optimizer steps.
-        passes: Forward-and-backward passes over a batch that these steps take.
+        passes: Forward-and-backward passes over a batch in these steps.
     """
 
     task: str
@@ -92,13 +91,13 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Name of its files and its folder."""
+        """The name of its files and its folder."""
         return run_name(self.task, self.label, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Record):
-    """What a few steps of a method on a task took; from the first seed, before any run.
+    """The measured cost of a few steps of a method on a task; first seed, before any run.
 
     Attributes:
         task: The task.
@@ -106,12 +105,12 @@ class Measurement(Record):
         seconds_per_pass: Wall time of a forward-and-backward pass, its share of the step included.
         setup_seconds: Wall time before the first step: imports, loading of data and model.
         evaluation_seconds: Wall time of one evaluation of all reported rows, estimated from some.
-        peak_memory_bytes: Peak of the whole process, loading and evaluation of one batch included.
-        trainable_parameters: As in `CostRecord`.
+        peak_memory_bytes: Peak of the whole process, including loading and the evaluation of one
+            batch.
+        trainable_parameters: Trainable parameters, as in `CostRecord`.
         curve_seconds: Wall time of one evaluation of the learning curve, a forward pass over the
-            validation rows, estimated from some; 0 where that was not measured yet.
-        held_seconds: Wall time of one reading of the held text; 0 where there is none, and where
-            that was not measured yet.
+            validation rows, estimated from some; 0 in older studies.
+        held_seconds: Wall time of one pass over the held text; 0 without one, and in older studies.
     """
 
     task: str
@@ -127,29 +126,28 @@ class Measurement(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
-    """What is compared, on what, at what cost; written before the first run starts.
+    """The plan of a study; written before the first run starts.
 
     Attributes:
         name: Name of the study.
         command: The command line that repeats it.
-        created: When it was planned, ISO 8601 in UTC.
+        created: Time of planning, ISO 8601 in UTC.
         model: The pretrained model.
         tasks: The tasks, in the user's order.
         methods: The methods, in the user's order.
-        baseline: Label of the method that those are compared with which name no other.
+        baseline: Label of the method that all methods without `against` are compared with.
         seeds: The seeds, the same for every method and task.
-        budget: What a run may cost, such as "2000-passes" or "60-seconds", where its task has no
-            budget of its own.
-        trials: Trials of every method on every task, fewer of one with fewer points to try; 0
-            without tuning.
-        runs: Every run of the plan.
+        budget: Budget of a run whose task has no budget of its own, such as "2000-passes" or
+            "60-seconds".
+        trials: Trials of every method on every task, at most as many as its search space has
+            points; 0 without tuning.
+        runs: All planned runs.
         versions: Versions of Python and packages.
-        device: What computes, such as "cpu, 1 thread" or the name of a GPU.
-        measurements: What was measured beforehand, for a budget in seconds.
+        device: Name of the device, such as "cpu, 1 thread" or that of a GPU.
+        measurements: Measurements made before the runs, for budgets in seconds.
         tuning_seed: Seed of all trials, and of no run; None without tuning.
         held_text: SHA-256 of the text that forgetting is measured on; None for the built-in one.
-        curve_points: Evaluations on the validation rows in the course of a run; None where that was
-            not noted yet.
+        curve_points: Evaluations on the validation rows during a run; None in older studies.
         file: Text of the YAML file that `command` names, without a password; None if it names none.
     """
 
@@ -172,19 +170,35 @@ class StudyRecord(Record):
     curve_points: int | None = None
     file: str | None = None
 
+    def task(self, label: str) -> TaskRecord:
+        """Return the task of that label."""
+        return next(task for task in self.tasks if task.task == label)
+
+    def method(self, label: str) -> MethodRecord:
+        """Return the method of that label."""
+        return next(method for method in self.methods if method.label == label)
+
+    def measurement(self, task: str, label: str) -> Measurement | None:
+        """Return the measurement of a method on a task; None if there is none."""
+        found = (m for m in self.measurements if (m.task, m.label) == (task, label))
+        return next(found, None)
+
     @property
     def against(self) -> dict[str, str]:
-        """Method -> what it is compared with, by label; the baseline only if it names another."""
+        """Label of a method -> label of the method that it is compared with.
+
+        A baseline that names no other method is left out.
+        """
         pairs = {method.label: method.against or self.baseline for method in self.methods}
         return {label: other for label, other in pairs.items() if label != other}
 
     @property
     def budgets(self) -> dict[str, str]:
-        """Task -> what a run on it may cost."""
+        """Label of a task -> budget of a run on it."""
         return {task.task: task.budget or self.budget for task in self.tasks}
 
     def with_baseline(self, baseline: str) -> StudyRecord:
-        """The same, every method compared with this one.
+        """Return a copy in which every method is compared with this one.
 
         Raises:
             MethodError: There is no such method.
@@ -201,10 +215,10 @@ class CurvePoint:
     """One point of a learning curve.
 
     Attributes:
-        step: Optimizer steps made.
-        passes: Passes made.
-        loss: Mean training loss since the point before; None where none was logged.
-        metric: `RunRecord.curve_metric` on the validation rows; None where it was not computed.
+        step: Optimizer steps so far.
+        passes: Passes so far.
+        loss: Mean training loss since the previous point; None if none was logged.
+        metric: `RunRecord.curve_metric` on the validation rows; None if it was not computed.
     """
 
     step: int
@@ -215,17 +229,17 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRecord:
-    """What a run cost.
+    """The cost of a run.
 
     Attributes:
-        trainable_parameters: Largest number trained in any one step.
-        stored_parameters: Numbers in the saved adapter, heads included.
-        peak_memory_bytes: Peak over the training steps, evaluation left out; device memory on CUDA,
+        trainable_parameters: Largest number of parameters trained in any one step.
+        stored_parameters: Number of parameters in the saved adapter, heads included.
+        peak_memory_bytes: Peak over the training steps, without evaluation: device memory on CUDA,
             else the resident set of the process.
-        median_step_seconds: Median wall time of an optimizer step: no evaluation, no saving.
-        training_seconds: Sum over all steps, those before a resume included.
-        total_seconds: Wall time of the run from start to end, over all its processes: imports,
-            loading, evaluation and saving included.
+        median_step_seconds: Median wall time of an optimizer step, without evaluation and saving.
+        training_seconds: Sum over all steps, including those before a resume.
+        total_seconds: Wall time of the run from start to end, over all its processes, including
+            imports, loading, evaluation and saving.
         steps: Optimizer steps.
         passes: Forward-and-backward passes over a batch.
     """
@@ -242,14 +256,14 @@ class CostRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ForgettingRecord:
-    """What a generative model lost of what it knew.
+    """The change of a generative model's loss on a text unrelated to its task.
 
     Attributes:
         text: Name of the held text.
         sha256: Its digest.
-        tokens: Scored tokens.
+        tokens: Number of scored tokens.
         before: Mean -log p of a token before training, in nats.
-        after: The same after training; `after - before` is what was forgotten.
+        after: The same after training; `after - before` measures forgetting.
     """
 
     text: str
@@ -264,33 +278,33 @@ class RunRecord(Record):
     """The outcome of one finished run.
 
     Attributes:
-        task: The task, as the study calls it.
-        label: The method, as the study calls it.
-        method: Its registered name.
+        task: The task's label in the study.
+        label: The method's label in the study.
+        method: Registered name of the method.
         seed: Seed of everything random.
         model: The pretrained model.
         kind: Kind of task.
-        metric: The primary metric: the one that methods are compared by.
-        greater_is_better: Whether it is to be large.
+        metric: The primary metric, by which methods are compared.
+        greater_is_better: Whether a larger value of the metric is better.
         reported_split: "validation" or "test".
         before: Every metric of the task on the reported rows before training.
         after: The same after training.
-        cost: What it cost.
+        cost: Parameters, memory, time, steps and passes.
         curve: The learning curve, by step.
-        curve_metric: Metric of the curve: the primary one, or where that needs generated text the
-            first that one forward pass gives.
-        forgetting: For generative tasks.
-        constant: Metrics of giving every reported row the most frequent answer of the training
-            rows, or their mean; None for tasks without one, and in older records.
+        curve_metric: Metric of the curve: the primary one, or the first that one forward pass gives
+            if the primary one needs generated text.
+        forgetting: Loss on a held text before and after; generative tasks only.
+        constant: Metrics of a constant answer on the reported rows, the most frequent one of the
+            training rows or their mean; None for tasks without one, and in older records.
         alike: Whether every reported row got the same answer; None in older records.
         head: Class and labels that its base model is loaded with; None in older records.
         hyperparameters: Every field of the method, after tuning.
         options: Every field of `TrainConfig` that differs from its default.
         data_sha256: Digest of the rows by split.
         versions: Versions of Python and packages.
-        device: What computed it.
+        device: Name of the device.
         command: The command line that repeats this run alone.
-        finished: When it ended, ISO 8601 in UTC.
+        finished: Time of its end, ISO 8601 in UTC.
     """
 
     task: str
@@ -321,7 +335,7 @@ class RunRecord(Record):
 
     @property
     def name(self) -> str:
-        """Name of its files and its folder."""
+        """The name of its files and its folder."""
         return run_name(self.task, self.label, self.seed)
 
     @property
@@ -332,14 +346,14 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class FailureRecord(Record):
-    """A run that ended with an error, such as a loss that became NaN. It is tried again next time.
+    """A run that ended with an error, such as a loss of NaN; the next command tries it again.
 
     Attributes:
         task: The task.
         label: The method.
         seed: The seed.
-        attempts: How often it was tried.
-        error: The message of the last attempt.
+        attempts: Number of attempts so far.
+        error: Message of the last attempt.
     """
 
     task: str

@@ -10,12 +10,12 @@ from rankwright.study.records.json_record import Record
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome(Record):
-    """What a trial gave.
+    """The result that the process of a trial leaves.
 
     Attributes:
         value: The primary metric on the tuning rows.
-        passes: Passes that it took.
-        seconds: Wall time that it took.
+        passes: Forward-and-backward passes of the trial.
+        seconds: Wall time of the trial.
     """
 
     value: float
@@ -25,17 +25,17 @@ class TrialOutcome(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial of tuning.
+    """One trial of a search.
 
     Attributes:
         number: Its number, from 0.
-        parameters: What was tried: fields of the method, and of `TrainConfig` such as
-            `learning_rate`, by name.
-        value: The primary metric on the tuning rows; None where the trial failed.
-        state: How it ended.
-        passes: Passes that it took.
-        seconds: Wall time that it took.
-        error: Why it failed.
+        parameters: The values that were tried, by name: fields of the method, and options of a run
+            such as `learning_rate`.
+        value: The primary metric on the tuning rows; None for a failed trial.
+        state: Whether it has a value.
+        passes: Forward-and-backward passes of the trial.
+        seconds: Wall time of the trial.
+        error: Why it failed; empty for a complete trial.
     """
 
     number: int
@@ -49,16 +49,16 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRecord(Record):
-    """The search for one method's hyperparameters on one task.
+    """The finished search for one method's hyperparameters on one task.
 
     Attributes:
         task: The task.
         label: The method.
         metric: The primary metric.
-        greater_is_better: Whether it is to be large.
-        space: What was searched, by name, in words such as "log 1e-4 to 1e-2" or "4, 8, 16".
+        greater_is_better: Whether a larger value of the metric is better.
+        space: The search space by name, such as "0.0001 to 0.01, log scale" or "4, 8, 16".
         trials: Every trial, by number.
-        best: Parameters of the best complete trial; those of all reported runs.
+        best: Parameters of the best complete trial, with which all reported runs are trained.
         best_value: Its value on the tuning rows.
     """
 

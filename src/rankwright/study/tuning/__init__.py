@@ -1,1 +1,1 @@
-"""The search for hyperparameters, in a storage that processes share."""
+"""The search for hyperparameters, in an Optuna storage that processes and machines share."""

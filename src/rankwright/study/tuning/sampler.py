@@ -1,4 +1,4 @@
-"""Draw trials as a function of a seed, the place of a trial, and the trials so far."""
+"""Draw trials as a function of a seed, the place of the trial, and the trials so far."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from rankwright.core.search_space import OneOf, SearchSpace, points
-from rankwright.study.tuning.trials import in_order, place
+from rankwright.study.tuning.trials import place, sort_by_place
 
 
 class SeededSampler(BaseSampler):
-    """Optuna's TPE whose draws are a function of (seed, trial, parameter) and the trials so far.
+    """Optuna's TPE with draws that depend on (seed, place, parameter) and the trials so far.
 
     A resumed study, or one that another machine joins, therefore does not repeat values. The
     first ten trials, which TPE draws at random, are at the same places in the ranges of all methods
@@ -25,7 +25,7 @@ class SeededSampler(BaseSampler):
 
     Args:
         seed: Any text.
-        space: The search space; in a finite one no point is drawn twice while others are left.
+        space: The search space; in a finite one, no point is drawn twice while others are left.
     """
 
     def __init__(self, seed: str, space: SearchSpace) -> None:
@@ -37,24 +37,24 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The space if it is finite; else nothing, and parameters are drawn one by one."""
+        """Return a finite space, or nothing, so that parameters are drawn one by one."""
         del study, trial
         return {name: CategoricalDistribution(values) for name, values in self._lists.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point of a finite space: TPE's choice, or any untried one if that was tried."""
+        """Return a point of a finite space: TPE's choice, or an untried one if that was tried."""
         if not search_space:
             return {}
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        tried = {_point(t.params) for t in others if t.params.keys() == search_space.keys()}
+        tried = {_to_point(t.params) for t in others if t.params.keys() == search_space.keys()}
         drawn = {
             name: self.sample_independent(study, trial, name, distribution)
             for name, distribution in search_space.items()
         }
         generator = random.Random(f"{self._seed} {place(study, trial)}")
-        while _point(drawn) in tried and len(tried) < self._points:
+        while _to_point(drawn) in tried and len(tried) < self._points:
             drawn = {name: generator.choice(self._lists[name]) for name in search_space}
         return drawn
 
@@ -65,20 +65,22 @@ class SeededSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """One parameter of one trial."""
+        """Draw one parameter of one trial."""
         key = f"{self._seed} {place(study, trial)} {param_name}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
         sampler = TPESampler(seed=seed)
-        ordered, last = _ordered(study, trial)
+        ordered, last = _order_by_place(study, trial)
         return sampler.sample_independent(ordered, last, param_name, param_distribution)
 
 
-def _ordered(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
-    """The other trials as a study in memory, numbered by their places, with this trial as the last.
+def _order_by_place(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
+    """Return the other trials as a study in memory, numbered by place, and this trial as the last.
 
     TPE weighs trials and breaks ties by their numbers, but a retried trial gets a higher number.
     """
-    others = [t for t in in_order(study.get_trials(deepcopy=False)) if t.number != trial.number]
+    others = [
+        t for t in sort_by_place(study.get_trials(deepcopy=False)) if t.number != trial.number
+    ]
     ordered = optuna.create_study(direction=study.direction)
     ordered.add_trials(others)
     last = copy.copy(trial)
@@ -86,5 +88,5 @@ def _ordered(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, Fro
     return ordered, last
 
 
-def _point(parameters: dict[str, Any]) -> frozenset[tuple[str, Any]]:
+def _to_point(parameters: dict[str, Any]) -> frozenset[tuple[str, Any]]:
     return frozenset(parameters.items())
