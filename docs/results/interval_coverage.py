@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rankwright.study.statistics import Difference, verdicts
+from rankwright.study.statistics import Difference, judge
 
 STUDIES, ROWS, DRAWS = 2000, 200, 1000
 # Standard deviations of a seed's effect, a row's, and what is left.
@@ -61,7 +61,7 @@ def called(rng: np.random.Generator, counts: np.ndarray, seeds: int) -> np.ndarr
     wrong = np.zeros(2)
     for _ in range(FAMILIES):
         every = {str(k): simulated(rng, counts, "all three", seeds) for k in range(METHODS)}
-        findings = {verdict.finding for verdict in verdicts(every, "baseline").values()}
+        findings = {verdict.finding for verdict in judge(every, "baseline").values()}
         wrong += [bool(findings & {"better", "worse"}), any("rows" in f for f in findings)]
     return wrong / FAMILIES
 

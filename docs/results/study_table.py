@@ -33,7 +33,7 @@ def table(task: TaskResults, study: StudyResults) -> list[str]:
 
 
 def _row(method: MethodResults, task: TaskResults, seeds: tuple[int, ...]) -> list[str]:
-    by_seed = {run.seed: task.unit.number(run.value) for run in method.runs}
+    by_seed = {run.seed: task.unit.format(run.value) for run in method.runs}
     mean = plus_minus(method.mean, task.unit)
     steps = method.average(lambda run: run.cost.steps)
     figures = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
@@ -58,7 +58,7 @@ def _found(method: MethodResults) -> str:
 def verdicts(task: TaskResults) -> list[str]:
     """What every method is beside what it is compared with, in words."""
     found = [method.verdict for method in task.methods]
-    return [f"> {verdict.words(task.unit)}" for verdict in found if verdict is not None]
+    return [f"> {verdict.describe(task.unit)}" for verdict in found if verdict is not None]
 
 
 def main(folder: str) -> None:

@@ -44,7 +44,7 @@ def test_the_card_lies_beside_the_adapter(folder: Path, capsys: pytest.CaptureFi
     arguments = ["--format", "model-card", "--method", "lora", "--seed", "1"]
     card = folder / "runs" / "rte--lora--1" / "adapter" / "README.md"
     assert main(["report", str(folder), *arguments]) == 1
-    assert f"{card.parent} is not there" in capsys.readouterr().err
+    assert f"{card.parent} does not exist" in capsys.readouterr().err
     card.parent.mkdir(parents=True)
     assert main(["report", str(folder), *arguments]) == 0
     assert "# lora on rte" in card.read_text("utf-8")

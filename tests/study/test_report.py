@@ -17,7 +17,14 @@ from rankwright.errors import MethodError
 from rankwright.job.card import loading_section
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.records import RunRecord, StudyRecord, TaskRecord
-from rankwright.study.report import html, markdown, model_card, words, write_card, write_html
+from rankwright.study.report import (
+    render_card,
+    render_html,
+    render_markdown,
+    words,
+    write_card,
+    write_html,
+)
 from rankwright.study.report.results import MethodResults, StudyResults, compute_results
 
 STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
@@ -69,7 +76,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(found: StudyResults) -> Page:
-    return Page(html(found))
+    return Page(render_html(found))
 
 
 def test_nothing_comes_from_elsewhere(page: Page) -> None:
@@ -184,7 +191,7 @@ def test_what_was_forgotten_is_that_of_the_raw_files(page: Page, study: StudyFol
 def test_the_summary_says_the_figures_of_the_raw_files(
     found: StudyResults, study: StudyFolder
 ) -> None:
-    text = markdown(found)
+    text = render_markdown(found)
     for task in ("rte", "cola", "e2e"):
         section = re.search(rf"^## {task}$.*?(?=^## )", text, flags=re.MULTILINE | re.DOTALL)
         assert section is not None
@@ -225,7 +232,7 @@ def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
     record = dataclasses.replace(small.study, tasks=(TaskRecord(**task),))
     record.save(small.description)
     found = compute_results(StudyFolder(small.path))
-    for text in (html(found), markdown(found)):
+    for text in (render_html(found), render_markdown(found)):
         assert f"{task['rows']['train']:,}, 9 of them used" in text
         assert f"{task['rows']['validation']:,}, 8 of them used" in text
         assert "77, 8" not in text
@@ -236,21 +243,21 @@ def test_the_file_that_the_command_names_is_there(small: StudyFolder) -> None:
     record.save(small.description)
     found = compute_results(StudyFolder(small.path))
     assert found.study.file == record.file
-    assert "<pre><code># &lt;why&gt;\nmethods: [lora]</code></pre>" in html(found)
-    assert "````yaml\n# <why>\nmethods: [lora]\n````\n" in markdown(found)
+    assert "<pre><code># &lt;why&gt;\nmethods: [lora]</code></pre>" in render_html(found)
+    assert "````yaml\n# <why>\nmethods: [lora]\n````\n" in render_markdown(found)
 
 
 def test_the_same_files_give_the_same_bytes(study: StudyFolder, found: StudyResults) -> None:
-    assert html(found) == html(compute_results(StudyFolder(study.path)))
+    assert render_html(found) == render_html(compute_results(StudyFolder(study.path)))
 
 
 def test_names_and_messages_are_escaped(small: StudyFolder) -> None:
     rename(small, "lora", "<script>alert(1)</script>|")
     found = compute_results(small)
-    page = Page(html(found))
+    page = Page(render_html(found))
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "<script>alert(1)</script>|" in page.text
-    assert "| <script>alert(1)</script>\\| |" in markdown(found)
+    assert "| <script>alert(1)</script>\\| |" in render_markdown(found)
 
 
 def rename(folder: StudyFolder, old: str, new: str) -> None:
@@ -277,10 +284,10 @@ def test_a_small_study_has_a_report(
         tmp_path, methods=methods, tasks=("rte",), seeds=seeds, rows=20, trials=1
     )
     found = compute_results(folder)
-    for text in (html(found), markdown(found)):
+    for text in (render_html(found), render_markdown(found)):
         assert not re.search(r"\b(nan|inf|None)\b", text)
     if seeds == (0,):
-        assert "with one seed: it has no interval; run more seeds." in markdown(found)
+        assert "with one seed: it has no interval; run more seeds." in render_markdown(found)
 
 
 def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
@@ -294,7 +301,7 @@ def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
         r"full \([−+\d.]+\), lora \([−+\d.]+\)\.",
         short,
     )
-    assert short in html(found)
+    assert short in render_html(found)
 
 
 def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Path) -> None:
@@ -308,15 +315,15 @@ def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Pa
     assert re.search(r"with only one seed beside dora: full \([−+\d.]+\)", short)
     assert not re.search(r"not distinguishable[^;]*full", short)
     open_runs = "Not finished, by method and seed: full 1, 2; bidora 0, 1, 2."
-    assert open_runs in Page(html(found)).text
-    assert open_runs in markdown(found)
-    run, card = model_card(found)
+    assert open_runs in Page(render_html(found)).text
+    assert open_runs in render_markdown(found)
+    run, card = render_card(found)
     whole = next(method for method in found.tasks[0].methods if not method.missing)
     assert run.label == whole.label != "full"
     assert open_runs in card
     assert card.count("ended with an error: ") == len(found.failures) > 0
     with pytest.raises(MethodError, match=r"no method has finished all its seeds on rte; choose"):
-        model_card(unfinished_only(found))
+        render_card(unfinished_only(found))
 
 
 def unfinished_only(found: StudyResults) -> StudyResults:
@@ -354,7 +361,7 @@ def test_colours_can_be_read_in_light_dark_and_print() -> None:
 
 def test_the_card_of_the_best_method(small: StudyFolder) -> None:
     found = compute_results(small)
-    run, text = model_card(found)
+    run, text = render_card(found)
     best = found.tasks[0].methods[0]
     assert (run.label, run.seed) == (best.label, 0)
     card = ModelCard(text)
@@ -373,14 +380,14 @@ def test_the_card_of_the_best_method(small: StudyFolder) -> None:
 def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
     """As the adapter's own README has them; a study of before they were noted says what lacks."""
     found = compute_results(small)
-    run, text = model_card(found)
+    run, text = render_card(found)
     assert run.head is not None
     assert loading_section(run.head, "sentence-transformers/all-MiniLM-L6-v2") in text
     assert text.count("    num_labels=2,\n") == 2
     assert text.count("    id2label={0: 'entailment', 1: 'not_entailment'},\n") == 2
     for record in small.records():
         dataclasses.replace(record, head=None).save(small.record(record.name))
-    _, old = model_card(compute_results(small))
+    _, old = render_card(compute_results(small))
     assert "num_labels=" not in old
     assert "also needs `num_labels`" in old
 
@@ -389,7 +396,7 @@ def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: St
     for record in small.records():
         kind = "multiple_choice"
         dataclasses.replace(record, head=None, kind=kind).save(small.record(record.name))
-    _, text = model_card(compute_results(small))
+    _, text = render_card(compute_results(small))
     assert "AutoModelForCausalLM.from_pretrained" in text
     assert "AutoModelForMultipleChoice" not in text
 
@@ -398,20 +405,20 @@ def test_a_card_is_asked_for_by_task_method_and_seed(
     found: StudyResults, study: StudyFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(MethodError, match="choose one of the finished tasks, rte, cola, e2e"):
-        model_card(found)
+        render_card(found)
     with pytest.raises(
         MethodError, match=r"--method olora: no finished run on rte; there are full"
     ):
-        model_card(found, task="rte", method="olora")
+        render_card(found, task="rte", method="olora")
     with pytest.raises(
         MethodError, match=r"--seed 3: no finished run of full; there are 0, 1, 2, 4"
     ):
-        model_card(found, task="cola", method="full", seed=3)
-    run, text = model_card(found, task="e2e", method="bidora", seed=2)
+        render_card(found, task="cola", method="full", seed=3)
+    run, text = render_card(found, task="e2e", method="bidora", seed=2)
     assert (run.task, run.label, run.seed) == ("e2e", "bidora", 2)
     assert "AutoModelForCausalLM" in text
     path = write_card(found, study, tmp_path / "new" / "card.md", task="e2e")
-    assert path.read_text("utf-8") == model_card(found, task="e2e")[1]
+    assert path.read_text("utf-8") == render_card(found, task="e2e")[1]
 
 
 def test_what_always_the_same_answer_gets_is_a_row(found: StudyResults, page: Page) -> None:
@@ -424,8 +431,8 @@ def test_what_always_the_same_answer_gets_is_a_row(found: StudyResults, page: Pa
     assert cola["always “1”"][0] == ("0.0", "0.0")
     assert not any(name.startswith("always") for name in e2e)
     row = f"| *always “1”* | {100 * value:.1f} |"
-    assert row in markdown(found)
-    assert row in model_card(found, task="rte")[1]
+    assert row in render_markdown(found)
+    assert row in render_card(found, task="rte")[1]
 
 
 def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyResults) -> None:
@@ -437,9 +444,9 @@ def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyResults) -> No
         dataclasses.replace(task, methods=tuple(map(without, task.methods))) for task in found.tasks
     )
     old = dataclasses.replace(found, tasks=tuple(tasks))
-    for text in (html(old), markdown(old), model_card(old, task="rte")[1]):
+    for text in (render_html(old), render_markdown(old), render_card(old, task="rte")[1]):
         assert "always “" not in text
-    assert "always “" in html(found)
+    assert "always “" in render_html(found)
 
 
 def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
@@ -451,7 +458,7 @@ def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
     changed = dataclasses.replace(task, methods=(stuck, *others))
     sentence = f"{first.label} gives every row the same answer on 2 of 5 seeds: it has learned"
     figures_ = dataclasses.replace(found, tasks=(changed,))
-    for text in (html(figures_), markdown(figures_), model_card(figures_)[1]):
+    for text in (render_html(figures_), render_markdown(figures_), render_card(figures_)[1]):
         assert sentence in text
     assert words.stuck(task) == []
 
@@ -461,5 +468,5 @@ def test_a_report_takes_the_place_of_the_last_one(small: StudyFolder) -> None:
     for _ in range(2):
         path = write_html(found, small)
     assert path == small.path / "report.html"
-    assert path.read_text("utf-8") == html(found)
+    assert path.read_text("utf-8") == render_html(found)
     assert not list(small.path.glob(".*saving"))

@@ -10,8 +10,8 @@ import pytest
 
 from rankwright.axis import Axis, format_tick
 from rankwright.study.report import words
-from rankwright.study.report.environment import environment
-from rankwright.study.report.plots.curves import curve_panels, learning_curves
+from rankwright.study.report.environment import make_environment
+from rankwright.study.report.plots.curves import average_curves, plot_curves
 from rankwright.study.report.plots.labels import box_of, place_labels
 from rankwright.study.report.plots.panel import (
     BOTTOM,
@@ -21,12 +21,12 @@ from rankwright.study.report.plots.panel import (
     WIDTH,
     Label,
     Panel,
-    Reach,
-    bounds_of,
+    Span,
+    metric_bounds,
 )
-from rankwright.study.report.plots.strips import forest, value_strips
-from rankwright.study.report.plots.trade_offs import COSTS, pareto_front, trade_offs
-from rankwright.study.report.plots.tuning import tuning_panels
+from rankwright.study.report.plots.strips import place_differences, place_values
+from rankwright.study.report.plots.trade_offs import COSTS, pareto_front, plot_trade_offs
+from rankwright.study.report.plots.tuning import plot_tuning
 from rankwright.study.report.results import POINTS, UNITS, StudyResults
 from rankwright.study.statistics import Difference
 from rankwright.tasks.metrics import METRICS
@@ -111,7 +111,7 @@ def test_names_stand_apart(where: str) -> None:
 def drawn_labels(labels: list[Label]) -> dict[str, tuple[float, float, float, float]]:
     """Left, top, right and bottom of every name in the SVG, at 7 by 16 pixels a letter."""
     panel = Panel("t", "d", "x", "y", [], [], labels=labels)
-    macros = environment(autoescape=True).get_template("plots.html.j2").module
+    macros = make_environment(autoescape=True).get_template("plots.html.j2").module
     svg = ElementTree.fromstring(macros.panel(panel, "id"))
     boxes = {}
     for text in svg.iter("text"):
@@ -135,11 +135,11 @@ def test_a_name_too_long_for_the_plot_is_left_out() -> None:
 
 def test_all_is_inside_its_plot(found: StudyResults) -> None:
     for task in found.tasks:
-        curves = learning_curves(task)
+        curves = average_curves(task)
         panels = [
-            *trade_offs(task),
-            *curve_panels(task, curves, found.study.against),
-            *tuning_panels(task),
+            *plot_trade_offs(task),
+            *plot_curves(task, curves, found.study.against),
+            *plot_tuning(task),
         ]
         assert len(panels) == 4 + 6 + 14
         for panel in panels:
@@ -147,7 +147,7 @@ def test_all_is_inside_its_plot(found: StudyResults) -> None:
             assert all(LEFT <= dot.x <= RIGHT and TOP <= dot.y <= BOTTOM for dot in panel.dots), (
                 panel.title
             )
-        strips = [*value_strips(task).values(), *forest(task)[0].values()]
+        strips = [*place_values(task).values(), *place_differences(task)[0].values()]
         assert len(strips) == 7 + 6
         for strip in strips:
             reaches = [reach for reach in (strip.ends, strip.outer) if reach is not None]
@@ -160,7 +160,7 @@ def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyResults) -
     first, *others = task.methods
     wide = replace(first, mean=replace(first.mean, error=20 * first.mean.error))
     wider = replace(task, methods=(wide, *others))
-    reaches = {label: strip.ends for label, strip in value_strips(wider).items()}
+    reaches = {label: strip.ends for label, strip in place_values(wider).items()}
     cut = reaches.pop(wide.label)
     assert cut is not None
     assert (cut.below, cut.above, cut.low, cut.high) == (True, True, 0, 100)
@@ -169,10 +169,10 @@ def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyResults) -
         assert not reach.below
         assert not reach.above
         assert 0 < reach.low < reach.high < 100
-    macros = environment(autoescape=True).get_template("plots.html.j2").module
-    drawn = [macros.strip(strip).count("more") for strip in value_strips(wider).values()]
+    macros = make_environment(autoescape=True).get_template("plots.html.j2").module
+    drawn = [macros.strip(strip).count("more") for strip in place_values(wider).values()]
     assert drawn == [2] + [0] * len(others)
-    heads = [stroke.path.count("l4") for stroke in trade_offs(wider)[0].strokes]
+    heads = [stroke.path.count("l4") for stroke in plot_trade_offs(wider)[0].strokes]
     assert sorted(heads) == [0] * (len(task.methods)) + [2]
 
 
@@ -187,13 +187,15 @@ def test_neither_an_axis_nor_an_interval_goes_beyond_what_a_metric_can_be(
         low, high = LIMITS[task.task.metric]
         wide = [replace(m, mean=replace(m.mean, error=9.0, freedom=1)) for m in task.methods]
         wider = replace(task, methods=tuple(wide))
-        for panel in [*trade_offs(wider), *tuning_panels(wider)]:
+        for panel in [*plot_trade_offs(wider), *plot_tuning(wider)]:
             shown = [float(text.replace("−", "-")) for _, text in panel.y_ticks]
             assert all(low <= figure <= high for figure in shown)
-        for panel in trade_offs(wider):
-            heads = [stroke.path.count("l4") for stroke in panel.strokes if stroke.look == "error"]
+        for panel in plot_trade_offs(wider):
+            heads = [
+                stroke.path.count("l4") for stroke in panel.strokes if stroke.css_class == "error"
+            ]
             assert heads == [0] * len(wide)
-        for strip in value_strips(wider).values():
+        for strip in place_values(wider).values():
             assert strip.ends is not None
             assert not strip.ends.below
             assert not strip.ends.above
@@ -208,16 +210,16 @@ def test_a_difference_is_no_larger_than_the_range_of_the_metric(found: StudyResu
         for m in task.methods
         if m.verdict is not None
     ]
-    strips, ticks = forest(replace(task, methods=tuple(wide)))
+    strips, ticks = place_differences(replace(task, methods=tuple(wide)))
     assert [text for _, text in ticks] == ["−100", "−50", "0", "+50", "+100"]
     for strip in strips.values():
-        assert strip.ends == Reach(0, 100, below=False, above=False)
+        assert strip.ends == Span(0, 100, below=False, above=False)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_bounds_are_those_of_the_metric(metric: str) -> None:
     """In the figures that are shown: shares and correlations times 100, BLEU as it is."""
-    low, high = bounds_of(metric, UNITS.get(metric, POINTS).scale)
+    low, high = metric_bounds(metric, UNITS.get(metric, POINTS).scale)
     correlation = metric in ("matthews", "pearson", "spearman")
     assert low == (1 if metric == "perplexity" else -100 if correlation else 0)
     assert high == (math.inf if metric in ("mse", "loss_per_token", "perplexity") else 100)
@@ -225,7 +227,7 @@ def test_bounds_are_those_of_the_metric(metric: str) -> None:
 
 def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyResults) -> None:
     titles = []
-    for panel in trade_offs(found.tasks[0]):
+    for panel in plot_trade_offs(found.tasks[0]):
         titles.append(panel.x_title)
         if "log scale" not in panel.x_title:
             assert panel.x_ticks[0] == (LEFT, "0")
@@ -242,7 +244,7 @@ def test_tuning_without_a_finite_value_has_no_plot(found: StudyResults) -> None:
     assert first.tuning is not None
     trials = tuple(replace(trial, value=math.inf) for trial in first.tuning.trials)
     diverged = replace(first, tuning=replace(first.tuning, trials=trials))
-    panels = tuning_panels(replace(task, methods=(diverged, *others)))
+    panels = plot_tuning(replace(task, methods=(diverged, *others)))
     assert len(panels) == 14 - 2
     assert not any(panel.title.startswith(f"{first.label}:") for panel in panels)
 
@@ -257,10 +259,10 @@ def test_every_trial_is_on_both_plots(found: StudyResults) -> None:
     diverged = replace(second, value=math.inf)
     record = replace(tuning, trials=(failed, diverged, *others))
     method = replace(task.methods[0], tuning=record)
-    panels = tuning_panels(replace(task, methods=(method,)))
+    panels = plot_tuning(replace(task, methods=(method,)))
     assert len(panels) == 2
     for panel in panels:
-        looks = [dot.look for dot in panel.dots]
+        looks = [dot.css_class for dot in panel.dots]
         assert looks[:2] == ["failed", "failed"]
         assert "failed" not in looks[2:]
         assert f"{len(record.trials)} trials of {record.label}, 2 failed" in panel.description
@@ -270,7 +272,7 @@ def test_every_trial_is_on_both_plots(found: StudyResults) -> None:
 def test_a_curve_is_the_mean_over_seeds(found: StudyResults) -> None:
     task = found.tasks[0]
     method = task.methods[0]
-    curve = next(c for c in learning_curves(task) if c.label == method.label)
+    curve = next(c for c in average_curves(task) if c.label == method.label)
     assert [passes for passes, _ in curve.points] == list(range(0, 401, 40))
     last = [run.curve[-1].metric for run in method.runs]
     assert curve.points[-1][1].mean == pytest.approx(100 * sum(last) / len(last))

@@ -15,7 +15,7 @@ import raw_files
 from rankwright.errors import MethodError
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.report import html, markdown, words
+from rankwright.study.report import render_html, render_markdown, words
 from rankwright.study.report.results import MethodResults, StudyResults, compute_results
 from rankwright.study.statistics import holm, signed_rank
 
@@ -123,7 +123,7 @@ def test_all_can_be_compared_with_one_instead(several: StudyFolder) -> None:
 
 def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None:
     found = compute_results(several)
-    page, text = html(found), markdown(found)
+    page, text = render_html(found), render_markdown(found)
     for shown in (page, text):
         assert "Compared with lora; bidora with dora." in shown
         assert "bidora − dora = " in shown
@@ -132,7 +132,7 @@ def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None
     assert re.search(r"<h3 [^>]*>Difference</h3>", page)
     assert '<tr><th scope="row">bidora − dora</th>' in page
     assert re.search(r"\| bidora \| [\d.± ]+ \| [−+\d.± ]+ to dora \|", text)
-    assert "Compared with dora." in html(compute_results(several, "dora"))
+    assert "Compared with dora." in render_html(compute_results(several, "dora"))
 
 
 def test_the_best_comes_first(found: StudyResults) -> None:
@@ -193,7 +193,7 @@ def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyResul
     assert [(item.test.least_p, item.least_p) for item in found.over_tasks] == [(0.25, 1.0)] * 6
     for item in found.over_tasks:
         assert item.p_value >= item.least_p
-    assert "(3 tasks cannot give less than 1)." in markdown(found)
+    assert "(3 tasks cannot give less than 1)." in render_markdown(found)
 
 
 def test_six_tasks_are_too_few_for_two_comparisons(several: StudyFolder) -> None:

@@ -17,13 +17,13 @@ from rankwright.study.statistics import (
     Unit,
     estimate,
     holm,
+    judge,
     over_seeds_and_rows,
     seeds_needed,
     signed_rank,
-    verdicts,
 )
 from rankwright.study.statistics.power import t_test_power
-from rankwright.study.statistics.verdict import p_words
+from rankwright.study.statistics.verdict import format_p
 
 STUDIES = 400
 ROWS = 120
@@ -159,7 +159,7 @@ def test_among_five_equal_methods_none_is_called_better_in_95_of_100_studies() -
 
     def any_found() -> bool:
         differences = {f"m{k}": difference(simulated(rng, of_row=0.0)) for k in range(5)}
-        found = verdicts(differences, "lora").values()
+        found = judge(differences, "lora").values()
         return any(verdict.finding != "not distinguishable" for verdict in found)
 
     assert np.mean([any_found() for _ in range(200)]) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
@@ -177,33 +177,35 @@ def test_wilcoxon_over_tasks_is_exact() -> None:
 def test_one_method_under_two_names_is_not_distinguishable() -> None:
     by_seed = [0.0] * 5
     same = Difference.of(by_seed, np.zeros((300, 5)), ROWS)
-    verdict = verdicts({"dora2": same}, "dora")["dora2"]
+    verdict = judge({"dora2": same}, "dora")["dora2"]
     assert verdict.finding == "not distinguishable"
-    assert verdict.words(POINTS) == "dora2 − dora = 0 on every one of 5 seeds: not distinguishable."
+    assert (
+        verdict.describe(POINTS) == "dora2 − dora = 0 on every one of 5 seeds: not distinguishable."
+    )
 
 
 def test_the_words_of_a_verdict() -> None:
     few = Difference.of([0.02, -0.005, 0.015, -0.008, 0.018])
-    verdict = verdicts({"bidora": few}, "dora")["bidora"]
+    verdict = judge({"bidora": few}, "dora")["bidora"]
     needed = seeds_needed(0.8, 100 * float(np.std(few.by_seed, ddof=1)))
-    assert verdict.words(POINTS) == (
+    assert verdict.describe(POINTS) == (
         "bidora − dora = +0.8 ± 1.7: not distinguishable with 5 seeds; "
         f"{needed} seeds would be needed to see 0.8."
     )
-    none = verdicts({"a": Difference.of([0.01, -0.0101, 0.0])}, "b")["a"].words(POINTS)
+    none = judge({"a": Difference.of([0.01, -0.0101, 0.0])}, "b")["a"].describe(POINTS)
     assert none == "a − b = 0.0 ± 2.5: not distinguishable with 3 seeds."
     by_seed = [-0.020, -0.021, -0.019]
     clear = Difference.of(by_seed, np.tile(by_seed, (9, 1)), ROWS)
-    assert verdicts({"a": clear}, "b")["a"].words(POINTS) == (
+    assert judge({"a": clear}, "b")["a"].describe(POINTS) == (
         "a − b = −2.0 ± 0.2: worse, p < 0.001, 3 seeds."
     )
-    loss = verdicts({"a": clear}, "b", greater_is_better=False)["a"]
+    loss = judge({"a": clear}, "b", greater_is_better=False)["a"]
     assert loss.finding == "better"
-    one = verdicts({"a": Difference.of([0.01])}, "b")["a"]
+    one = judge({"a": Difference.of([0.01])}, "b")["a"]
     assert (one.finding, one.difference.over_seeds.half_width) == ("one seed", math.inf)
-    assert one.words(POINTS) == "a − b = +1.0 with one seed: it has no interval; run more seeds."
-    same = verdicts({"a": Difference.of([0.05] * 5)}, "b")["a"]
-    assert same.words(POINTS) == (
+    assert one.describe(POINTS) == "a − b = +1.0 with one seed: it has no interval; run more seeds."
+    same = judge({"a": Difference.of([0.05] * 5)}, "b")["a"]
+    assert same.describe(POINTS) == (
         "a − b = +5.0 on every one of 5 seeds: not distinguishable with 5 seeds; "
         "6 seeds would be needed to see 5.0."
     )
@@ -216,38 +218,38 @@ def test_without_the_rows_nothing_is_said_of_others() -> None:
     known = difference(table)
     unknown = Difference.of(known.by_seed)
     clear = Difference.of([-0.020, -0.021, -0.019], np.tile([-0.020, -0.021, -0.019], (9, 1)), ROWS)
-    found = verdicts({"known": known, "unknown": unknown, "clear": clear}, "b")
+    found = judge({"known": known, "unknown": unknown, "clear": clear}, "b")
     assert [verdict.finding for verdict in found.values()] == [
         "better on these rows", "better on these rows", "worse",
     ]  # fmt: skip
-    assert found["unknown"].words(POINTS) == (
+    assert found["unknown"].describe(POINTS) == (
         "unknown − b = +2.0 ± 0.0: better on these rows, p < 0.001, 5 seeds. "
-        "The outcomes of the rows are not there to say so of others."
+        "Outcomes by row are missing, so nothing is known about other rows."
     )
 
 
 def test_too_few_rows_are_named() -> None:
     table = np.random.default_rng(7).normal(0.0, 0.4, (1, ROWS)).repeat(5, axis=0)
     table += 0.02 - table.mean() + 1e-4 * np.arange(5)[:, None]
-    verdict = verdicts({"a": difference(table)}, "b")["a"]
+    verdict = judge({"a": difference(table)}, "b")["a"]
     assert verdict.finding == "better on these rows"
-    assert f"{ROWS} rows are too few to say so in general." in verdict.words(POINTS)
+    assert f"{ROWS} rows are too few for a general claim." in verdict.describe(POINTS)
 
 
 def test_a_finding_on_these_rows_is_said_so_where_both_intervals_look_the_same() -> None:
     """The two are on either side of 0.05, and nearer to each other than the digits shown."""
     by_seed = 0.0145 * (1 + np.array([-1.0, 1.0, -0.5, 0.5, 0.0]))
     draws = by_seed + 0.0045 * np.tile([-1.0, 1.0], 150)[:, None]
-    verdict = verdicts({"a": Difference.of(by_seed.tolist(), draws, ROWS)}, "b")["a"]
+    verdict = judge({"a": Difference.of(by_seed.tolist(), draws, ROWS)}, "b")["a"]
     assert verdict.difference.over_rows is not None
     tenths = Unit(scale=10, digits=1)
-    assert tenths.number(verdict.difference.over_seeds.half_width) == tenths.number(
+    assert tenths.format(verdict.difference.over_seeds.half_width) == tenths.format(
         verdict.difference.over_rows.half_width
     )
     assert verdict.finding == "better on these rows"
-    words = verdict.words(tenths)
+    words = verdict.describe(tenths)
     assert ": better on these rows, p = 0.0" in words
-    assert words.endswith(f"{ROWS} rows are too few to say so in general.")
+    assert words.endswith(f"{ROWS} rows are too few for a general claim.")
 
 
 def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
@@ -255,10 +257,10 @@ def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
     rows = np.rint(np.random.default_rng(10).normal(0.0, 2.0, (STUDIES, 2)))
     assert np.mean((rows[:, 0] == rows[:, 1]) & (rows[:, 0] != 0)) > 0.08
     assert np.mean([estimate(row / 277).p_value < 0.05 for row in rows]) < 0.05
-    same = verdicts({"a": Difference.of([1 / 277] * 2)}, "b")["a"]
+    same = judge({"a": Difference.of([1 / 277] * 2)}, "b")["a"]
     assert same.finding == "not distinguishable"
     assert same.seeds_needed == 6
-    six = verdicts({"a": Difference.of([1 / 277] * 6)}, "b")["a"]
+    six = judge({"a": Difference.of([1 / 277] * 6)}, "b")["a"]
     assert six.finding == "better on these rows"
 
 
@@ -267,7 +269,7 @@ def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
     [(0.04997, "0.04997"), (0.0502, "0.05"), (0.05, "0.05"), (0.0321, "0.032"), (1.0, "1")],
 )
 def test_a_p_value_is_on_the_side_of_the_level_that_it_is_on(p_value: float, text: str) -> None:
-    assert p_words(p_value) == f"p = {text}"
+    assert format_p(p_value) == f"p = {text}"
 
 
 def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None:
@@ -276,7 +278,7 @@ def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None
         differences = {f"m{k}": Difference.of(rng.normal(2, 1, seeds).tolist()) for k in range(20)}
         unseen = [
             verdict
-            for verdict in verdicts(differences, "lora").values()
+            for verdict in judge(differences, "lora").values()
             if verdict.finding == "not distinguishable"
         ]
         assert len(unseen) >= 5

@@ -33,8 +33,8 @@ from rankwright.study.planning.same_study import check_same
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.locks import lock_folder
 from rankwright.study.records.records import CurvePoint, FailureRecord, Measurement, StudyRecord
-from rankwright.study.report import html as page
-from rankwright.study.report import markdown, model_card
+from rankwright.study.report import render_card, render_markdown
+from rankwright.study.report import render_html as page
 from rankwright.study.report.results import compute_results
 from rankwright.study.report.words import lede
 from rankwright.study.statistics import Unit
@@ -419,7 +419,7 @@ def test_reported_rows_that_are_trained_on_are_told(
         f"mine: {said}",
     ]
     found = compute_results(folder)
-    for text in (markdown(found), page(found), model_card(found)[1]):
+    for text in (render_markdown(found), page(found), render_card(found)[1]):
         assert f" {said}." in text
     values = json.loads(folder.description.read_text("utf-8"))
     del values["tasks"][0]["notices"]  # of a study that did not note them

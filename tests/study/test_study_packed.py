@@ -18,7 +18,7 @@ from rankwright.study.execution.compare import compare
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.packed import read_packed, write_packed
-from rankwright.study.report.page import html
+from rankwright.study.report.page import render_html
 from rankwright.study.report.results import compute_results
 from studies import Heard, InProcess, carried_out
 
@@ -81,7 +81,7 @@ def test_a_packed_study_reads_as_the_loose_one(whole: StudyFolder, tmp_path: Pat
             theirs.labels,
         )
         assert ours.scores.tobytes() == theirs.scores.tobytes()
-    assert html(compute_results(there)) == html(compute_results(whole))
+    assert render_html(compute_results(there)) == render_html(compute_results(whole))
 
 
 def test_the_same_files_give_the_same_table(whole: StudyFolder, tmp_path: Path) -> None:
@@ -251,6 +251,6 @@ def test_a_loose_study_of_version_0_1_is_read(tmp_path: Path) -> None:
     }
     assert [tuning.label for tuning in folder.tunings()] == ["dora", "half"]
     assert main(["report", str(folder.path)]) == 0
-    assert html(compute_results(packed(folder, tmp_path / "packed"))) == html(
+    assert render_html(compute_results(packed(folder, tmp_path / "packed"))) == render_html(
         compute_results(folder)
     )

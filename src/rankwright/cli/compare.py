@@ -130,7 +130,7 @@ def _report(folder: StudyFolder) -> None:
     for task in found.tasks:
         for method in task.methods:
             if method.verdict is not None:
-                print(f"{task.task.task}: {method.verdict.words(task.unit)}")
+                print(f"{task.task.task}: {method.verdict.describe(task.unit)}")
         for sentence in words.stuck(task):
             print(f"{task.task.task}: {sentence}")
     print(f"report: {write_html(found, folder)}")

@@ -16,7 +16,7 @@ from rankwright.job.card import (
 from rankwright.job.head import Head
 from rankwright.study.records.records import RunRecord
 from rankwright.study.report import words
-from rankwright.study.report.environment import environment
+from rankwright.study.report.environment import make_environment
 from rankwright.study.report.results import MethodResults, StudyResults, TaskResults
 
 # The class that loads the models of a kind of task, for older records that do not name it.
@@ -34,7 +34,7 @@ NO_LABELS = (
 )
 
 
-def model_card(
+def render_card(
     results: StudyResults,
     *,
     task: str | None = None,
@@ -54,10 +54,10 @@ def model_card(
     Raises:
         MethodError: There is no such finished run.
     """
-    of_task = _chosen_task(results, task)
-    of_method = _chosen_method(of_task, method)
-    run = _chosen_run(of_method, seed)
-    template = environment(autoescape=False).get_template("card.md.j2")
+    of_task = _choose_task(results, task)
+    of_method = _choose_method(of_task, method)
+    run = _choose_run(of_method, seed)
+    template = make_environment(autoescape=False).get_template("card.md.j2")
     text = template.render(
         study=results.study,
         failures=results.failures,
@@ -107,7 +107,7 @@ def _facts(run: RunRecord, method: MethodResults, task: TaskResults) -> Facts:
     )
 
 
-def _chosen_task(results: StudyResults, name: str | None) -> TaskResults:
+def _choose_task(results: StudyResults, name: str | None) -> TaskResults:
     tasks = {task.task.task: task for task in results.tasks}
     if name is None and len(tasks) == 1:
         return next(iter(tasks.values()))
@@ -116,7 +116,7 @@ def _chosen_task(results: StudyResults, name: str | None) -> TaskResults:
     return tasks[name]
 
 
-def _chosen_method(task: TaskResults, label: str | None) -> MethodResults:
+def _choose_method(task: TaskResults, label: str | None) -> MethodResults:
     methods = {method.label: method for method in task.methods}
     if label is None:
         whole = [method for method in task.methods if not method.missing]
@@ -133,7 +133,7 @@ def _chosen_method(task: TaskResults, label: str | None) -> MethodResults:
     return methods[label]
 
 
-def _chosen_run(method: MethodResults, seed: int | None) -> RunRecord:
+def _choose_run(method: MethodResults, seed: int | None) -> RunRecord:
     runs = {run.seed: run for run in method.runs}
     if seed is None:
         return method.runs[0]

@@ -1,4 +1,4 @@
-"""The templates, and what they may do with a text."""
+"""The Jinja environment of the report's templates, with its filters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rankwright.job.card import cell
 
 
-def environment(*, autoescape: bool) -> Environment:
-    """The templates of a report: escaped for HTML, as they are for Markdown."""
+def make_environment(*, autoescape: bool) -> Environment:
+    """Return the environment of the templates; `autoescape` is for HTML, not for Markdown."""
     templates = Environment(
         loader=PackageLoader("rankwright.study.report"),
         autoescape=autoescape,
@@ -17,16 +17,16 @@ def environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {"glued": glued, "cell": cell}
+    templates.filters |= {"nonbreaking": nonbreaking, "cell": cell}
     return templates
 
 
-def source(templates: Environment, name: str) -> str:
-    """A file beside the templates, as it is."""
+def read_source(templates: Environment, name: str) -> str:
+    """Return the text of a file beside the templates."""
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]
 
 
-def glued(text: str) -> str:
-    """The text with means that do not break before their interval."""
+def nonbreaking(text: str) -> str:
+    """Return the text with no line break between a mean and its interval."""
     return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

@@ -1,4 +1,4 @@
-"""The report as one HTML file, and as Markdown."""
+"""The report of a study as one HTML file and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import importlib.metadata
 from dataclasses import dataclass
 
 from rankwright.study.report import words
-from rankwright.study.report.environment import environment, source
-from rankwright.study.report.plots.curves import Curve, curve_caption, curve_panels, learning_curves
+from rankwright.study.report.environment import make_environment, read_source
+from rankwright.study.report.plots.curves import (
+    Curve,
+    average_curves,
+    caption_curves,
+    plot_curves,
+)
 from rankwright.study.report.plots.panel import Panel
-from rankwright.study.report.plots.strips import Strip, forest, look, value_strips
-from rankwright.study.report.plots.trade_offs import trade_offs
-from rankwright.study.report.plots.tuning import tuning_panels
+from rankwright.study.report.plots.strips import (
+    Strip,
+    finding_class,
+    place_differences,
+    place_values,
+)
+from rankwright.study.report.plots.trade_offs import plot_trade_offs
+from rankwright.study.report.plots.tuning import plot_tuning
 from rankwright.study.report.results import OverTasks, StudyResults, TaskResults
 from rankwright.study.statistics import Unit
 
@@ -26,8 +36,8 @@ _SIGNS = {
 
 
 @dataclass(frozen=True)
-class TaskPage:
-    """One task as the page shows it."""
+class TaskSection:
+    """The section of one task."""
 
     id: str
     results: TaskResults
@@ -43,89 +53,89 @@ class TaskPage:
 
     @property
     def name(self) -> str:
-        """What the study calls the task."""
+        """The name of the task in the study."""
         return self.results.task.task
 
     @property
     def forgetting(self) -> bool:
-        """Whether a method has a figure of what it forgot."""
+        """Whether forgetting was measured for any method."""
         return any(method.forgotten for method in self.results.methods)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The difference of one method on one task: its figure, text, class and sign."""
+    """The difference of one method on one task: its value, text, CSS class and sign."""
 
     value: float
     text: str
-    look: str
+    css_class: str
     sign: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on all tasks."""
+    """The differences of one method on all tasks."""
 
     label: str
     cells: list[Cell | None]
     over: OverTasks | None
 
 
-def html(results: StudyResults) -> str:
-    """The report as one HTML file that asks for nothing from the network."""
-    templates = environment(autoescape=True)
+def render_html(results: StudyResults) -> str:
+    """Render the report as one HTML file that loads nothing from the network."""
+    templates = make_environment(autoescape=True)
     return templates.get_template("page.html.j2").render(
         results=results,
-        tasks=[_task(number, task, results) for number, task in enumerate(results.tasks)],
-        matrix=_matrix(results),
+        tasks=[_build_section(number, task, results) for number, task in enumerate(results.tasks)],
+        matrix=_build_matrix(results),
         least_p=max((found.least_p for found in results.over_tasks), default=1.0),
         words=words,
         version=importlib.metadata.version("rankwright"),
-        style=source(templates, "style.css"),
-        script=source(templates, "page.js"),
+        style=read_source(templates, "style.css"),
+        script=read_source(templates, "page.js"),
     )
 
 
-def markdown(results: StudyResults) -> str:
-    """The tables, the verdicts and how to repeat them, for a README or an issue."""
-    template = environment(autoescape=False).get_template("summary.md.j2")
+def render_markdown(results: StudyResults) -> str:
+    """Render tables, verdicts and how to repeat them as Markdown, for a README or an issue."""
+    template = make_environment(autoescape=False).get_template("summary.md.j2")
     return template.render(results=results, study=results.study, words=words)
 
 
-def _task(number: int, task: TaskResults, results: StudyResults) -> TaskPage:
-    differences, ticks = forest(task)
-    curves = learning_curves(task)
-    return TaskPage(
+def _build_section(number: int, task: TaskResults, results: StudyResults) -> TaskSection:
+    differences, ticks = place_differences(task)
+    curves = average_curves(task)
+    return TaskSection(
         id=f"task-{number}",
         results=task,
-        values=value_strips(task),
+        values=place_values(task),
         forest=differences,
         forest_ticks=ticks,
-        trade_offs=trade_offs(task),
+        trade_offs=plot_trade_offs(task),
         curves=curves,
-        curve_panels=curve_panels(task, curves, results.study.against),
-        curve_caption=curve_caption(task),
-        tuning=tuning_panels(task),
+        curve_panels=plot_curves(task, curves, results.study.against),
+        curve_caption=caption_curves(task),
+        tuning=plot_tuning(task),
     )
 
 
-def _matrix(results: StudyResults) -> list[Row]:
+def _build_matrix(results: StudyResults) -> list[Row]:
     over = {found.label: found for found in results.over_tasks}
     return [
         Row(
             words.pair(results, label),
-            [_cell(task, label) for task in results.tasks],
+            [_build_cell(task, label) for task in results.tasks],
             over.get(label),
         )
         for label in results.study.against
     ]
 
 
-def _cell(task: TaskResults, label: str) -> Cell | None:
+def _build_cell(task: TaskResults, label: str) -> Cell | None:
     for method in task.methods:
         if method.label == label and method.verdict is not None:
             verdict = method.verdict
             mean = verdict.difference.over_seeds.mean
             sign = _SIGNS[verdict.finding]
-            return Cell(mean, task.unit.signed(mean), look(verdict.finding), sign)
+            return Cell(mean, task.unit.format_signed(mean), finding_class(verdict.finding), sign)
     return None

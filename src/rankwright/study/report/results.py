@@ -29,9 +29,9 @@ from rankwright.study.statistics import (
     Verdict,
     estimate,
     holm,
+    judge,
     resample,
     signed_rank,
-    verdicts,
 )
 from rankwright.tasks.constant import Constant
 
@@ -260,7 +260,7 @@ class _Task:
             for label, other in against.items()
             if (seeds := sorted(self._runs(label).keys() & self._runs(other).keys()))
         }
-        return verdicts(differences, against, greater_is_better=self.task.greater_is_better)
+        return judge(differences, against, greater_is_better=self.task.greater_is_better)
 
     def _compare(self, label: str, other: str, seeds: list[int]) -> Difference:
         """Return the method minus the other on these seeds."""

@@ -11,7 +11,7 @@ from rankwright.study.records.records import StudyRecord, TaskRecord
 from rankwright.study.report.results import MethodResults, OverTasks, StudyResults, TaskResults
 from rankwright.study.statistics import Estimate, Unit
 from rankwright.study.statistics.power import ALPHA
-from rankwright.study.statistics.verdict import Finding, p_words
+from rankwright.study.statistics.verdict import Finding, format_p
 
 LIMITS = {"train": "train_rows", "validation": "eval_rows", "test": "eval_rows"}
 """The option of a run that says how many rows of a split are used."""
@@ -27,10 +27,10 @@ HEADINGS: dict[Finding, str] = {
 
 def plus_minus(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
     """A mean with the half-width of its interval, `79.4 ± 1.2`; without one, the mean alone."""
-    mean = unit.signed(estimate.mean) if signed else unit.number(estimate.mean)
+    mean = unit.format_signed(estimate.mean) if signed else unit.format(estimate.mean)
     if math.isinf(estimate.half_width):
         return mean
-    return f"{mean} ± {unit.number(estimate.half_width)}"
+    return f"{mean} ± {unit.format(estimate.half_width)}"
 
 
 def count(number: float) -> str:
@@ -189,7 +189,7 @@ def in_short(task: TaskResults, baselines: Sequence[str]) -> str:
     if not compared:
         return f"nothing is finished to compare with {' and '.join(baselines)}."
     if len(compared) == 1 and compared[0].verdict is not None:
-        return compared[0].verdict.words(task.unit)
+        return compared[0].verdict.describe(task.unit)
     if all(m.verdict and m.verdict.finding == "one seed" for m in compared):
         beside = " and ".join(baselines)
         each = ", ".join(_with_difference(m, task.unit) for m in compared)
@@ -249,7 +249,7 @@ def over_tasks(found: OverTasks) -> str:
     test = found.test
     text = (
         f"{found.label} is ahead of {found.against} on {test.won} of {test.tasks} tasks, "
-        f"{p_words(found.p_value)}"
+        f"{format_p(found.p_value)}"
     )
     if found.least_p >= ALPHA:
         return f"{text} ({test.tasks} tasks cannot give less than {found.least_p:.2g})."

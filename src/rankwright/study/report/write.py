@@ -1,4 +1,4 @@
-"""The report's files, written whole or not at all."""
+"""Writing of the report's files; a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from rankwright.errors import MethodError
 from rankwright.job.files import write_text
 from rankwright.study.records.folder import StudyFolder
-from rankwright.study.report.card import model_card
-from rankwright.study.report.page import html, markdown
+from rankwright.study.report.card import render_card
+from rankwright.study.report.page import render_html, render_markdown
 from rankwright.study.report.results import StudyResults
 
 
 def write_html(results: StudyResults, folder: StudyFolder, output: Path | None = None) -> Path:
-    """Write the HTML file, by default DIR/report.html; returns where."""
-    return _write(output or folder.path / "report.html", html(results))
+    """Write the HTML file, by default DIR/report.html, and return its path."""
+    return _write(output or folder.path / "report.html", render_html(results))
 
 
 def write_markdown(results: StudyResults, folder: StudyFolder, output: Path | None = None) -> Path:
-    """Write the Markdown summary, by default DIR/report.md; returns where."""
-    return _write(output or folder.path / "report.md", markdown(results))
+    """Write the Markdown summary, by default DIR/report.md, and return its path."""
+    return _write(output or folder.path / "report.md", render_markdown(results))
 
 
 def write_card(
@@ -31,18 +31,18 @@ def write_card(
     method: str | None = None,
     seed: int | None = None,
 ) -> Path:
-    """Write the card of an adapter, by default as README.md beside it; returns where.
+    """Write the card of an adapter, by default as README.md beside it, and return its path.
 
     Raises:
         MethodError: There is no such finished run; see `model_card`. Or its adapter was not kept,
             and there is no `output`.
     """
-    run, text = model_card(results, task=task, method=method, seed=seed)
+    run, text = render_card(results, task=task, method=method, seed=seed)
     adapter = folder.run(run.name) / "adapter"
     if output is None and not adapter.is_dir():
         raise MethodError(
-            f"{adapter} is not there: it was deleted, or keep_adapters was false; give --output to "
-            "write the card alone"
+            f"{adapter} does not exist: it was deleted, or keep_adapters was false; "
+            "give --output to write the card alone"
         )
     return _write(output or adapter / "README.md", text)
 

@@ -1,11 +1,11 @@
-"""What the figures of a study allow to say: intervals, tests, power, a verdict in words."""
+"""Statistics of a study: intervals, tests, power, and verdicts in words."""
 
 from rankwright.study.statistics.draws import resample
 from rankwright.study.statistics.interval import Estimate, estimate
 from rankwright.study.statistics.power import seeds_needed
 from rankwright.study.statistics.several import SignedRank, holm, signed_rank
 from rankwright.study.statistics.two_way import over_seeds_and_rows
-from rankwright.study.statistics.verdict import Difference, Unit, Verdict, verdicts
+from rankwright.study.statistics.verdict import Difference, Unit, Verdict, judge
 
 __all__ = [
     "Difference",
@@ -15,9 +15,9 @@ __all__ = [
     "Verdict",
     "estimate",
     "holm",
+    "judge",
     "over_seeds_and_rows",
     "resample",
     "seeds_needed",
     "signed_rank",
-    "verdicts",
 ]

@@ -1,4 +1,4 @@
-"""A metric on resampled rows."""
+"""Resampling: the metric of a run on rows drawn with replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mean, how far it may be from the truth, and how likely chance alone would put it here."""
+"""A mean over seeds with its t interval and its t test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Estimate:
 
     Attributes:
         mean: The mean, in the unit of the metric.
-        error: Its standard error, in the same unit; infinite where one value is all there is.
+        error: Its standard error, in the same unit; infinite for a single value.
         freedom: Degrees of freedom of the standard error.
     """
 
@@ -28,7 +28,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % interval; infinite where one value is all there is."""
+        """Half the width of the 95 % interval; infinite for a single value."""
         if math.isinf(self.error):
             return math.inf
         return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
@@ -47,9 +47,9 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p of "the true mean is 0".
 
-        1 where the mean is exactly 0, and where one value is all there is. Where all n values are
-        the same, that of the sign test, 2 / 2^n: a metric of few rows takes few values, and the t
-        test would take two of the same for certainty.
+        It is 1 if the mean is exactly 0 or there is a single value. If all n values are equal, it
+        is the p of the sign test, 2 / 2^n: a metric of few rows takes few values, and to the t test
+        two equal ones would be certainty.
         """
         if self.mean == 0 or math.isinf(self.error):
             return 1.0
@@ -59,34 +59,34 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean of independent values, one a seed, with its t interval: mean ± t_(n-1) s / sqrt(n).
+    """Estimate the mean of independent values with its t interval: mean ± t_(n-1) s / sqrt(n).
 
-    It says where the mean over all seeds lies, the evaluated rows being these. It takes the values
-    for draws from a normal distribution, which is a fair approximation for metrics of runs that
-    ended well, and a poor one where one seed in five diverges.
+    The interval is for the mean over all seeds on the rows evaluated. It assumes that the values
+    are normally distributed. That is a fair approximation for metrics of runs that converged, and a
+    poor one where one seed in five diverges.
 
     Args:
-        values: One value a seed; for a comparison, the difference of the two methods on each seed.
+        values: One value per seed; for a comparison, the difference of two methods on each seed.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError("no values: expected one for each seed")
-    error = spread(array) / math.sqrt(array.size)
+    error = standard_deviation(array) / math.sqrt(array.size)
     mean = float(array.mean())
-    return Estimate(0.0 if abs(mean) <= rounding(array) else mean, error, array.size - 1)
+    return Estimate(0.0 if abs(mean) <= rounding_error(array) else mean, error, array.size - 1)
 
 
-def spread(values: np.ndarray) -> float:
-    """Standard deviation with n - 1; 0 where values differ by rounding only.
+def standard_deviation(values: np.ndarray) -> float:
+    """Return the sample standard deviation (n - 1); 0 if the values differ by rounding only.
 
-    Infinite for one value, and where a value is.
+    It is infinite for a single value and if a value is infinite.
     """
     if values.size < 2 or not np.isfinite(values).all():
         return math.inf
-    return 0.0 if np.ptp(values) <= rounding(values) else float(values.std(ddof=1))
+    return 0.0 if np.ptp(values) <= rounding_error(values) else float(values.std(ddof=1))
 
 
-def rounding(values: np.ndarray) -> float:
-    """What sums of these values may be off by, far below the digits of any metric."""
+def rounding_error(values: np.ndarray) -> float:
+    """Return a bound on the rounding of sums of these values, far below any metric's digits."""
     finite = values[np.isfinite(values)]
     return 1e-12 * float(np.abs(finite).max(initial=0.0))

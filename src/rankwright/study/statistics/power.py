@@ -1,4 +1,4 @@
-"""How many seeds it takes to see a difference."""
+"""The number of seeds needed to detect a difference."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MOST_SEEDS = 1000
 
 
 def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
-    """Share of studies in which a two-sided t test of `count` values sees a mean that is not 0.
+    """Return the power of a two-sided t test of `count` values against a mean of 0.
 
     t^2 follows the noncentral F distribution, F(1, count - 1, count effect^2). SciPy's noncentral t
-    gives the same in most places and nan in others.
+    distribution gives the same for most arguments and nan for others.
 
     Args:
         effect: The true mean over the standard deviation of the values.
@@ -27,30 +27,31 @@ def t_test_power(effect: float, count: int, alpha: float = ALPHA) -> float:
 
 
 def seeds_needed(difference: float, spread: float, *, alpha: float = ALPHA) -> int | None:
-    """Seeds with which a paired t test sees a difference in 80 of 100 studies.
+    """Return the seeds with which a paired t test detects a difference in 80 % of studies.
 
-    It takes the difference and the spread for the true ones, which a few seeds know roughly: an
-    order of magnitude, not a promise.
+    The difference and the spread are taken as the true ones. A few seeds determine them roughly, so
+    the result is an order of magnitude.
 
     Args:
         difference: The true difference, in the unit of the metric.
         spread: Standard deviation of the difference from seed to seed, in the same unit; 0 for
-            the sign test of differences that are all the same, as `Estimate.p_value` has it.
-        alpha: Share of studies that may see a difference where there is none.
+            equal differences, to which `Estimate.p_value` applies the sign test.
+        alpha: Level of the test: the share of studies that may find a difference where there is
+            none.
 
     Returns:
-        At least 2; None where more than 1000 are needed, for a difference of 0 above all.
+        At least 2; None if more than 1000 seeds are needed, as for a difference of 0.
     """
     if spread == 0:
         return math.floor(1 - math.log2(alpha)) + 1 if difference else None
 
-    def enough(seeds: int) -> bool:
+    def suffices(seeds: int) -> bool:
         return t_test_power(difference / spread, seeds, alpha) >= POWER
 
-    if not enough(MOST_SEEDS):
+    if not suffices(MOST_SEEDS):
         return None
     too_few, sufficient = 1, MOST_SEEDS
     while sufficient - too_few > 1:
         middle = (too_few + sufficient) // 2
-        too_few, sufficient = (too_few, middle) if enough(middle) else (middle, sufficient)
+        too_few, sufficient = (too_few, middle) if suffices(middle) else (middle, sufficient)
     return sufficient

@@ -1,4 +1,4 @@
-"""Several methods, several tasks: Holm's correction and Wilcoxon's signed-rank test."""
+"""Tests of several methods on several tasks: Holm's correction, Wilcoxon's signed-rank test."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-_SIGNS = 2**14  # all signs of 14 tasks; more are drawn
+_SIGNS = 2**14
+"""All combinations of signs of 14 tasks; for more tasks, this many are drawn."""
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """Wilcoxon's signed-rank test of one difference a task.
+    """Wilcoxon's signed-rank test of one difference per task.
 
     Attributes:
         tasks: Number of tasks.
         won: Tasks with a positive difference.
         p_value: Two-sided p of "the differences lie symmetrically about 0".
-        least_p: The smallest p that so many tasks can give, 2 / 2^tasks.
+        least_p: The smallest p that this number of tasks can give, 2 / 2^tasks.
     """
 
     tasks: int
@@ -29,10 +30,9 @@ class SignedRank:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Corrects p values for their number (Holm, Scandinavian Journal of Statistics 1979).
+    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 1979).
 
-    Below 0.05 where there is no difference: in at most 5 % of all studies for any of the methods,
-    not for each.
+    If no method differs, at most 5 % of all studies have any corrected p below 0.05.
     """
     corrected, so_far = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
@@ -42,13 +42,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def signed_rank(differences: Sequence[float]) -> SignedRank:
-    """Wilcoxon's test over tasks, exact for up to 14 of them, ties and zeros included.
+    """Test differences over tasks with Wilcoxon's test; up to 14 tasks exactly, ties included.
 
-    It asks whether a method wins on tasks like these, each counting once whatever its size. Five
-    tasks or fewer cannot give p < 0.05, see `least_p`.
+    Every task counts once, whatever its size. Five tasks or fewer cannot give p < 0.05; see
+    `SignedRank.least_p`.
 
     Args:
-        differences: One a task, the mean over seeds, positive where the method is the better one.
+        differences: The mean difference over seeds on each task, positive if the method is better.
     """
     array = np.asarray(differences, dtype=np.float64)
     if array.size == 0:

@@ -1,4 +1,4 @@
-"""What the figures of two methods allow to say, in words."""
+"""Comparisons of methods with a baseline: differences, findings, and sentences that state them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from rankwright.study.statistics.interval import Estimate, estimate, spread
+from rankwright.study.statistics.interval import Estimate, estimate, standard_deviation
 from rankwright.study.statistics.power import ALPHA, MOST_SEEDS, seeds_needed
 from rankwright.study.statistics.several import holm
 from rankwright.study.statistics.two_way import over_seeds_and_rows
@@ -25,22 +25,22 @@ Finding = Literal[
 
 @dataclass(frozen=True)
 class Unit:
-    """How a metric is written.
+    """The unit in which a metric is shown.
 
     Attributes:
-        scale: Shown figure over stored figure: 100 for a share that is shown in points.
-        digits: Digits after the point.
+        scale: Shown over stored value: 100 for a share that is shown in points.
+        digits: Digits after the decimal point.
     """
 
     scale: float = 1.0
     digits: int = 4
 
-    def number(self, value: float) -> str:
-        """The figure, `79.4`."""
+    def format(self, value: float) -> str:
+        """Format a stored value, `79.4`."""
         return f"{value * self.scale:.{self.digits}f}"
 
-    def signed(self, value: float) -> str:
-        """The figure with its sign, `+0.8` or `−0.8`; a zero has none."""
+    def format_signed(self, value: float) -> str:
+        """Format a stored value with its sign, `+0.8` or `−0.8`; a zero has none."""
         text = f"{value * self.scale:+.{self.digits}f}"
         return text[1:] if float(text) == 0 else text.replace("-", "−")
 
@@ -51,9 +51,9 @@ class Difference:
 
     Attributes:
         by_seed: The difference on each seed, in the unit of the metric.
-        over_seeds: Its mean; the interval is for other seeds and these rows.
-        over_rows: The same mean; the interval is for other seeds and other rows. None where the
-            outcomes of the rows are not known.
+        over_seeds: The mean, with an interval for other seeds and these rows.
+        over_rows: The mean, with an interval for other seeds and other rows; None if the outcomes
+            by row are unknown.
         rows: Number of rows whose outcomes are known.
     """
 
@@ -66,23 +66,23 @@ class Difference:
     def of(
         cls, by_seed: Sequence[float], resampled: np.ndarray | None = None, rows: int = 0
     ) -> Difference:
-        """The difference with both intervals; see `over_seeds_and_rows` for the arguments."""
+        """Compute both intervals; see `over_seeds_and_rows` for the arguments."""
         over_rows = None if resampled is None else over_seeds_and_rows(by_seed, resampled, rows)
         return cls(tuple(by_seed), estimate(by_seed), over_rows, rows)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A difference and what it shows.
+    """The finding of a comparison.
 
     Attributes:
         method: The method.
-        baseline: What it is compared with.
-        difference: The figures.
-        p_value: For other seeds and these rows, after Holm's correction.
-        finding: What they show, at the level of 0.05; "on these rows" where nothing is shown, or
-            known, for other rows.
-        methods: How many methods were corrected for.
+        baseline: The method that it is compared with.
+        difference: The method minus the baseline.
+        p_value: p for other seeds and these rows, after Holm's correction.
+        finding: The finding at the level of 0.05; "on these rows" if nothing was shown, or nothing
+            is known, for other rows.
+        methods: Number of methods that the correction is for.
     """
 
     method: str
@@ -94,82 +94,82 @@ class Verdict:
 
     @property
     def seeds_needed(self) -> int | None:
-        """Seeds that would see a difference of this size on these rows; None for more than 1000.
+        """Seeds that would detect a difference of this size on these rows; None for more than 1000.
 
-        At 0.05 / methods, Holm's strictest step: a difference that is not seen always needs more
-        seeds than there are.
+        The level is 0.05 / methods, Holm's strictest step, so that a difference that was not
+        detected always needs more seeds than there were.
         """
         values = np.asarray(self.difference.by_seed)
         if values.size < 2:
             return None
-        return seeds_needed(values.mean(), spread(values), alpha=ALPHA / self.methods)
+        return seeds_needed(values.mean(), standard_deviation(values), alpha=ALPHA / self.methods)
 
-    def words(self, unit: Unit) -> str:
-        """The verdict as a sentence or two."""
+    def describe(self, unit: Unit) -> str:
+        """Return the verdict as one or two sentences."""
         mean, seeds = self.difference.over_seeds.mean, len(self.difference.by_seed)
         name = f"{self.method} − {self.baseline}"
         if not any(self.difference.by_seed):
             each = "with one seed" if seeds == 1 else f"on every one of {seeds} seeds"
             return f"{name} = 0 {each}: not distinguishable."
         if self.finding == "one seed":
-            return (
-                f"{name} = {unit.signed(mean)} with one seed: it has no interval; run more seeds."
-            )
-        sentence = f"{name} = {unit.signed(mean)} {self._scatter(unit)}: {self._finding(seeds)}"
-        return f"{sentence}{self._needed(unit)}.{self._other_rows(unit)}"
+            signed = unit.format_signed(mean)
+            return f"{name} = {signed} with one seed: it has no interval; run more seeds."
+        signed = f"{unit.format_signed(mean)} {self._describe_interval(unit)}"
+        sentence = f"{name} = {signed}: {self._describe_finding(seeds)}"
+        return f"{sentence}{self._describe_needed(unit)}.{self._describe_other_rows(unit)}"
 
-    def _scatter(self, unit: Unit) -> str:
-        """Plus-minus so much; a metric of few rows may give every seed the same difference."""
+    def _describe_interval(self, unit: Unit) -> str:
+        """Return `± 0.8`; with few rows every seed may have the same difference."""
         if self.difference.over_seeds.error == 0:
             return f"on every one of {len(self.difference.by_seed)} seeds"
-        return f"± {unit.number(self.difference.over_seeds.half_width)}"
+        return f"± {unit.format(self.difference.over_seeds.half_width)}"
 
-    def _finding(self, seeds: int) -> str:
+    def _describe_finding(self, seeds: int) -> str:
         if self.finding == "not distinguishable":
             text = f"not distinguishable with {seeds} seeds"
-            if self.difference.over_seeds.p_value < ALPHA:  # the interval does not hold 0
-                text += f", {p_words(self.p_value)} after correction for {self.methods} methods"
+            if self.difference.over_seeds.p_value < ALPHA:  # but the correction hides it
+                text += f", {format_p(self.p_value)} after correction for {self.methods} methods"
             return text
-        return f"{self.finding}, {p_words(self.p_value)}, {seeds} seeds"
+        return f"{self.finding}, {format_p(self.p_value)}, {seeds} seeds"
 
-    def _needed(self, unit: Unit) -> str:
+    def _describe_needed(self, unit: Unit) -> str:
         if self.finding != "not distinguishable":
             return ""
         count = self.seeds_needed or f"more than {MOST_SEEDS}"
-        seen = unit.number(abs(self.difference.over_seeds.mean))
-        if float(seen) == 0:  # nothing to be seen in the digits that are shown
+        seen = unit.format(abs(self.difference.over_seeds.mean))
+        if float(seen) == 0:  # smaller than the digits shown
             return ""
         return f"; {count} seeds would be needed to see {seen}"
 
-    def _other_rows(self, unit: Unit) -> str:
+    def _describe_other_rows(self, unit: Unit) -> str:
         if self.difference.over_rows is None:
             if self.finding == "not distinguishable":
                 return ""
-            return " The outcomes of the rows are not there to say so of others."
-        plus_minus = unit.number(self.difference.over_rows.half_width)
-        text = f" On other rows of the kind, ± {plus_minus}"
+            return " Outcomes by row are missing, so nothing is known about other rows."
+        plus_minus = unit.format(self.difference.over_rows.half_width)
+        text = f" On other rows of this kind, ± {plus_minus}"
         if self.finding.endswith("on these rows"):
-            return f"{text}: {self.difference.rows} rows are too few to say so in general."
-        if plus_minus == unit.number(self.difference.over_seeds.half_width):
+            return f"{text}: {self.difference.rows} rows are too few for a general claim."
+        if plus_minus == unit.format(self.difference.over_seeds.half_width):
             return ""
         return f"{text}."
 
 
-def verdicts(
+def judge(
     differences: Mapping[str, Difference],
     against: Mapping[str, str] | str,
     *,
     greater_is_better: bool = True,
 ) -> dict[str, Verdict]:
-    """What each method is beside another, on one task.
+    """Judge every method of one task.
 
-    The p values over seeds are corrected for the number of methods, which is that of the
-    comparisons, whatever each is compared with; and so are those over seeds and rows.
+    The p values over seeds are corrected for the number of methods, whichever baseline each has,
+    and so are the p values over seeds and rows.
 
     Args:
-        differences: By method.
-        against: What they are compared with: one name, or one by method.
-        greater_is_better: Whether a positive difference is good.
+        differences: Differences by method.
+        against: The baseline of all methods, or baselines by method.
+        greater_is_better: Whether a positive difference is an improvement.
     """
     seeds = holm({name: d.over_seeds.p_value for name, d in differences.items()})
     rows = holm({n: d.over_rows.p_value if d.over_rows else 1.0 for n, d in differences.items()})
@@ -179,22 +179,25 @@ def verdicts(
             baseline=against if isinstance(against, str) else against[name],
             difference=difference,
             p_value=seeds[name],
-            finding=_finding(difference, seeds[name], rows[name], greater_is_better),
+            finding=_find(difference, seeds[name], rows[name], greater_is_better),
             methods=len(differences),
         )
         for name, difference in differences.items()
     }
 
 
-def p_words(p_value: float) -> str:
-    """A p value, `p = 0.032` or `p < 0.001`: two digits, more where they would hide the level."""
+def format_p(p_value: float) -> str:
+    """Format a p value, `p = 0.032` or `p < 0.001`.
+
+    It has two digits, or as many as show on which side of 0.05 it lies.
+    """
     if p_value < 0.001:
         return "p < 0.001"
     texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
     return "p = " + next(text for text in texts if (float(text) < ALPHA) == (p_value < ALPHA))
 
 
-def _finding(
+def _find(
     difference: Difference, p_value: float, p_value_rows: float, greater_is_better: bool
 ) -> Finding:
     if len(difference.by_seed) == 1 and any(difference.by_seed):

@@ -1,4 +1,4 @@
-"""Learning curves: mean over seeds with a band, behind each that of what it is compared with."""
+"""Learning curves: the mean over seeds with a band, in front of the curve of the baseline."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rankwright.study.report.plots.panel import (
     TOP,
     Panel,
     Stroke,
-    bounds_of,
-    line,
-    metric_axis,
+    join_places,
+    make_metric_axis,
+    metric_bounds,
 )
 from rankwright.study.report.results import POINTS, UNITS, MethodResults, TaskResults
 from rankwright.study.statistics import Estimate, estimate
@@ -29,47 +29,49 @@ LOSS = "training loss"
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve over seeds: passes, and the figure there as it is shown."""
+    """A learning curve over seeds: passes, and the estimate at each, in the unit shown."""
 
     label: str
     points: tuple[tuple[float, Estimate], ...]
 
 
-def learning_curves(task: TaskResults) -> list[Curve]:
-    """The curve of every method that has one."""
-    name, figure = _shown(task)
+def average_curves(task: TaskResults) -> list[Curve]:
+    """Return the learning curve of every method that has one."""
+    name, figure = _choose_metric(task)
     scale = UNITS.get(name, POINTS).scale if name != LOSS else 1.0
-    curves = [_curve(method, figure, scale) for method in task.methods]
+    curves = [_average(method, figure, scale) for method in task.methods]
     return [curve for curve in curves if curve.points]
 
 
-def curve_panels(
+def plot_curves(
     task: TaskResults, curves: Sequence[Curve], against: Mapping[str, str]
 ) -> list[Panel]:
-    """A panel for each curve that is compared with another, which is behind it; all on one scale.
+    """Return a panel for every method with a baseline, whose curve is behind; all on one scale.
 
     Args:
         task: The task.
         curves: Its learning curves.
-        against: Method -> what it is compared with.
+        against: Baselines by method.
     """
     if not curves:
         return []
     x = Axis.over([p for c in curves for p, _ in c.points], LEFT, RIGHT, room=0.02)
-    name, _ = _shown(task)
-    y = metric_axis([e for c in curves for _, e in c.points], BOTTOM, TOP, bounds=_bounds(name))
+    name, _ = _choose_metric(task)
+    y = make_metric_axis(
+        [e for c in curves for _, e in c.points], BOTTOM, TOP, bounds=_bounds(name)
+    )
     by_label = {curve.label: curve for curve in curves}
     return [
         Panel(
             title=curve.label,
-            description=_description(curve, name),
+            description=_describe(curve, name),
             x_title="passes through the model",
             y_title=_y_title(name),
             x_ticks=x.ticks(format_tick),
             y_ticks=y.ticks(format_tick),
             strokes=[
-                *(_strokes(behind, x, y, "base") if behind is not None else ()),
-                *_strokes(curve, x, y, "ours"),
+                *(_draw(behind, x, y, "base") if behind is not None else ()),
+                *_draw(curve, x, y, "ours"),
             ],
         )
         for curve in [curve for curve in curves if curve.label in against] or curves
@@ -77,23 +79,23 @@ def curve_panels(
     ]
 
 
-def _shown(task: TaskResults) -> tuple[str, Callable[[CurvePoint], float | None]]:
-    """The curve's metric, or the training loss where there are no points of it."""
+def _choose_metric(task: TaskResults) -> tuple[str, Callable[[CurvePoint], float | None]]:
+    """Return name and getter of the metric on the curves; the training loss if none was logged."""
     runs = [run for method in task.methods for run in method.runs]
     if any(point.metric is not None for run in runs for point in run.curve):
         return runs[0].curve_metric, lambda point: point.metric
     return LOSS, lambda point: point.loss
 
 
-def curve_caption(task: TaskResults) -> str:
-    """What the curves are of."""
-    name, _ = _shown(task)
+def caption_curves(task: TaskResults) -> str:
+    """Return a sentence that says which rows the curves are measured on."""
+    name, _ = _choose_metric(task)
     return "Loss on training rows." if name == LOSS else "On validation rows while training."
 
 
 def _bounds(name: str) -> Bounds:
-    """The smallest and the largest possible figure; a loss is at least 0."""
-    return (0.0, math.inf) if name == LOSS else bounds_of(name, UNITS.get(name, POINTS).scale)
+    """Return the smallest and the largest possible value; a loss is at least 0."""
+    return (0.0, math.inf) if name == LOSS else metric_bounds(name, UNITS.get(name, POINTS).scale)
 
 
 def _y_title(name: str) -> str:
@@ -102,7 +104,7 @@ def _y_title(name: str) -> str:
     return words.axis(name, UNITS.get(name, POINTS), METRICS[name].greater_is_better)
 
 
-def _curve(
+def _average(
     method: MethodResults, figure: Callable[[CurvePoint], float | None], scale: float
 ) -> Curve:
     at: dict[float, list[float]] = {}
@@ -114,16 +116,16 @@ def _curve(
     return Curve(method.label, tuple((passes, estimate(at[passes])) for passes in sorted(at)))
 
 
-def _strokes(curve: Curve, x: Axis, y: Axis, look: str) -> Iterable[Stroke]:
+def _draw(curve: Curve, x: Axis, y: Axis, css_class: str) -> Iterable[Stroke]:
     bands = [(p, e) for p, e in curve.points if math.isfinite(e.half_width)]
     if len(bands) > 1:
         upper = [(x.at(p), y.at(e.high)) for p, e in bands]
         lower = [(x.at(p), y.at(e.low)) for p, e in reversed(bands)]
-        yield Stroke(line([*upper, *lower]) + "Z", f"{look} band")
-    yield Stroke(line([(x.at(p), y.at(e.mean)) for p, e in curve.points]), look)
+        yield Stroke(join_places([*upper, *lower]) + "Z", f"{css_class} band")
+    yield Stroke(join_places([(x.at(p), y.at(e.mean)) for p, e in curve.points]), css_class)
 
 
-def _description(curve: Curve, name: str) -> str:
+def _describe(curve: Curve, name: str) -> str:
     (start, first), (end, last) = curve.points[0], curve.points[-1]
     means = [e.mean for _, e in curve.points]
     return (

@@ -24,17 +24,17 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Dot:
-    """A dot, with what a pointer over it shows and how it looks."""
+    """A dot, with the text shown under a pointer."""
 
     x: float
     y: float
     title: str
-    look: str
+    css_class: str
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a dot, or at the end of a line from it; `anchor` is SVG's text-anchor."""
+    """A text beside a dot, or at the end of a leader line; `anchor` is SVG's text-anchor."""
 
     x: float
     y: float
@@ -45,10 +45,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A line or, if closed by the look, an area: SVG's path data."""
+    """A line, or an area if its CSS class fills it; `path` is SVG's path data."""
 
     path: str
-    look: str
+    css_class: str
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Panel:
     """One plot.
 
     Attributes:
-        title: What stands above it.
+        title: The caption above it.
         description: The text alternative.
-        x_title: What is on the horizontal axis.
-        y_title: What is on the vertical axis.
+        x_title: Title of the horizontal axis.
+        y_title: Title of the vertical axis.
         x_ticks: Places and texts on the horizontal axis.
         y_ticks: Places and texts on the vertical axis.
-        strokes: Areas and lines, those behind first.
+        strokes: Areas and lines, in the order in which they are drawn.
         dots: The dots.
         labels: Texts beside dots.
     """
@@ -85,8 +85,8 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """An interval on an axis: the places of its ends, and whether it goes on beyond the axis."""
+class Span:
+    """An interval on an axis: the places of its ends, and whether it continues beyond the axis."""
 
     low: float
     high: float
@@ -94,47 +94,47 @@ class Reach:
     above: bool
 
 
-def bounds_of(metric: str, scale: float) -> Bounds:
-    """The smallest and the largest possible value of a metric, as it is shown."""
+def metric_bounds(metric: str, scale: float) -> Bounds:
+    """Return the smallest and the largest possible value of a metric, as it is shown."""
     return METRICS[metric].low * scale, METRICS[metric].high * scale
 
 
-def ends(axis: Axis, interval: Estimate | None) -> Reach | None:
-    """Where an interval lies on an axis, within its bounds; None where there is none."""
+def place_interval(axis: Axis, interval: Estimate | None) -> Span | None:
+    """Return the span of an interval on an axis, within the axis's bounds; None for no interval."""
     if interval is None or math.isinf(interval.half_width):
         return None
     low, high = max(interval.low, axis.bounds[0]), min(interval.high, axis.bounds[1])
-    return Reach(axis.at(low), axis.at(high), below=low < axis.low, above=high > axis.high)
+    return Span(axis.at(low), axis.at(high), below=low < axis.low, above=high > axis.high)
 
 
-def metric_axis(
+def make_metric_axis(
     estimates: Sequence[Estimate],
     start: float,
     end: float,
     values: Iterable[float] = (),
     bounds: Bounds = UNBOUNDED,
 ) -> Axis:
-    """An axis for means with intervals and single values, within the bounds of the metric.
+    """Return an axis for means with intervals and single values, within the metric's bounds.
 
-    An interval far wider than the others is cut.
+    An interval far wider than the others is cut off.
     """
     means = [e.mean for e in estimates]
     widths = sorted(e.half_width for e in estimates if math.isfinite(e.half_width)) or [0.0]
-    reach = min(widths[-1], 2 * middle(widths) + (max(means) - min(means)))
-    figures = [min(means) - reach, max(means) + reach, *means, *values]
-    return Axis.over(figures, start, end, bounds=bounds)
+    reach = min(widths[-1], 2 * upper_median(widths) + (max(means) - min(means)))
+    shown = [min(means) - reach, max(means) + reach, *means, *values]
+    return Axis.over(shown, start, end, bounds=bounds)
 
 
-def middle(ordered: Sequence[float]) -> float:
-    """The upper median of figures in order."""
+def upper_median(ordered: Sequence[float]) -> float:
+    """Return the upper median of sorted values."""
     return ordered[len(ordered) // 2]
 
 
-def shown(estimate: Estimate, unit: Unit) -> Estimate:
-    """The estimate in the figures that are shown."""
+def scale_estimate(estimate: Estimate, unit: Unit) -> Estimate:
+    """Return the estimate in the unit in which it is shown."""
     return replace(estimate, mean=estimate.mean * unit.scale, error=estimate.error * unit.scale)
 
 
-def line(places: Iterable[Place]) -> str:
-    """Path data of a line through places."""
+def join_places(places: Iterable[Place]) -> str:
+    """Return SVG path data of a line through places."""
     return "M" + "L".join(f"{x} {y}" for x, y in places)

@@ -1,4 +1,4 @@
-"""The metric against what it costs, with the Pareto front."""
+"""The metric plotted against costs, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rankwright.study.report.plots.panel import (
     TOP,
     Dot,
     Panel,
-    Reach,
+    Span,
     Stroke,
-    bounds_of,
-    ends,
-    metric_axis,
-    shown,
+    make_metric_axis,
+    metric_bounds,
+    place_interval,
+    scale_estimate,
 )
 from rankwright.study.report.results import MethodResults, TaskResults
 from rankwright.study.statistics import Unit
@@ -32,10 +32,10 @@ class Cost:
     """A cost that the metric is plotted against.
 
     Attributes:
-        name: What it is called.
-        axis: What stands on its axis, with the unit.
-        of: Its figure for a method, in that unit.
-        text: The figure as text.
+        name: Its name.
+        axis: Title of its axis, with the unit.
+        of: The cost of a method, in that unit.
+        text: A cost as text.
     """
 
     name: str
@@ -58,15 +58,15 @@ COSTS = (
 )  # fmt: skip
 
 
-def trade_offs(task: TaskResults) -> list[Panel]:
-    """The metric against each cost, with the Pareto front of the means."""
-    return [_trade_off(task, cost) for cost in COSTS]
+def plot_trade_offs(task: TaskResults) -> list[Panel]:
+    """Return a panel of the metric against every cost, with the Pareto front of the means."""
+    return [_plot_trade_off(task, cost) for cost in COSTS]
 
 
 def pareto_front(
     methods: Sequence[MethodResults], cost: Callable[[MethodResults], float], greater: bool
 ) -> list[MethodResults]:
-    """Methods that no other beats in metric without costing more, the cheapest first."""
+    """Return the methods that no cheaper or equally cheap one beats, the cheapest first."""
     sign = 1 if greater else -1
 
     def beats(other: MethodResults, method: MethodResults) -> bool:
@@ -80,23 +80,23 @@ def pareto_front(
     return front
 
 
-def _trade_off(task: TaskResults, cost: Cost) -> Panel:
+def _plot_trade_off(task: TaskResults, cost: Cost) -> Panel:
     unit, methods = task.unit, task.methods
     front = pareto_front(methods, cost.of, task.task.greater_is_better)
     x = _cost_axis([cost.of(method) for method in methods])
-    bounds = bounds_of(task.task.metric, unit.scale)
-    means = [shown(method.mean, unit) for method in methods]
-    y = metric_axis(means, BOTTOM, TOP, bounds=bounds)
-    dots, strokes = [], [_edge(front, x, y, cost, unit)]
+    bounds = metric_bounds(task.task.metric, unit.scale)
+    means = [scale_estimate(method.mean, unit) for method in methods]
+    y = make_metric_axis(means, BOTTOM, TOP, bounds=bounds)
+    dots, strokes = [], [_draw_front(front, x, y, cost, unit)]
     for method in methods:
         place = x.at(cost.of(method)), y.at(method.mean.mean * unit.scale)
-        look = "front" if method in front else "dominated"
+        css_class = "front" if method in front else "dominated"
         title = (
             f"{method.label}: {words.plus_minus(method.mean, unit)} at {cost.text(cost.of(method))}"
         )
-        dots.append(Dot(*place, title, look))
-        if (reach := ends(y, shown(method.mean, unit))) is not None:
-            strokes.append(_error(place[0], reach))
+        dots.append(Dot(*place, title, css_class))
+        if (reach := place_interval(y, scale_estimate(method.mean, unit))) is not None:
+            strokes.append(_draw_interval(place[0], reach))
     named = "; ".join(
         f"{m.label} with {words.plus_minus(m.mean, unit)} at {cost.text(cost.of(m))}" for m in front
     )
@@ -114,15 +114,15 @@ def _trade_off(task: TaskResults, cost: Cost) -> Panel:
 
 
 def _cost_axis(costs: Sequence[float]) -> Axis:
-    """An axis from 0; a logarithmic one if costs differ by a factor of 8 or more."""
+    """Return an axis from 0, or a logarithmic one if costs differ by a factor of 8 or more."""
     axis = Axis.over(costs, LEFT, RIGHT, log=None, room=0.1)
     if axis.log:
         return axis
     return Axis.over([0.0, *costs], LEFT, RIGHT, room=0.1, bounds=(0.0, math.inf))
 
 
-def _error(x: float, reach: Reach) -> Stroke:
-    """An interval as a vertical line, with an arrowhead where it goes on beyond the plot."""
+def _draw_interval(x: float, reach: Span) -> Stroke:
+    """Return an interval as a vertical line, with an arrowhead where it continues."""
     path = f"M{x} {reach.low}V{reach.high}"
     if reach.below:
         path += f"M{x - 4} {reach.low - 5}L{x} {reach.low}l4 -5"
@@ -131,8 +131,8 @@ def _error(x: float, reach: Reach) -> Stroke:
     return Stroke(path, "error")
 
 
-def _edge(front: Sequence[MethodResults], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
-    """The best metric that can be had for at most so much cost."""
+def _draw_front(front: Sequence[MethodResults], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
+    """Return the best mean that is reached at most at a given cost, as a staircase."""
     places = [(x.at(cost.of(m)), y.at(m.mean.mean * unit.scale)) for m in front]
     path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
     return Stroke(f"{path}H{RIGHT}", "front")
