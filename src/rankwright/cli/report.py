@@ -1,4 +1,4 @@
-"""The report of a study, made again from its files."""
+"""`rankwright report`: the report of a study, computed from its files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rankwright.study.report.results import compute_results
 
 Format = Literal["html", "markdown", "model-card", "peft", "packed"]
 FOLDERS = ("peft", "packed")
-"""Formats that are written as folders."""
+"""Formats that consist of a folder."""
 
 
 def report(
     folder: str,
     *,
-    format: Format | None,  # noqa: A002  the option is called so
+    format: Format | None,  # noqa: A002  the name of the option
     output: str | None,
     task: str | None,
     method: str | None,
@@ -29,27 +29,27 @@ def report(
     baseline: str | None,
     edited: bool = False,
 ) -> int:
-    """Write the report and print where.
+    """Write the report and print its path.
 
     Args:
         folder: Folder of the study.
         format: What to write; None for HTML and Markdown.
-        output: File to write, a folder for "peft" and "packed"; None for the places that
-            `rankwright report --help` names.
+        output: File to write, or folder for "peft" and "packed"; None for the defaults in
+            `rankwright report --help`.
         task: Task of the model card.
         method: Method of the model card.
         seed: Seed of the model card.
-        baseline: Method that all are compared with; None for what the study says.
-        edited: Read on where a file is not what a run wrote.
+        baseline: Method that all others are compared with; None for the study's own comparisons.
+        edited: Whether to accept files that were edited after a run wrote them.
 
     Raises:
-        MethodError: An option does not fit the format, or the folder holds no whole study.
+        MethodError: An option does not fit the format, or the folder holds no undamaged study.
     """
     _check_options(format, output, {"--task": task, "--method": method, "--seed": seed})
     study = StudyFolder(expanded(folder))
     if not edited:
         study.check()
-    found = compute_results(study, baseline)
+    results = compute_results(study, baseline)
     target = None if output is None else expanded(output)
     if target is not None and format in FOLDERS:
         with telling_output(target):
@@ -57,7 +57,7 @@ def report(
     elif target is not None:
         check_output(target)
     if format == "model-card":
-        path = write_card(found, study, target, task=task, method=method, seed=seed)
+        path = write_card(results, study, target, task=task, method=method, seed=seed)
         print(f"model card: {path}")
     if format == "peft":
         files = write_peft_layout(study, target)
@@ -65,16 +65,20 @@ def report(
     if format == "packed":
         print(f"records in one table: {study.pack(target or study.path / 'packed')}")
     if format in (None, "html"):
-        print(f"report: {write_html(found, study, target)}")
+        print(f"report: {write_html(results, study, target)}")
     if format in (None, "markdown"):
-        print(f"summary: {write_markdown(found, study, target)}")
+        print(f"summary: {write_markdown(results, study, target)}")
     return 0
 
 
-def _check_options(format: Format | None, output: str | None, of_card: Mapping[str, Any]) -> None:  # noqa: A002
+def _check_options(
+    format: Format | None,  # noqa: A002
+    output: str | None,
+    card_options: Mapping[str, Any],
+) -> None:
     """Refuse options that do not fit the format."""
     if format is None and output is not None:
         raise MethodError(f"--output {output}: give --format too, to say which file it is for")
-    given = [name for name, value in of_card.items() if value is not None]
+    given = [name for name, value in card_options.items() if value is not None]
     if format != "model-card" and given:
-        raise MethodError(f"{given[0]} {of_card[given[0]]}: only --format model-card takes it")
+        raise MethodError(f"{given[0]} {card_options[given[0]]}: only --format model-card takes it")

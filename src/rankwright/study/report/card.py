@@ -1,4 +1,4 @@
-"""The model card of an adapter out of a study: what it is, how good, beside what, how trained."""
+"""The model card of an adapter from a study: results, other methods beside it, training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwright.study.report import words
 from rankwright.study.report.environment import make_environment
 from rankwright.study.report.results import MethodResults, StudyResults, TaskResults
 
-# The class that loads the models of a kind of task, for older records that do not name it.
+# The class that loads the model of a kind of task, for older records that do not name it.
 CLASSES = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "multi_label": "AutoModelForSequenceClassification",
@@ -41,15 +41,15 @@ def render_card(
     method: str | None = None,
     seed: int | None = None,
 ) -> tuple[RunRecord, str]:
-    """The run of the chosen adapter, and its card.
+    """Return the run of the chosen adapter and its card.
 
     Args:
         results: The results of the study.
-        task: The task; may be left out where there is one.
-        method: Label of the method; the one with the best mean of those whose seeds are all
-            finished, if left out.
-        seed: Seed of the run; the first, if left out. The seed with the best result would be
-            chosen by the rows that are reported on.
+        task: The task; None for the only task.
+        method: Label of the method; None for the best mean among the methods whose seeds are all
+            finished.
+        seed: Seed of the run; None for the first. Choosing the best seed would be choosing by the
+            reported rows.
 
     Raises:
         MethodError: There is no such finished run.
@@ -81,7 +81,7 @@ def render_card(
 
 
 def _facts(run: RunRecord, method: MethodResults, task: TaskResults) -> Facts:
-    """The facts of the run itself."""
+    """Return the facts of the run itself."""
     cost, split = run.cost, run.reported_split
     score = Score(split, run.metric, words.reported(task), run.before.get(run.metric), run.value)
     return Facts(

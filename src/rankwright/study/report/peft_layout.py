@@ -1,10 +1,10 @@
-"""A study's runs as PEFT's public comparison writes its own, so that its dashboard shows them.
+"""A study's runs in the layout of PEFT's method comparison, for its dashboard.
 
-The layout is that of `method_comparison` in huggingface/peft: one JSON file a run with `run_info`,
-`train_info` and `meta_info`. What is called test accuracy there is our primary metric. It knows one
-metric and no seeds, so the seed is part of the experiment's name. Of memory a run has the peak
-of its steps only, which stands for the mean and the 99th percentile too; tokens are not counted,
-and are 0.
+The layout is that of `method_comparison` in huggingface/peft: one JSON file per run with
+`run_info`, `train_info` and `meta_info`. Its "test accuracy" is the primary metric here. It has one
+metric and no seeds, so the seed is part of the experiment's name. A run records only the peak
+memory of its steps, which is also written as the mean and the 99th percentile. Tokens are not
+counted and are written as 0.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rankwright.study.records.records import RunRecord
 
 BYTES_OF_A_FLOAT = 4
 READ = ("peft", "transformers", "datasets", "torch", "bitsandbytes")
-"""Packages whose versions the dashboard shows; null for one that had no part in the run."""
+"""Packages whose versions the dashboard shows; null for a package that the run did not use."""
 
 
 def write_peft_layout(folder: StudyFolder, output: Path | None = None) -> list[Path]:
-    """Write every finished run.
+    """Write a file for every finished run.
 
     Args:
         folder: The study.
-        output: Folder to write to, a subfolder for every task; DIR/peft by default.
+        output: Folder in which every task gets a subfolder; DIR/peft by default.
 
     Returns:
         The files, in the order of the plan.
@@ -44,7 +44,7 @@ def write_peft_layout(folder: StudyFolder, output: Path | None = None) -> list[P
 
 
 def peft_layout(folder: StudyFolder, record: RunRecord) -> dict[str, Any]:
-    """One run in that layout."""
+    """Return one run in the layout of PEFT's comparison."""
     cost, versions = record.cost, record.versions
     adapter = folder.run(record.name) / "adapter"
     return {
@@ -85,7 +85,7 @@ def peft_layout(folder: StudyFolder, record: RunRecord) -> dict[str, Any]:
 
 
 def _metrics(record: RunRecord) -> list[dict[str, Any]]:
-    """The learning curve, and last of all the result."""
+    """Return the points of the learning curve and, as the last entry, the result."""
     batch = record.options.get("batch_size", 16) * record.options.get("accumulation", 1)
     curve = [
         {
@@ -110,7 +110,7 @@ def _metrics(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def _peft_config(record: RunRecord, adapter: Path) -> dict[str, Any] | None:
-    """The adapter's own configuration; None is that layout's name for full fine-tuning."""
+    """Return the adapter's own configuration; None stands for full fine-tuning."""
     if record.method == Full.name:
         return None
     file = adapter / "adapter_config.json"
@@ -121,7 +121,7 @@ def _peft_config(record: RunRecord, adapter: Path) -> dict[str, Any] | None:
 
 
 def _file_size(record: RunRecord, adapter: Path) -> int:
-    """Bytes of the weights; of an adapter that was not kept, as float32."""
+    """Return the bytes of the weights; an adapter that was not kept is counted as float32."""
     file = adapter / "adapter_model.safetensors"
     stored = record.cost.stored_parameters * BYTES_OF_A_FLOAT
     return file.stat().st_size if file.exists() else stored
