@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mixtures import tiny_mixtral
 from models import tiny_bert, tiny_llama
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "</s>")
 WORDS = tuple(f"w{number}" for number in range(40))  # with SPECIAL fewer than models.VOCABULARY

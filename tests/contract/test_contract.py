@@ -21,7 +21,7 @@ import trainers
 from method_table import BUILDS, FACTORED, IN_TURN, METHODS, STEPS, TABLE, method_named
 from models import same_bits, tiny_bert
 from rankwright.core.method_registry import available_methods
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 from trainers import adapter, base_model, build_trainer, logits, probe
 
 TESTS = Path(__file__).resolve().parent.parent

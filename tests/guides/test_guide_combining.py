@@ -13,7 +13,7 @@ from peft import PeftModel
 from models import rows_for, tiny_bert
 from rankwright.cli.options import parse_train
 from rankwright.job import build_method
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 from trainers import arguments
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "combining.md"

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 from saved_models import labelled_rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "python.md"

@@ -36,7 +36,7 @@ from rankwright.job.card import (
 )
 from rankwright.job.head import Head
 from rankwright.methods import BiDoRA, DoRA, HeadOnly, LoRA
-from rankwright.training.adapter_file import save_adapter
+from rankwright.peft_layers.adapter_file import save_adapter
 
 MANY = NAMES_SHOWN + 1
 FACTS = Facts(

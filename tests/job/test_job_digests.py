@@ -16,12 +16,13 @@ from transformers import LlamaForCausalLM
 
 from models import tiny_llama
 from rankwright.cli import main
+from rankwright.core.export import Export
 from rankwright.core.method_registry import available_methods
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.adapter import read_adapter
 from rankwright.job.combinations import small
-from rankwright.training.adapter_file import save_adapter
+from rankwright.peft_layers.adapter_file import save_adapter
 from rankwright.training.manifest import MANIFEST
 
 COMMANDS = (["eval"], ["export", "--as", "merged"], ["plot"])
@@ -230,7 +231,7 @@ def test_every_methods_adapter_is_whole(name: str, tmp_path: Path) -> None:
     save_adapter(model, tmp_path)
     fresh = LlamaForCausalLM(base.config)
     fresh.load_state_dict(base.state_dict())
-    loaded = read_adapter(fresh, tmp_path)
+    loaded = read_adapter(fresh, tmp_path, Export())
     tokens = torch.arange(6)[None]
     assert torch.allclose(loaded.eval()(tokens).logits, base.eval()(tokens).logits, atol=1e-5)
 
@@ -240,7 +241,7 @@ def test_adapted_embeddings_are_stored_beside_their_factors(tmp_path: Path) -> N
     method = available_methods()["lora"](r=2, target_modules=["embed_tokens", "q_proj"])
     model = method.apply(copy.deepcopy(base))
     model.save_pretrained(tmp_path, save_embedding_layers=True)
-    assert read_adapter(copy.deepcopy(base), tmp_path).active_peft_config.r == 2
+    assert read_adapter(copy.deepcopy(base), tmp_path, Export()).active_peft_config.r == 2
 
 
 def test_a_run_that_version_0_1_left_is_evaluated_and_exported(

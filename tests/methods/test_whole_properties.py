@@ -12,8 +12,7 @@ from rankwright.core.parameter_groups import is_head
 from rankwright.errors import MethodError
 from rankwright.methods import Full, HeadOnly
 from rankwright.methods._whole_modules import owners
-from rankwright.training.export import export_adapter, export_lora, export_merged
-from rankwright.training.export.check import ExportError
+from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
 
 
 def trained(model: nn.Module) -> dict[str, torch.Tensor]:

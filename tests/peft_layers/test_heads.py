@@ -25,7 +25,7 @@ from rankwright.peft_layers.heads import (
     whole_modules,
 )
 from rankwright.training.export import export_adapter
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 TEXT = {"vocab_size": 64, "num_attention_heads": 4, "max_position_embeddings": 40, **SIZES}

@@ -31,10 +31,11 @@ from rankwright.cli.tables import (
     print_parts,
     result_table,
 )
+from rankwright.core.export import FORM_NAMES
 from rankwright.core.method_registry import get_method
 from rankwright.job import TrainConfig, build_method, train
 from rankwright.job.rows import RunRows
-from rankwright.training.export.check import ExportError
+from rankwright.training.export import ExportError
 from rankwright.training.progress import progress_bar
 
 
@@ -118,7 +119,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument(
         "--as",
         dest="kind",
-        choices=("adapter", "lora", "merged"),
+        choices=FORM_NAMES,
         required=True,
         help="the adapter as trained, a plain LoRA, or the whole model with the adapter merged in",
     )

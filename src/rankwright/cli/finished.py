@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from rankwright.core.export import Form, FormName
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
@@ -19,14 +20,8 @@ from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
 from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import expanded
-from rankwright.training.export import adapter as export
-
-NOTES = {
-    "adapter": "",
-    "lora": "This is the adapter exported as a plain LoRA. The figures below are those of the "
-    "adapter as it was trained.",
-}
-"""A sentence for the README of an export, by its kind."""
+from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
+from rankwright.training.export.source import refusal
 
 
 def evaluate(
@@ -79,7 +74,7 @@ def evaluate(
 def export_run(
     run: str,
     *,
-    kind: str,
+    kind: FormName,
     rank: int | None,
     tolerance: float | None,
     edited: bool,
@@ -107,34 +102,50 @@ def export_run(
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise MethodError(f"--tolerance {tolerance}: expected a finite number of at least 0")
     folder = RunFolder.read(run, check=not edited)
+    form = folder.method.made_of().export.form(kind)
+    if form.accuracy == "refused":  # before the model is loaded
+        raise ExportError(refusal(folder.method.made_of().export, kind))
     model = load_adapted(folder)
-    options: dict[str, Any] = {"overwrite": overwrite, "tolerance": tolerance}
+    options: dict[str, Any] = {
+        "method": folder.method,
+        "overwrite": overwrite,
+        "tolerance": tolerance,
+    }
     target = expanded(output) if output else folder.path / f"{kind}-export"
     tokenizer = load_tokenizer(str(folder.adapter))
     if kind == "merged":
-        report = export.export_merged(model, target, tokenizer=tokenizer, **options)
+        report = export_merged(model, target, tokenizer=tokenizer, **options)
     else:
-        describe = _describe(folder, model, tokenizer, NOTES[kind])
+        finish = _card_writer(folder, model, tokenizer, form if kind == "lora" else None)
         if kind == "lora":
-            report = export.export_lora(model, target, rank, finish=describe, **options)
+            report = export_lora(model, target, rank, finish=finish, **options)
         else:
-            report = export.export_adapter(model, target, finish=describe, **options)
+            report = export_adapter(model, target, finish=finish, **options)
     print(report)
     return 0
 
 
-def _describe(
-    folder: RunFolder, model: PeftModel, tokenizer: PreTrainedTokenizerBase, note: str
+def _card_writer(
+    folder: RunFolder,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lora: Form | None,
 ) -> Callable[[Path], None]:
-    """A function that writes tokenizer and README beside an exported adapter.
+    """Return a function that writes tokenizer and README beside an exported adapter.
 
     The files that it needs are read here, before anything is exported.
+
+    Args:
+        folder: The run.
+        model: Its adapted model.
+        tokenizer: Its tokenizer.
+        lora: The form of a plain LoRA; None for the adapter as trained.
     """
     head = read_whole(folder.head, Head.load)
     facts = Facts.of_run(folder, folder.outcome())
 
-    def describe(written: Path) -> None:
+    def write(written: Path) -> None:
         tokenizer.save_pretrained(written)
-        write_card(written, model, head, facts, note)
+        write_card(written, model, head, facts, lora)
 
-    return describe
+    return write

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import datasets
 
-from rankwright.training.export.check import no_progress_bars
+from rankwright.training.progress_bars import no_progress_bars
 
 # Start of a message -> where it comes from. Anything else is shown.
 _WARNINGS = {

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from rankwright.core.export import FORM_NAMES, Export
 from rankwright.core.method import Method
 from rankwright.core.method_registry import available_methods
 from rankwright.core.part_fields import meanings
@@ -63,8 +64,14 @@ def methods_table() -> Table:
         facts.add_row("slots", Text(", ".join(slots.filled()) or "none: the plain layer and AdamW"))
         facts.add_row("artefact", Text(slots.export.artefact))
         facts.add_row("cost", Text(cls.cost))
+        facts.add_row("exports", Text(", ".join(_accuracies(slots.export))))
         table.add_row(name, Group(Text(cls.summary), facts))
     return table
+
+
+def _accuracies(export: Export) -> list[str]:
+    """Return every form of an adapter with its accuracy."""
+    return [f"{name} {export.form(name).accuracy}" for name in FORM_NAMES]
 
 
 def print_method(cls: type[Method]) -> None:
@@ -72,7 +79,9 @@ def print_method(cls: type[Method]) -> None:
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip())
     print(f"\nreference: {cls.reference}\ncost: {cls.cost}")
     tuned = "; ".join(f"{name} ({choice})" for name, choice in cls.space.items())
-    print(f"tuned by compare --tune: {tuned}\n\n--method {cls.name}")
+    print(f"tuned by compare --tune: {tuned}")
+    _print_export(cls().slots().export)
+    print(f"\n--method {cls.name}")
     inherited = {field.name for field in dataclasses.fields(Method)}
     meanings = _meanings(cls)
     own = Table(title="its own options", box=rich.box.SIMPLE_HEAD, title_justify="left")
@@ -89,6 +98,14 @@ def print_method(cls: type[Method]) -> None:
     for table in (own, shared):
         if table.row_count:
             Console().print(table)
+
+
+def _print_export(export: Export) -> None:
+    """Print how an adapter is saved, and its forms."""
+    side_files = "".join(f", {name}" for name in export.side_files)
+    print(f"saved as: {export.artefact} (PEFT type {export.peft_type}{side_files})")
+    for name in FORM_NAMES:
+        print(f"export --as {name}: {export.form(name)}")
 
 
 def parts_table() -> Table:

@@ -101,6 +101,8 @@ class PluggedParts:
             procedure=combine_procedures(self._several("procedure", slots.procedure, name)),
         )
         filled = dataclasses.replace(filled, layer=_layer_for(filled, name))
+        if type(filled.layer) is not type(slots.layer) and (export := filled.layer.export()):
+            filled = dataclasses.replace(filled, export=export)
         for part in filled.parts():
             part.check(filled)
         return filled

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from rankwright.core.export import Export
 from rankwright.core.schedule import FORWARD, Multiplier, Phase, Shape
 from rankwright.errors import FieldError, MethodError, did_you_mean
 
@@ -160,6 +161,13 @@ class Layer(Part):
         """
         return True
 
+    def export(self) -> Export | None:
+        """Return the export of adapters with these layers, for methods that it is plugged onto.
+
+        None for the method's own.
+        """
+        return None
+
     def peft_options(self) -> dict[str, Any]:
         """Return extra arguments of `peft.LoraConfig`."""
         return {}
@@ -238,13 +246,6 @@ class Penalty(Part):
     def forwards(self) -> int:
         """Return the largest number of forward passes over a batch that `of_outputs` makes."""
         return 0
-
-
-@dataclass(frozen=True)
-class Export:
-    """What is saved. The default is the adapter as it stands."""
-
-    artefact: str = "LoRA adapter of rank r"
 
 
 @dataclass(frozen=True)
@@ -405,10 +406,10 @@ class Slots:
                 yield from part.members()
 
     def filled(self) -> list[str]:
-        """Return the names of the slots that differ from plain LoRA."""
+        """Return the names of the slots for parts that differ from plain LoRA."""
         plain = Slots()
         return [
-            slot.name
-            for slot in dataclasses.fields(self)
-            if type(getattr(self, slot.name)) is not type(getattr(plain, slot.name))
+            name
+            for name in SLOT_NAMES
+            if type(getattr(self, name)) is not type(getattr(plain, name))
         ]

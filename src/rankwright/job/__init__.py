@@ -13,6 +13,7 @@ from rankwright.job.config import TrainConfig
 
 if TYPE_CHECKING:
     from rankwright.core.describe import build_method
+    from rankwright.job.adapter import load_adapter
     from rankwright.job.folder import RunFolder
     from rankwright.job.models import load_adapted, load_base
     from rankwright.job.run import Job, RunResult, set_up, train
@@ -24,6 +25,7 @@ __all__ = [
     "TrainConfig",
     "build_method",
     "load_adapted",
+    "load_adapter",
     "load_base",
     "set_up",
     "train",
@@ -32,6 +34,7 @@ __all__ = [
 _HOMES = {
     "build_method": "rankwright.core.describe",
     "RunFolder": "rankwright.job.folder",
+    "load_adapter": "rankwright.job.adapter",
     **dict.fromkeys(("load_adapted", "load_base"), "rankwright.job.models"),
     **dict.fromkeys(("Job", "RunResult", "set_up", "train"), "rankwright.job.run"),
 }

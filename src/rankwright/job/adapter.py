@@ -5,6 +5,7 @@ PEFT only warns about missing tensors, and ignores unexpected ones.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -15,18 +16,35 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from rankwright.core.export import Export
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.job.files import read_mapping
 from rankwright.job.folder import incomplete, read_whole
-from rankwright.training.adapter_file import MAGNITUDE
+from rankwright.peft_layers.adapter_file import MAGNITUDE
 
 
-def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(base: PreTrainedModel, folder: str | os.PathLike[str], method: str) -> PeftModel:
+    """Put an adapter on a base model; needed for methods whose adapters PEFT alone does not load.
+
+    Args:
+        base: The model that the adapter was trained on; modified in place.
+        folder: Holds the adapter and its side files.
+        method: Name of the method that trained it: registered, or `package.module:Class`.
+
+    Raises:
+        MethodError: The method is unknown, or see `read_adapter`.
+    """
+    return read_adapter(base, Path(folder), get_method(method)().slots().export)
+
+
+def read_adapter(base: PreTrainedModel, folder: Path, export: Export) -> PeftModel:
     """Load the adapter of a folder onto a base model.
 
     Args:
         base: The model that the adapter was trained on.
-        folder: Holds the adapter as PEFT saves it.
+        folder: Holds the adapter and its side files.
+        export: The slot of the method that trained it.
 
     Raises:
         MethodError: A file is missing or damaged, a tensor is NaN or infinite, or the tensors are
@@ -41,7 +59,7 @@ def read_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         stored = _finite_tensors(weights)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
-            model = PeftModel.from_pretrained(base, folder)
+            model = export.load(base, folder)
     except MethodError:
         raise
     except KeyError as error:  # a module that is saved whole

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from peft import PeftModel
 
 from rankwright.core.describe import describe_method, registered_name
+from rankwright.core.export import Export, Form
 from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
 from rankwright.job.paths import FILES, MINILM
@@ -73,6 +74,7 @@ class Facts:
         scores: The metrics, the primary one first.
         settings: Fields of the method and options of the run; those of `HIDDEN` are not shown.
         details: More about the training, as texts by name: cost, versions.
+        export: The slot of the method that says how the adapter loads.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Facts:
     scores: Sequence[Score]
     settings: Mapping[str, Any]
     details: Mapping[str, str] = field(default_factory=dict)
+    export: Export = field(default_factory=Export)
 
     @classmethod
     def of_run(cls, folder: RunFolder, result: Mapping[str, Any]) -> Facts:
@@ -110,10 +113,13 @@ class Facts:
                 **config.as_dict(),
             },
             details=_details(folder, result),
+            export=method.made_of().export,
         )
 
 
-def write_card(folder: Path, model: PeftModel, head: Head, facts: Facts, note: str = "") -> None:
+def write_card(
+    folder: Path, model: PeftModel, head: Head, facts: Facts, lora: Form | None = None
+) -> None:
     """Write `README.md`, and the base model's config where the head needs arguments.
 
     Args:
@@ -121,17 +127,19 @@ def write_card(folder: Path, model: PeftModel, head: Head, facts: Facts, note: s
         model: The adapted model.
         head: What its base model was loaded with.
         facts: The run.
-        note: A sentence about the folder's content, if it is not the adapter as trained.
+        lora: The form of a plain LoRA, if the folder holds one instead of the adapter as trained.
     """
     base = model.get_base_model()
+    if lora is not None:
+        facts = replace(facts, export=Export())
     if head.model_kwargs:
         base.config.save_pretrained(folder / CONFIG_FOLDER)
     sections = [
         front_matter(facts, head),
         f"# {facts.label} on {facts.task}",
         introduction(facts),
-        *([note] if note else []),
-        loading_section(head, base.name_or_path),
+        *([] if lora is None else [lora_note(lora)]),
+        loading_section(head, base.name_or_path, facts),
         _results_section(facts),
         training_section(facts),
     ]
@@ -165,10 +173,22 @@ def front_matter(facts: Facts, head: Head) -> str:
 
 
 def introduction(facts: Facts) -> str:
-    """An introduction of the adapter in a sentence or two."""
+    """Return an introduction of the adapter in a sentence or two."""
+    loading = "It loads with `peft`; rankwright is not needed."
+    if not facts.export.loads_with_peft:
+        loading = "It loads with rankwright; `peft` alone does not give the trained model."
     return (
         f"An adapter of {facts.base}, trained with rankwright: {facts.summary} "
-        f"({facts.reference}). It loads with `peft`; rankwright is not needed."
+        f"({facts.reference}). {loading}"
+    )
+
+
+def lora_note(form: Form) -> str:
+    """Return the note on a folder that holds a plain LoRA instead of the adapter as trained."""
+    loss = f" It is approximate: {form.reason}." if form.accuracy == "approximate" else ""
+    return (
+        f"This is the adapter exported as a plain LoRA.{loss} The figures below are those of the "
+        "adapter as it was trained."
     )
 
 
@@ -259,12 +279,13 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def loading_section(head: Head, base: str) -> str:
-    """A Markdown section that loads an adapter with PEFT and with transformers.
+def loading_section(head: Head, base: str, facts: Facts | None = None) -> str:
+    """Return a Markdown section with the calls that load an adapter.
 
     Args:
-        head: What the base model was loaded with.
+        head: Class and labels that the base model was loaded with.
         base: Folder or hub name of the base model.
+        facts: The run; None for an adapter that loads with PEFT.
     """
     names = [head.auto_class]
     if len(head.model_kwargs.get("id2label", ())) > NAMES_SHOWN:
@@ -275,9 +296,18 @@ def loading_section(head: Head, base: str) -> str:
     if head.replaces:
         arguments.append("ignore_mismatched_sizes=True")
     imports = f"from transformers import {', '.join(names)}"
-    lines = [
-        "## Loading",
-        "",
+    base_call = _call("base", head.auto_class, repr(base), arguments)
+    if facts is not None and not facts.export.loads_with_peft:
+        blocks = _with_rankwright(imports, base_call, facts.method)
+    else:
+        model_call = _call("model", head.auto_class, "adapter", arguments)
+        blocks = [*_with_peft(imports, base_call), "", *_with_transformers(imports, model_call)]
+    tokenizer = "The tokenizer is in the folder: `AutoTokenizer.from_pretrained(adapter)`."
+    return "\n".join(["## Loading", "", *blocks, "", tokenizer])
+
+
+def _with_peft(imports: str, base_call: list[str]) -> list[str]:
+    return [
         "With PEFT:",
         "",
         "```python",
@@ -285,10 +315,14 @@ def loading_section(head: Head, base: str) -> str:
         imports,
         "",
         ADAPTER,
-        *_call("base", head.auto_class, repr(base), arguments),
+        *base_call,
         "model = PeftModel.from_pretrained(base, adapter)",
         "```",
-        "",
+    ]
+
+
+def _with_transformers(imports: str, model_call: list[str]) -> list[str]:
+    return [
         "With transformers, which takes the base model's name from `adapter_config.json` and needs "
         "`peft` too:",
         "",
@@ -296,12 +330,25 @@ def loading_section(head: Head, base: str) -> str:
         imports,
         "",
         ADAPTER,
-        *_call("model", head.auto_class, "adapter", arguments),
+        *model_call,
         "```",
-        "",
-        "The tokenizer is in the folder: `AutoTokenizer.from_pretrained(adapter)`.",
     ]
-    return "\n".join(lines)
+
+
+def _with_rankwright(imports: str, base_call: list[str], method: str) -> list[str]:
+    return [
+        "With rankwright:",
+        "",
+        "```python",
+        imports,
+        "",
+        "from rankwright.job import load_adapter",
+        "",
+        ADAPTER,
+        *base_call,
+        f'model = load_adapter(base, adapter, "{method}")',
+        "```",
+    ]
 
 
 def _call(name: str, auto_class: str, first: str, arguments: list[str]) -> list[str]:

@@ -129,7 +129,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
             "the same labels"
         )
     base = _with_head(folder.config.model, head, folder.config.seed)
-    return read_adapter(base.model, folder.adapter)
+    return read_adapter(base.model, folder.adapter, folder.method.made_of().export)
 
 
 def _cannot_load(name: str, error: Exception) -> str:

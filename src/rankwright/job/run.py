@@ -44,10 +44,10 @@ from rankwright.job.paths import expanded
 from rankwright.job.resume import check_new, check_same_data, resumed_from, start_notice
 from rankwright.job.rows import RunRows
 from rankwright.job.widths import check_rank
+from rankwright.peft_layers.injection import ADAPTER
 from rankwright.tasks import Outcome, PreparedTask
 from rankwright.tasks.metrics import Form, score
 from rankwright.training import Trainer, checkpoint
-from rankwright.training.adapter_file import save_adapter
 from rankwright.training.cost import Cost
 
 CallbackFactory = Callable[[Trainer], TrainerCallback]
@@ -152,7 +152,7 @@ class Job:
         self.head.save(self.folder.head)
         temporary = self.folder.path / ".saving-adapter"
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
-        save_adapter(self.model, temporary)
+        self.folder.method.made_of().export.save(self.model, ADAPTER, temporary)
         self.prepared.tokenizer.save_pretrained(temporary)
         facts = Facts.of_run(self.folder, asdict(result))
         write_card(temporary, self.model, self.head, facts)

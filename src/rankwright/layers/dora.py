@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from rankwright.algebra.precision import no_autocast, nonzero
 from rankwright.algebra.row_norms import RowNorm, attach_row_norm, row_norm
+from rankwright.core.export import DoraExport
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
@@ -74,6 +75,10 @@ class Dora(Layer):
     def exact_gradient(self) -> bool:
         """Not with a detached norm."""
         return self.norm_grad == "full"
+
+    def export(self) -> DoraExport:
+        """See `Layer.export`."""
+        return DoraExport()
 
     def peft_options(self) -> dict[str, Any]:
         """PEFT builds and saves the adapter as DoRA."""

@@ -15,8 +15,9 @@ from peft import LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
+from rankwright.core.export import WholeModulesExport
 from rankwright.core.method import Method
-from rankwright.core.slots import Export, Layer, Slots
+from rankwright.core.slots import Layer, Slots
 from rankwright.errors import MethodError
 from rankwright.peft_layers.heads import name_of
 
@@ -54,7 +55,7 @@ class Whole(Method):
 
     def slots(self) -> Slots:
         """No part: PEFT alone does it."""
-        return Slots(export=Export("adapter of whole modules"))
+        return Slots(export=WholeModulesExport())
 
     @abstractmethod
     def modules(self, model: nn.Module) -> list[str]:

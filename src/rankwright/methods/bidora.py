@@ -23,11 +23,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankwright.core.export import DoraExport
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
-from rankwright.core.slots import Export, Slots
+from rankwright.core.slots import Slots
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 from rankwright.penalties import Gram
@@ -95,5 +96,5 @@ class BiDoRA(Method):
             layer=Dora.from_fields(self),
             penalty=Gram.from_fields(self),
             procedure=Bilevel.from_fields(self, without=["upper"]),
-            export=Export("DoRA adapter of rank r"),
+            export=DoraExport(),
         )

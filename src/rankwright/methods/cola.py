@@ -18,11 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from rankwright.core.export import Export
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
 from rankwright.core.search_space import LOW_RANK, OneOf, SearchSpace
-from rankwright.core.slots import Export, Slots
+from rankwright.core.slots import Slots
 from rankwright.layers.stacked.layer import Side, StackedLoRA
 from rankwright.procedures.chain.chain import Chain
 from rankwright.procedures.chain.frozen import FrozenDraw

@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankwright.core.export import DoraExport
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
-from rankwright.core.slots import Export, Slots
+from rankwright.core.slots import Slots
 from rankwright.layers import Dora
 from rankwright.layers.dora import NormGrad
 
@@ -37,4 +38,4 @@ class DoRA(Method):
 
     def slots(self) -> Slots:
         """The layer; the rest is LoRA's."""
-        return Slots(layer=Dora.from_fields(self), export=Export("DoRA adapter of rank r"))
+        return Slots(layer=Dora.from_fields(self), export=DoraExport())

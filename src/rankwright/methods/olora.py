@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankwright.core.export import Export
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.search_space import LARGE_STEPS, SearchSpace
-from rankwright.core.slots import Export, Slots
+from rankwright.core.slots import Slots
 from rankwright.inits import Olora
 
 

@@ -16,8 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rankwright.core.method import Method
 from rankwright.errors import MethodError, TrainingError
+from rankwright.peft_layers.adapter_file import rename_magnitudes
 from rankwright.training import checkpoint
-from rankwright.training.adapter_file import rename_magnitudes
 from rankwright.training.cost import CostMeter
 from rankwright.training.failures import newest_checkpoint
 from rankwright.training.manifest import MANIFEST, load_manifest
@@ -45,7 +45,9 @@ class Saving(_Base):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            rename_magnitudes(Path(output_dir or self.args.output_dir))
+            folder, run = Path(output_dir or self.args.output_dir), self.run
+            rename_magnitudes(folder)
+            run.slots.export.save_side_files(run.model, run.adapter_name, folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))

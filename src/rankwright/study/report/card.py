@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rankwright.core.export import Export
+from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.job.card import (
     Facts,
@@ -72,7 +74,7 @@ def render_card(
         front_matter(facts, head),
         f"# {run.label} on {run.task}",
         introduction(facts),
-        loading_section(head, facts.base),
+        loading_section(head, facts.base, facts),
         *([NO_LABELS] if unknown else []),
         text.strip(),
         training_section(facts),
@@ -104,7 +106,16 @@ def _facts(run: RunRecord, method: MethodResults, task: TaskResults) -> Facts:
             "versions": versions_text(run.versions),
             **{f"SHA-256 of the {name} rows": f"`{s}`" for name, s in run.data_sha256.items()},
         },
+        export=_export_of(run.method),
     )
+
+
+def _export_of(method: str) -> Export:
+    """Return the export of a method by name; PEFT's LoRA if its package is not installed here."""
+    try:
+        return get_method(method)().slots().export
+    except MethodError:
+        return Export()
 
 
 def _choose_task(results: StudyResults, name: str | None) -> TaskResults:

@@ -1,31 +1,92 @@
-"""The whole model with the adapter merged into its weights."""
+"""Export the whole model with the adapter merged into its weights."""
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import cast
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rankwright.core.method import Method
 from rankwright.peft_layers.rank_patterns import weight_name
 from rankwright.peft_layers.weight_change import weight_change
 from rankwright.peft_layers.weight_view import as_weight, base_rows
-from rankwright.training.export.check import Errors, ExportError, check_same, logit_difference
-from rankwright.training.export.source import Source, unloaded
+from rankwright.training.export.comparison import check_same, logit_difference
+from rankwright.training.export.errors import ExportError
+from rankwright.training.export.probe import Probe
+from rankwright.training.export.report import ExportReport, WeightErrors
+from rankwright.training.export.source import Source, base_without_adapter
+from rankwright.training.export.staging import staged
+from rankwright.training.progress_bars import no_progress_bars
+
+
+def export_merged(
+    model: PeftModel,
+    path: str | os.PathLike[str],
+    *,
+    method: Method | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    probe: Probe | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write the whole model with the adapter merged into its weights, in safetensors.
+
+    `W + dW` is formed in float64 and rounded once to the dtype of `W`. Word embeddings that were
+    tied and are no longer equal are untied in the written config. A method may merge in a way of
+    its own (`Export.merge`).
+
+    Args:
+        model: A transformers model with one adapter, unmerged, not quantised.
+        path: See `export_adapter`.
+        method: See `export_adapter`.
+        tokenizer: Written beside the model.
+        probe: See `export_adapter`.
+        tolerance: See `export_adapter`.
+        overwrite: See `export_adapter`.
+
+    Returns:
+        What was written, with its measured differences.
+
+    Raises:
+        ExportError: See `export_adapter`; or the base is quantised or not a transformers model, a
+            merged weight is NaN or infinite, or weights other than word embeddings are tied.
+    """
+    source = Source.of(model, probe, method)
+    form = source.form("merged")
+    if not isinstance(source.base, PreTrainedModel):
+        raise ExportError(
+            f"cannot write a merged {type(source.base).__name__}: it is not a transformers model, "
+            "so nothing could load it; export the adapter instead"
+        )
+    with staged(path, overwrite) as folder, no_progress_bars():
+        merged, errors = merged_model(source)
+        merged.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        allowed = source.tolerance(tolerance) if form.accuracy == "exact" else math.inf
+        difference = check_merged(source, folder, merged, allowed)
+    return source.report("merged", Path(path), None, errors, difference, form)
 
 
 @torch.no_grad()
-def merged_model(source: Source) -> tuple[PreTrainedModel, Errors]:
-    """A model of its own with `W + dW`, formed in float64 and rounded once, and what that lost.
+def merged_model(source: Source) -> tuple[PreTrainedModel, WeightErrors]:
+    """Return a separate model with the adapter merged in, and the errors by rounding.
 
     Raises:
         ExportError: A base weight is quantised, a merged one is NaN or infinite, or weights other
             than word embeddings are tied.
     """
-    merged = cast(PreTrainedModel, unloaded(source, heads=True))
-    errors = Errors()
+    given = source.export.merge(source.model, source.adapter)
+    if given is not None:
+        return cast(PreTrainedModel, given), WeightErrors(known=False)
+    merged = cast(PreTrainedModel, base_without_adapter(source, heads=True))
+    errors = WeightErrors()
     for name, layer in source.layers.items():
         place, _, parameter = weight_name(name, layer).rpartition(".")
         stored, W = merged.get_submodule(place).get_parameter(parameter), base_rows(layer)
@@ -44,12 +105,12 @@ def merged_model(source: Source) -> tuple[PreTrainedModel, Errors]:
         errors.add(name, change, rows.double() - W.double())
         merged_weight = nn.Parameter(as_weight(layer, rows), requires_grad=False)
         setattr(merged.get_submodule(place), parameter, merged_weight)
-    _untie(cast(PreTrainedModel, unloaded(source)), merged)
+    _untie(cast(PreTrainedModel, base_without_adapter(source)), merged)
     return merged, errors
 
 
 def _untie(base: PreTrainedModel, merged: PreTrainedModel) -> None:
-    """Let the written config say where tied weights are no longer one."""
+    """Note in the config to write that tied weights have become different."""
     broken = [
         names
         for names in _tied(base)
@@ -70,7 +131,7 @@ def _untie(base: PreTrainedModel, merged: PreTrainedModel) -> None:
 
 
 def _tied(model: nn.Module) -> list[list[str]]:
-    """Names of parameters that are one tensor."""
+    """Return groups of names of parameters that are one tensor."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -78,10 +139,10 @@ def _tied(model: nn.Module) -> list[list[str]]:
 
 
 def check_merged(source: Source, folder: Path, merged: PreTrainedModel, tolerance: float) -> float:
-    """The logit difference between what transformers loads from the folder and the model in hand.
+    """Load a written model by transformers, compare it, and return the logit difference.
 
     Raises:
-        ExportError: It cannot be loaded, or is not the same.
+        ExportError: It cannot be loaded, or is not the model in hand.
     """
     with torch.random.fork_rng():
         try:

@@ -1,4 +1,4 @@
-"""Inputs that an export is checked on, where the user gives none: noise in the shape of a row."""
+"""Inputs that an export is checked on: a batch of the user's, or noise in the shape of a row."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from rankwright.training.export.check import ExportError
+from rankwright.training.export.errors import ExportError
 
 TOKENS = 32
 CHOICES = 2
 PIXELS = 224
-"""Side of an image, for models that take any."""
+"""Side of an image for models that take any size."""
 SAMPLES = 16000
 """Samples of a probe for audio models: one second at 16 kHz, the usual rate of pretraining."""
 SEED = 0
 
 Probe = Mapping[str, Tensor]
-"""A batch of inputs, by the names of the model's arguments."""
+"""A batch of inputs, by names of the model's arguments."""
 
 
 def probe_inputs(model: nn.Module, given: Probe | None) -> dict[str, Tensor]:
-    """Inputs on the model's device: the given ones, or one row of noise.
+    """Return inputs on the model's device: the given ones, or one row of noise.
 
     Args:
         model: The model, with a transformers config if nothing is given.
-        given: A batch; if None, token ids (for several choices where the model takes such), an
-            image, a waveform or a log-mel spectrogram, the same for every call.
+        given: A batch; None for token ids (of several choices if the model takes them), an image,
+            a waveform or a log-mel spectrogram, the same at every call.
 
     Raises:
-        ExportError: Nothing is given, and it is not known what the model takes.
+        ExportError: Nothing is given, and the inputs of the model are unknown.
     """
     device = next(model.parameters()).device
     if given is None:
         base = model.get_base_model() if isinstance(model, PeftModel) else model
-        given = _made_up(base)
+        given = _random_row(base)
     return {name: tensor.to(device) for name, tensor in given.items()}
 
 
-def _made_up(base: Any) -> dict[str, Tensor]:
+def _random_row(base: Any) -> dict[str, Tensor]:
     config, name = getattr(base, "config", None), getattr(base, "main_input_name", "input_ids")
     generator = torch.Generator().manual_seed(SEED)
     row = _tokens(base, generator) if name == "input_ids" else {}
@@ -78,7 +78,7 @@ def _tokens(base: Any, generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def _image(config: Any) -> tuple[int, ...]:
-    """(1, channels, height, width)."""
+    """Return (1, channels, height, width)."""
     vision = getattr(config, "vision_config", None) or config
     size = getattr(vision, "image_size", None) or PIXELS
     height, width = (size, size) if isinstance(size, int) else size
@@ -86,13 +86,13 @@ def _image(config: Any) -> tuple[int, ...]:
 
 
 def _sound(config: Any) -> tuple[int, ...]:
-    """(1, samples), or of a model that takes spectrograms (1, frames, bins)."""
+    """Return (1, samples), or (1, frames, bins) for a model that takes spectrograms."""
     bins = getattr(config, "num_mel_bins", None)
     return (1, SAMPLES) if bins is None else (1, config.max_length, bins)
 
 
 def _spectrogram(config: Any) -> tuple[int, ...] | None:
-    """(1, bins, frames) of Whisper and its kin, whose encoder halves the frames."""
+    """Return (1, bins, frames) for Whisper and similar models, whose encoder halves the frames."""
     if not (hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions")):
         return None
     return 1, config.num_mel_bins, 2 * config.max_source_positions

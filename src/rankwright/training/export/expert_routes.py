@@ -1,8 +1,8 @@
 """Record and replay the experts that the probe's tokens are routed to.
 
 A router takes the experts with the highest scores. If two scores nearly tie, rounding decides, and
-the logits jump: models with the same weights may differ by a tenth if one sums in another order. A
-written model is therefore compared with the routes of the model in hand.
+the logits jump: models with the same weights may differ by a tenth if they sum in another order. So
+a written model is compared on the routes of the model in hand.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 Routes = list[Tensor]
-"""The indices of every call of experts, in the order of the calls."""
+"""Expert indices of every call of experts, in the order of the calls."""
 
 
 @contextlib.contextmanager
-def recorded(model: nn.Module) -> Iterator[Routes]:
-    """Record the indices of the experts that are called.
+def record_routes(model: nn.Module) -> Iterator[Routes]:
+    """Record the expert indices of every call while the context lasts.
 
     Args:
         model: Any module.
@@ -31,17 +31,17 @@ def recorded(model: nn.Module) -> Iterator[Routes]:
         routes.append(indices.detach())
         return indices
 
-    with _at_calls(model, note):
+    with _change_indices(model, note):
         yield routes
 
 
 @contextlib.contextmanager
-def followed(model: nn.Module, routes: Routes) -> Iterator[None]:
-    """Route tokens to the recorded experts, weighted by the router's present scores.
+def follow_routes(model: nn.Module, routes: Routes) -> Iterator[None]:
+    """Route tokens to the recorded experts, weighted by the router's current scores.
 
     Args:
         model: A module with the same experts as the recorded one; called with the same inputs.
-        routes: Result of `recorded`.
+        routes: Result of `record_routes`.
     """
     left = iter(routes)
 
@@ -51,13 +51,13 @@ def followed(model: nn.Module, routes: Routes) -> Iterator[None]:
             return indices
         return before.to(indices.device)
 
-    with _at_calls(model, replace):
+    with _change_indices(model, replace):
         yield
 
 
 @contextlib.contextmanager
-def _at_calls(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Pass the indices of every call of experts through a function."""
+def _change_indices(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Pass the expert indices of every call through a function."""
 
     def changed(value: Any) -> Any:
         return change(value) if _is_index(value) else value

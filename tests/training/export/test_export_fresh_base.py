@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from models import tiny_bert, tiny_llama, tokens
 from rankwright.methods import DoRA, LoRA
-from rankwright.training.export import export_adapter, export_lora, export_merged
-from rankwright.training.export.check import ExportError, no_progress_bars
+from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
+from rankwright.training.progress_bars import no_progress_bars
 
 ADAPTERS = [export_adapter, export_lora]
 

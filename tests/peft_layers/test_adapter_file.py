@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from models import tiny_bert, tiny_llama, tokens
 from rankwright.methods import BiDoRA, DoRA, LoRA
-from rankwright.training.adapter_file import rename_magnitudes, save_adapter
+from rankwright.peft_layers.adapter_file import rename_magnitudes, save_adapter
 from rankwright.training.export import export_adapter
 
 

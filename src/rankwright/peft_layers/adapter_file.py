@@ -20,16 +20,21 @@ from rankwright.peft_layers.injection import ADAPTER
 MAGNITUDE = ".lora_magnitude_vector"
 
 
-def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> None:
-    """Write an adapter as PEFT does, with tensor names that transformers' own loader also knows.
+def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> Path:
+    """Write an adapter as PEFT does, with tensor names that transformers' own loader reads.
 
     Args:
         model: The adapted model.
         folder: The folder to write; created if missing.
         adapter: Name of the adapter; PEFT puts any but "default" into a subfolder of that name.
+
+    Returns:
+        The folder of the adapter's files.
     """
     model.save_pretrained(str(folder), selected_adapters=[adapter])
-    rename_magnitudes(folder if adapter == ADAPTER else folder / adapter)
+    written = folder if adapter == ADAPTER else folder / adapter
+    rename_magnitudes(written)
+    return written
 
 
 def rename_magnitudes(folder: Path) -> None:

@@ -20,8 +20,7 @@ from rankwright.methods import DoRA, LoRA, XGBLoRA
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.peft_layers.weight_change import weight_change
 from rankwright.peft_layers.weight_view import as_rows, effective_weight
-from rankwright.training.export import export_adapter, export_lora, export_merged
-from rankwright.training.export.check import ExportError
+from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
 from rankwright.training.export.probe import probe_inputs
 
 METHODS = [LoRA(r=4), DoRA(r=4), LoRA(r=4, use_rslora=True, rank_pattern={"value": 3})]

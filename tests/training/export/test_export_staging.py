@@ -9,7 +9,8 @@ import pytest
 
 from rankwright.locks import unique_name
 from rankwright.training.checkpoint import publish
-from rankwright.training.export.check import ExportError, staged
+from rankwright.training.export import ExportError
+from rankwright.training.export.staging import staged
 
 
 def write(folder: Path, content: str) -> None:
@@ -40,7 +41,7 @@ def test_of_two_at_the_same_time_one_is_refused(tmp_path: Path, overwrite: bool)
         thread.join()
     (refused,) = (text for text in outcomes if len(text) > 1)
     (done,) = (text for text in outcomes if len(text) == 1)
-    assert refused.startswith(f"another process is writing {target}; wait for its end")
+    assert refused.startswith(f"another process is writing {target}; wait for it to end")
     assert (target / "adapter_config.json").read_text() == done
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
