@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import rankwright.methods  # noqa: F401  registers the methods
+from rankwright.study.errors import StoppedError
 from rankwright.study.execution import worker
 from rankwright.study.execution.compare import compare
 from rankwright.study.execution.observer import Observer
@@ -14,9 +18,11 @@ from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.records import PlannedRun
 
-ENDS = {0: Exit.DONE, FAILED: Exit.FAILED}
+ConfigOf = Callable[..., StudyConfig]
+"""The fixture `config_of`: options of a study -> its configuration."""
+EXITS = {0: Exit.DONE, FAILED: Exit.FAILED}
 IMPORT_SECONDS = 10.0
-"""What a process of its own would have taken to import everything."""
+"""Time that a process of its own would have taken for its imports."""
 
 
 class InProcess(Processes):
@@ -32,19 +38,19 @@ class InProcess(Processes):
 
     def run(self, folder: Path) -> Exit:
         self.done.append((Request.load(folder / REQUEST).purpose, folder.name))
-        return ENDS[worker.main(folder, IMPORT_SECONDS)]
+        return EXITS[worker.main(folder, IMPORT_SECONDS)]
 
 
-class Heard(Observer):
-    """Remembers what it hears."""
+class Recorder(Observer):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.finished_runs: list[str] = []
         self.failures: dict[str, str] = {}
 
     def notify(self, text: str) -> None:
-        self.said.append(text)
+        self.lines.append(text)
 
     def finished(self, run: PlannedRun) -> None:
         self.finished_runs.append(run.name)
@@ -53,7 +59,22 @@ class Heard(Observer):
         self.failures[run.name] = error
 
 
-def carried_out(config: StudyConfig) -> tuple[StudyFolder, InProcess]:
-    """A finished study, and what was done for it."""
+def carry_out(config: StudyConfig) -> tuple[StudyFolder, InProcess]:
+    """Carry a study out; return its folder and the processes."""
     processes = InProcess()
-    return compare(config, "rankwright compare ...", processes, Heard()), processes
+    return compare(config, "rankwright compare ...", processes, Recorder()), processes
+
+
+def plan_only(config: StudyConfig) -> None:
+    """Plan a study, and stop before its first run."""
+    processes = InProcess()
+    processes.stop()
+    with pytest.raises(StoppedError, match=r"^$"):
+        compare(config, "c", processes, Recorder())
+
+
+def write_empty_record(folder: Path) -> None:
+    """Make a run count as finished, without a content of its record."""
+    record = StudyFolder(Path(Request.load(folder / REQUEST).study)).record(folder.name)
+    record.parent.mkdir(exist_ok=True)
+    record.touch()

@@ -73,7 +73,7 @@ def test_a_dry_run_shows_the_plan(
 
 
 @pytest.mark.parametrize(("split", "points"), [("validation", 3), ("test", 4)])
-def test_a_plan_counts_the_evaluations_that_a_run_makes(
+def test_a_plan_counts_the_evaluations_of_a_run(
     tmp_path: Path, split: Literal["validation", "test"], points: int
 ) -> None:
     """Those on the curve but for a last one that is reported, two reported ones, two held texts."""
@@ -101,7 +101,7 @@ def test_a_plan_counts_the_evaluations_that_a_run_makes(
     assert said in console.file.getvalue()
 
 
-def test_a_run_that_fails_is_said_last(
+def test_a_failed_run_is_printed_last(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild = [*arguments, "--methods", "full", "--learning-rate", "1e30", "--max-grad-norm", "0"]
@@ -111,7 +111,7 @@ def test_a_run_that_fails_is_said_last(
     assert said.rstrip().endswith("run the same command to try them again")
 
 
-def test_a_study_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_study_says_how_to_continue(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(config: object, command: str, processes: InProcess, observer: object) -> None:
@@ -131,7 +131,7 @@ def test_a_study_that_is_stopped_says_how_to_go_on(
     ]
 
 
-def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(
         "methods:\n  - lora\n  - {method: bidora, label: b, unroll_steps: 4}\n"
@@ -148,7 +148,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> N
     assert config.options == {"batch_size": 8, "bf16": True}
 
 
-def test_a_study_keeps_the_file_that_its_command_names_but_no_password(tmp_path: Path) -> None:
+def test_a_study_keeps_its_yaml_file_without_passwords(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     text = "# why\nmethods: lora,dora\nstorage: postgresql://me:{}@host/db\ntask: rte\n"
     file.write_text(text.format("hush"), encoding="utf-8")
@@ -158,7 +158,7 @@ def test_a_study_keeps_the_file_that_its_command_names_but_no_password(tmp_path:
     assert parse_compare(["--methods", "lora", "--task", "rte"])[0].file is None
 
 
-def test_a_rate_in_yaml_needs_no_point(tmp_path: Path) -> None:
+def test_a_rate_in_yaml_needs_no_decimal_point(tmp_path: Path) -> None:
     """PyYAML by itself reads 2e-5 as a text."""
     file = tmp_path / "study.yaml"
     file.write_text(
@@ -179,7 +179,7 @@ STUDIES = Path(__file__).resolve().parents[2] / "docs" / "results" / "studies"
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_published_study_is_one(file: Path) -> None:
+def test_every_published_study_is_valid(file: Path) -> None:
     config, _ = parse_compare(["--config", str(file)])
     assert config.output == f"runs/studies/{file.stem}"
     assert config.baseline in [method.label for method in config.parsed_methods]
@@ -188,7 +188,7 @@ def test_every_published_study_is_one(file: Path) -> None:
     assert file.stem in re.findall(r"[\w-]+", (STUDIES / "run.sh").read_text(encoding="utf-8"))
 
 
-def test_an_option_that_equals_its_default_was_given() -> None:
+def test_an_option_equal_to_its_default_counts_as_given() -> None:
     config, _ = parse_compare(["--methods", "lora", "--task", "rte", "--learning-rate", "5e-4"])
     assert config.options == {"learning_rate": 5e-4}
 
@@ -208,7 +208,7 @@ def test_usage_errors(given: list[str], message: str) -> None:
         parse_compare(given)
 
 
-def test_flags_are_shown_as_in_the_guides(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_have_hyphens_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     assert {"--dry-run", "--tuning-share", "--head-learning-rate"} <= {
         *re.findall(r"--[\w-]+", capsys.readouterr().out)
@@ -237,7 +237,7 @@ def test_the_live_table(arguments: list[str], tmp_path: Path) -> None:
     assert "trial of" not in console.export_text()
 
 
-def test_what_other_machines_have_finished_is_counted(tmp_path: Path) -> None:
+def test_runs_finished_on_other_machines_are_counted(tmp_path: Path) -> None:
     folder = made_up.study(
         tmp_path, methods=("lora",), tasks=("rte",), seeds=(0, 1, 2), rows=9, trials=0
     )
@@ -256,7 +256,7 @@ def test_what_other_machines_have_finished_is_counted(tmp_path: Path) -> None:
     assert second.startswith("2/3 rte--lora--1: ")
 
 
-def test_the_time_left_is_that_of_the_steps_left(tmp_path: Path) -> None:
+def test_the_time_left_follows_the_steps_left(tmp_path: Path) -> None:
     folder = made_up.study(
         tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0, 1), rows=9, trials=0,
         unfinished=[("rte", "lora", 1)],

@@ -15,7 +15,7 @@ from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import MINILM, absolute, absolute_model, absolute_task
 from rankwright.study.planning.config import StudyConfig
-from studies import carried_out
+from studies import carry_out
 
 COLUMNS = ("--text-column", "sentence", "--label-column", "topic", "--validation-share", "0.2")
 
@@ -174,11 +174,11 @@ def test_the_runs_of_a_study_are_read_from_anywhere(
         output="studies/it",
         options={"batch_size": 4},
     )
-    folder, _ = carried_out(config)
+    folder, _ = carry_out(config)
     (run,) = folder.study.runs
     monkeypatch.chdir(tmp_path)
     project.rename(tmp_path / "elsewhere")
     assert main(["eval", f"elsewhere/studies/it/runs/{run.name}"]) == 0
     monkeypatch.chdir(tmp_path / "elsewhere")
-    _, processes = carried_out(config)  # the same command in the moved folder does nothing again
+    _, processes = carry_out(config)  # the same command in the moved folder does nothing again
     assert processes.done == []

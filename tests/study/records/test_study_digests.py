@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rankwright.cli import main
-from rankwright.study.planning.config import StudyConfig
-from studies import carried_out
+from studies import ConfigOf, carry_out
 
 
 def test_a_file_that_differs_is_named(
-    config_of: Callable[..., StudyConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_of: ConfigOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, _ = carried_out(config_of(methods="lora"))
+    folder, _ = carry_out(config_of(methods="lora"))
     assert main(["report", str(folder.path)]) == 0
     name = folder.study.runs[0].name
     for number, file in enumerate((
@@ -37,10 +35,10 @@ def test_a_file_that_differs_is_named(
         assert "--edited" in said
 
 
-def test_records_alone_and_edited_ones_are_read_when_asked(
-    config_of: Callable[..., StudyConfig],
+def test_edited_records_and_records_without_runs_are_read_on_request(
+    config_of: ConfigOf,
 ) -> None:
-    folder, _ = carried_out(config_of(methods="lora"))
+    folder, _ = carry_out(config_of(methods="lora"))
     record = folder.record(folder.study.runs[0].name)
     content = json.loads(record.read_text("utf-8"))
     record.write_text(json.dumps({**content, "device": "another"}), "utf-8")

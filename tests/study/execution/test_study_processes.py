@@ -1,8 +1,7 @@
-"""The processes of a study: started again when they die, asked to stop, one device each."""
+"""The processes of a study: restarted when they die, asked to stop, one device each."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -14,10 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rankwright.errors import MethodError
 from rankwright.study.execution.processes import Exit, Processes, error_message
 from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress
-from rankwright.study.records.locks import lock_folder
 
 
 @pytest.fixture
@@ -37,13 +34,13 @@ def calls(folder: Path) -> int:
     return len((folder / "calls").read_text("utf-8").splitlines())
 
 
-def test_what_dies_is_started_again(worker: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_started_again(worker: Path, tmp_path: Path) -> None:
     script(worker, '[ $(wc -l < "$folder/calls") -lt 3 ] && kill -9 $$; exit 0')
     assert Processes(1).run(tmp_path) is Exit.DONE
     assert calls(tmp_path) == 3
 
 
-def test_what_dies_always_is_given_up(worker: Path, tmp_path: Path) -> None:
+def test_a_process_that_always_dies_is_given_up(worker: Path, tmp_path: Path) -> None:
     script(worker, "echo out of memory; kill -9 $$")
     end = Processes(1).run(tmp_path)
     assert end is Exit.DIED
@@ -51,7 +48,7 @@ def test_what_dies_always_is_given_up(worker: Path, tmp_path: Path) -> None:
     assert error_message(tmp_path, end).endswith("log.txt: out of memory")
 
 
-def test_an_error_that_would_come_again_is_not_tried_again(worker: Path, tmp_path: Path) -> None:
+def test_a_reported_error_is_not_tried_again(worker: Path, tmp_path: Path) -> None:
     script(worker, "exit 1")
     ErrorReport(message="the loss is NaN").save(tmp_path / ERROR)
     end = Processes(1).run(tmp_path)
@@ -130,26 +127,3 @@ def test_a_process_that_still_imports_ends_with_its_parent(tmp_path: Path) -> No
         killed = time.monotonic()
         assert parent.stdout.read() == b""  # both have ended: nobody else can write there
         assert time.monotonic() - killed < 30
-
-
-def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
-    with lock_folder(tmp_path, wait=False) as first:
-        assert first
-        with lock_folder(tmp_path, wait=False) as second:
-            assert not second
-    with lock_folder(tmp_path, wait=False) as again:
-        assert again
-
-
-def test_a_file_system_without_locks_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_args: object) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with (
-        pytest.raises(MethodError, match=r"cannot be locked .*Function not"),
-        lock_folder(tmp_path),
-    ):
-        pass

@@ -17,7 +17,7 @@ from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.locks import lock_folder
 from rankwright.study.records.records import RunRecord
-from studies import carried_out
+from studies import ConfigOf, carry_out
 
 STEPS = 90
 """So many that a run does not end between two reports of its progress; each is logged."""
@@ -48,10 +48,10 @@ def step_of(folder: Path) -> int:
     return Progress.load(file).step if file.exists() else 0
 
 
-def test_killed_and_started_again_is_never_killed(
-    config_of: Callable[..., StudyConfig], tmp_path: Path
+def test_a_killed_and_continued_study_equals_one_never_killed(
+    config_of: ConfigOf, tmp_path: Path
 ) -> None:
-    whole, _ = carried_out(config_of(**LONG, output=str(tmp_path / "whole")))
+    whole, _ = carry_out(config_of(**LONG, output=str(tmp_path / "whole")))
     config = config_of(**LONG)
     folder = StudyFolder(Path(str(config.output)))
     first, second = "train--head_only--0", "train--lora--0"
@@ -67,7 +67,7 @@ def test_killed_and_started_again_is_never_killed(
         assert not folder.record(second).exists()
         assert list((folder.run(second) / "checkpoints").glob("checkpoint-*"))
 
-    done, processes = carried_out(config)
+    done, processes = carry_out(config)
     assert [name for _, name in processes.done] == [second, "train--full--0"]
     assert done.record(first).stat().st_mtime_ns == finished
     for record in done.records():

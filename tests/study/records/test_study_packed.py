@@ -15,14 +15,13 @@ import made_up
 from rankwright.cli import main
 from rankwright.errors import MethodError
 from rankwright.study.execution.compare import compare
-from rankwright.study.planning.config import StudyConfig
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.packed import read_packed, write_packed
 from rankwright.study.report.page import render_html
 from rankwright.study.report.results import compute_results
-from studies import Heard, InProcess, carried_out
+from studies import ConfigOf, InProcess, Recorder, carry_out
 
-OF_0_1 = Path(__file__).parent / "data" / "study-0.1"
+OF_0_1 = Path(__file__).parents[1] / "data" / "study-0.1"
 """A part of a study that version 0.1 left, without outcomes row by row."""
 
 
@@ -53,7 +52,7 @@ def packed(folder: StudyFolder, output: Path) -> StudyFolder:
     return StudyFolder(output)
 
 
-def test_packed_and_unpacked_is_the_same_to_the_byte(whole: StudyFolder, tmp_path: Path) -> None:
+def test_packing_and_unpacking_preserves_every_byte(whole: StudyFolder, tmp_path: Path) -> None:
     before = files_of(whole.path)
     there = packed(whole, tmp_path / "packed")
     assert files_of(whole.path) == before
@@ -66,7 +65,7 @@ def test_packed_and_unpacked_is_the_same_to_the_byte(whole: StudyFolder, tmp_pat
     assert there.records() == whole.records()
 
 
-def test_a_packed_study_reads_as_the_loose_one(whole: StudyFolder, tmp_path: Path) -> None:
+def test_a_packed_study_reads_like_the_unpacked_one(whole: StudyFolder, tmp_path: Path) -> None:
     there = packed(whole, tmp_path / "packed")
     assert len(there.records()) == 11
     assert there.records() == whole.records()
@@ -92,9 +91,7 @@ def test_the_same_files_give_the_same_table(whole: StudyFolder, tmp_path: Path) 
     assert len(table) < sum(map(len, files_of(whole.path).values())) / 3
 
 
-def test_a_file_in_its_folder_counts_before_the_packed_one(
-    whole: StudyFolder, tmp_path: Path
-) -> None:
+def test_an_unpacked_file_is_read_before_the_packed_one(whole: StudyFolder, tmp_path: Path) -> None:
     there = packed(whole, tmp_path / "packed")
     run = whole.study.runs[0].name
     record = json.loads(whole.record(run).read_text("utf-8")) | {"device": "another"}
@@ -105,7 +102,7 @@ def test_a_file_in_its_folder_counts_before_the_packed_one(
     assert [r.device for r in there.records()].count("another") == 1
 
 
-def test_unpacking_that_is_stopped_loses_nothing(
+def test_interrupted_unpacking_loses_nothing(
     whole: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = packed(whole, tmp_path / "packed")
@@ -128,33 +125,31 @@ def test_unpacking_that_is_stopped_loses_nothing(
     assert files_of(there.path) == files_of(whole.path)
 
 
-def test_going_on_with_a_packed_study_unpacks_it(
-    config_of: Callable[..., StudyConfig], tmp_path: Path
-) -> None:
-    loose, _ = carried_out(config_of(methods="lora"))
+def test_continuing_a_packed_study_unpacks_it(config_of: ConfigOf, tmp_path: Path) -> None:
+    loose, _ = carry_out(config_of(methods="lora"))
     before = files_of(loose.path / "records")
     loose.pack(tmp_path / "kept")
     shutil.rmtree(loose.path)
     shutil.copytree(tmp_path / "kept", loose.path)
-    processes, heard = InProcess(), Heard()
-    folder = compare(config_of(methods="lora", seeds=2), "again", processes, heard)
+    processes, recorder = InProcess(), Recorder()
+    folder = compare(config_of(methods="lora", seeds=2), "again", processes, recorder)
     assert [name for _, name in processes.done] == ["train--lora--1"]
-    assert "2 files of records.parquet unpacked, to continue the study" in heard.said
+    assert "2 files of records.parquet unpacked, to continue the study" in recorder.lines
     assert not folder.packed.exists()
     assert [record.seed for record in folder.records()] == [0, 1]
     after = files_of(folder.path / "records")
     assert {name: after[name] for name in before} == before
 
 
-def test_another_command_leaves_a_packed_study_as_it_is(
-    config_of: Callable[..., StudyConfig], tmp_path: Path
+def test_a_refused_command_does_not_change_a_packed_study(
+    config_of: ConfigOf, tmp_path: Path
 ) -> None:
-    folder, _ = carried_out(config_of(methods="lora"))
+    folder, _ = carry_out(config_of(methods="lora"))
     folder.pack(tmp_path / "kept")
     before = files_of(tmp_path / "kept")
     config = config_of(methods="lora", budget="12-passes", output=str(tmp_path / "kept"))
     with pytest.raises(MethodError, match="the existing study has"):
-        compare(config, "another", InProcess(), Heard())
+        compare(config, "another", InProcess(), Recorder())
     kept = files_of(tmp_path / "kept")
     assert {name: kept[name] for name in before} == before
 
@@ -186,7 +181,7 @@ def outside(table: Path) -> None:
         (outside, r"has a row with the path 'records/../../x.json'; expected JSON and parquet"),
     ],
 )
-def test_a_table_that_is_damaged_is_named(
+def test_a_damaged_table_is_named(
     whole: StudyFolder, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     there = packed(whole, tmp_path / "packed")
@@ -211,7 +206,9 @@ def test_a_packed_record_of_another_form_is_named(whole: StudyFolder, tmp_path: 
         there.records()
 
 
-def test_on_the_command_line(whole: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packing_on_the_command_line(
+    whole: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = whole.path.parent / "kept"
     arguments = ["report", str(whole.path), "--format", "packed"]
     assert main([*arguments, "--output", str(kept)]) == 0
@@ -231,7 +228,7 @@ def test_on_the_command_line(whole: StudyFolder, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("form", ["packed", "peft"])
-def test_a_folder_that_is_a_file_is_refused(
+def test_an_output_that_is_a_file_is_refused(
     form: str, whole: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -241,7 +238,7 @@ def test_a_folder_that_is_a_file_is_refused(
     assert file.read_text("utf-8") == "mine"
 
 
-def test_a_loose_study_of_version_0_1_is_read(tmp_path: Path) -> None:
+def test_an_unpacked_study_of_version_0_1_is_read(tmp_path: Path) -> None:
     folder = StudyFolder(shutil.copytree(OF_0_1, tmp_path / "study"))
     assert {record.name: record.value for record in folder.records()} == {
         "stsb-500--dora--0": 0.8757112156432008,

@@ -96,7 +96,7 @@ FORGETTING = ForgettingRecord(text="t", sha256="0", tokens=5, before=1.0, after=
         FailureRecord(task="t", label="l", seed=0, attempts=2, error="NaN"),
     ],
 )
-def test_what_is_saved_is_loaded(record, tmp_path):
+def test_a_saved_record_is_loaded_unchanged(record, tmp_path):
     path = tmp_path / "new" / "record.json"
     record.save(path)
     assert type(record).load(path) == record
@@ -104,7 +104,7 @@ def test_what_is_saved_is_loaded(record, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_of_another_form_is_refused_by_name(tmp_path):
+def test_a_file_of_another_form_is_named(tmp_path):
     path = tmp_path / "record.json"
     for text in ("{}", "[1]", "not JSON", '{"task": "t", "colour": 1}'):
         path.write_text(text)
@@ -124,7 +124,7 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path):
         ("loss_per_token", (6.0, 2.0, 1.0), (3, 2, 1), (-2, -1, -1)),
     ],
 )  # fmt: skip
-def test_examples_keep_what_the_metric_needs(metric, predictions, labels, scores, tmp_path):
+def test_examples_keep_the_inputs_of_the_metric(metric, predictions, labels, scores, tmp_path):
     from rankwright.tasks import METRICS
 
     each = [METRICS[metric].score_row(p, y) for p, y in zip(predictions, labels, strict=True)]
@@ -143,7 +143,7 @@ def test_examples_keep_what_the_metric_needs(metric, predictions, labels, scores
     assert loaded.compute(np.array([0, 0, 2])) == again
 
 
-def test_a_folder_gives_what_is_finished_in_the_order_of_the_plan(tmp_path):
+def test_a_folder_returns_finished_runs_in_the_order_of_the_plan(tmp_path):
     folder = StudyFolder(tmp_path)
     with pytest.raises(MethodError, match="holds no study"):
         folder.study  # noqa: B018
