@@ -20,17 +20,17 @@ from rankwright.study.tuning.storage import open_storage
 from rankwright.study.tuning.trial_store import TrialStore
 
 FINITE = {"method": "lora", "learning_rate": 1e-3, "head_learning_rate": 1e-2}
-"""With nothing left to search but what `space` has."""
+"""A method with nothing left to search except its `space`."""
 
 OPENED = contextlib.ExitStack()
-"""What `search` has opened in a test."""
+"""Storages that `open_search` has opened; a fixture closes them after each test."""
 
 
 class FakeTrials(Processes):
-    """Makes an outcome up for every trial.
+    """Processes whose trials have made-up outcomes.
 
     Args:
-        value: Number of the call -> the value, or how the process ended instead.
+        value: Number of the call, from 1 -> value of the trial, or the way its process ends.
     """
 
     def __init__(self, value: Callable[[int], float | Exit], jobs: int = 1) -> None:
@@ -53,15 +53,15 @@ class FakeTrials(Processes):
         return Exit.DONE
 
 
-def search(planned: Plan, processes: Processes, url: str | None = None) -> Search:
+def open_search(planned: Plan, processes: Processes, url: str | None = None) -> Search:
     kept = OPENED.enter_context(open_storage(url, planned.folder.storage))
-    return search_in(kept, planned, processes, planned.config.parsed_methods[0])
+    return make_search(kept, planned, processes, planned.config.parsed_methods[0])
 
 
-def search_in(
+def make_search(
     kept: storage.Storage, planned: Plan, processes: Processes, method: MethodSpec
 ) -> Search:
-    """The search for one method on the first task."""
+    """Return the search for one method on the first task."""
     spec = SearchSpec(planned, planned.record.tasks[0].task, method)
     return Search(TrialStore(spec, kept), TrialProcesses(planned, processes))
 

@@ -42,7 +42,7 @@ class InProcess(Processes):
 
 
 class Recorder(Observer):
-    """Keeps what it is told."""
+    """Keeps everything it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -74,7 +74,7 @@ def plan_only(config: StudyConfig) -> None:
 
 
 def write_empty_record(folder: Path) -> None:
-    """Make a run count as finished, without a content of its record."""
+    """Make a run count as finished, by an empty record."""
     record = StudyFolder(Path(Request.load(folder / REQUEST).study)).record(folder.name)
     record.parent.mkdir(exist_ok=True)
     record.touch()

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 
 
 def task_file(kind: str, folder: Path) -> str:
-    """A task of that kind on twenty rows."""
+    """Write a task of that kind on twenty rows; return its file."""
     options, rows = KINDS[kind]
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`rankwright compare` from its arguments to what it prints and leaves."""
+"""`rankwright compare` from its arguments to its output and files."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_study_keeps_its_yaml_file_without_passwords(tmp_path: Path) -> None:
 
 
 def test_a_rate_in_yaml_needs_no_decimal_point(tmp_path: Path) -> None:
-    """PyYAML by itself reads 2e-5 as a text."""
+    """PyYAML alone reads 2e-5 as a string."""
     file = tmp_path / "study.yaml"
     file.write_text(
         "methods:\n  - {method: lora, learning_rate: 2e-5, space: {r: [4, 8]}}\n"

@@ -1,4 +1,4 @@
-"""Studies whose files are made up, and small ones to be carried out on tiny random models."""
+"""Studies with made-up files, and configurations of small ones on tiny random models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small(tmp_path: Path) -> StudyFolder:
 
 @pytest.fixture
 def quietly() -> Iterator[None]:
-    """As the command line runs."""
+    """Run silently, as the command line does."""
     with quiet():
         yield
 

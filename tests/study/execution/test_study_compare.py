@@ -27,7 +27,7 @@ def test_two_commands_that_start_together_share_the_runs(config_of: ConfigOf) ->
     together = threading.Barrier(2, timeout=60)
 
     class Machine(Processes):
-        """Has runs on record at once, but the first not before the other has begun one, too."""
+        """Finishes runs at once, but the first only after the other machine has begun one."""
 
         def __init__(self) -> None:
             super().__init__(1)
@@ -56,7 +56,7 @@ def test_two_commands_that_start_together_share_the_runs(config_of: ConfigOf) ->
 
 def test_a_run_that_failed_on_another_machine_is_not_tried_again(config_of: ConfigOf) -> None:
     class Slow(Processes):
-        """While it carries the first run out, another machine fails in the second."""
+        """During its first run, another machine fails in the second."""
 
         def __init__(self) -> None:
             super().__init__(1)
@@ -117,7 +117,7 @@ def test_a_command_that_waits_for_another_can_be_stopped(config_of: ConfigOf) ->
 def test_reported_rows_among_the_training_rows_are_announced(
     config_of: ConfigOf, rows_file: Path, tmp_path: Path
 ) -> None:
-    """When the study starts, and in the report; they keep no study from going on."""
+    """At the start and in the report; a study that recorded no notices is continued."""
     mine = tmp_path / "mine.jsonl"
     mine.write_text("\n".join(rows_file.read_text("utf-8").splitlines()[:4]), encoding="utf-8")
     options = {"data": str(rows_file), "validation_data": str(mine)}
@@ -143,13 +143,13 @@ def test_reported_rows_among_the_training_rows_are_announced(
 def test_data_that_changes_while_a_study_runs_fails_later_runs(
     config_of: ConfigOf, rows_file: Path, tmp_path: Path, tune: int
 ) -> None:
-    """Runs and trials that begin afterwards fail; with the rows as they were the study goes on."""
+    """Runs and trials that begin afterwards fail; the study continues with the original rows."""
     data = tmp_path / "rows.jsonl"
     rows = rows_file.read_text("utf-8")
     more = [{"sentence": f"w{number} w1", "topic": "low"} for number in range(20)]
 
     class Meanwhile(InProcess):
-        """The data has changed before its first process reads it."""
+        """Changes the data before its first process reads it."""
 
         def run(self, folder: Path) -> Exit:
             data.write_text(rows + "\n".join(map(json.dumps, more)), encoding="utf-8")

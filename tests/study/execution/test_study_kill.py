@@ -1,4 +1,4 @@
-"""A study that is killed is finished by the same command, and nothing is done twice."""
+"""The same command finishes a killed study, and repeats nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankwright.study.records.records import RunRecord
 from studies import ConfigOf, carry_out
 
 STEPS = 90
-"""So many that a run does not end between two reports of its progress; each is logged."""
+"""Enough steps that a run does not end between two reports of its progress; each is logged."""
 LONG = {
     "seeds": 1, "budget": f"{STEPS}-passes", "methods": "head_only,lora,full", "curve_points": 4,
 }  # fmt: skip
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 500
 
 
 def command(config: StudyConfig) -> list[str]:
-    """The command line of the study, in a process of its own."""
+    """Return the command line that runs the study in a process of its own."""
     options = {**config.options, **LONG, "model": config.model, "output": config.output}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-W", "ignore", "-m", "rankwright", "compare", *arguments]
@@ -43,7 +43,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 
 def step_of(folder: Path) -> int:
-    """The last step that a run is known to have made."""
+    """Return the last step that a run has reported."""
     file = folder / PROGRESS
     return Progress.load(file).step if file.exists() else 0
 
@@ -63,7 +63,7 @@ def test_a_killed_and_continued_study_equals_one_never_killed(
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = folder.record(first).stat().st_mtime_ns
-    with lock_folder(folder.run(second)):  # its process has ended, too: with a checkpoint
+    with lock_folder(folder.run(second)):  # its process has ended as well, with a checkpoint
         assert not folder.record(second).exists()
         assert list((folder.run(second) / "checkpoints").glob("checkpoint-*"))
 

@@ -32,7 +32,7 @@ from task_files import task_file
 
 def test_two_commands_that_start_together_measure_once(config_of: ConfigOf) -> None:
     class Machine(Processes):
-        """Takes a second to measure, and finds a speed of its own."""
+        """Takes a second to measure, and reports a speed of its own."""
 
         def __init__(self, seconds_per_pass: float) -> None:
             super().__init__(1)
@@ -159,7 +159,7 @@ def test_a_dry_run_measures_generation_a_forward_pass_and_the_held_text(
 
 
 def two_tasks(rows_file: Path, budget: str) -> list[dict[str, Any]]:
-    """The same rows as two tasks, the second with a budget of its own."""
+    """Return the same rows as two tasks, the second with a budget of its own."""
     columns = {"text_column": "sentence", "label_column": "topic"}
     rows = {"data": str(rows_file), **columns, "validation_share": 0.3}
     return [{**rows, "label": "few"}, {**rows, "label": "more", "budget": budget}]
@@ -180,7 +180,7 @@ def test_a_budget_in_seconds_is_measured_once_and_kept(
     config_of: ConfigOf, rows_file: Path
 ) -> None:
     class Steady(InProcess):
-        """On a machine on which a pass takes 50 ms."""
+        """Reports 50 ms for every pass."""
 
         def run(self, folder: Path) -> Exit:
             end = super().run(folder)

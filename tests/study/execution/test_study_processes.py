@@ -19,7 +19,7 @@ from rankwright.study.execution.protocol import ERROR, ErrorReport, Progress
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Takes the place of Python; a test writes the shell script. `$3` is the run's folder."""
+    """A shell script in place of Python, which a test writes. `$3` is the run's folder."""
     script = tmp_path / "worker.sh"
     script.touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(script))
@@ -112,7 +112,7 @@ time.sleep(600)
 
 
 def test_a_process_that_still_imports_ends_with_its_parent(tmp_path: Path) -> None:
-    """Importing torch takes seconds; here it would take ten minutes."""
+    """The import of torch is replaced by one that takes ten minutes."""
     slow = "import time\nprint('importing', flush=True)\ntime.sleep(600)\n"
     (tmp_path / "torch.py").write_text(slow, "utf-8")
     parent = subprocess.Popen(

@@ -95,7 +95,7 @@ def test_every_method_and_seed_reports_on_the_same_drawn_rows(config_of: ConfigO
 def test_the_last_point_of_a_curve_is_the_reported_value(
     config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which the Trainer does not evaluate again, and which it would find the same."""
+    """The Trainer does not evaluate it again; if it did, the value would be the same."""
     evaluations: list[int] = []
     evaluate = Trainer.evaluate
 
@@ -122,7 +122,7 @@ def test_the_last_point_of_a_curve_is_the_reported_value(
 
 
 def test_a_run_of_a_study_equals_one_of_train(config_of: ConfigOf, tmp_path: Path) -> None:
-    """Evaluating in the course of it changes nothing, and its description repeats it."""
+    """Evaluations during the run change nothing, and its description repeats it."""
     folder, _ = carry_out(config_of(methods="bidora"))
     (record,) = folder.records()
     there = RunFolder.read(folder.run(record.name))
@@ -202,7 +202,7 @@ def test_forgetting_is_measured_on_the_named_text(
     lora, head = (record.forgetting for record in folder.records())
     assert lora is not None
     assert head is not None
-    # EOS is scored, too; the first word is not: this tokenizer puts nothing before it.
+    # EOS is scored as well; the first word is not: this tokenizer puts nothing before it.
     assert (lora.text, lora.tokens) == ("held.txt", 2 + 1 + 2)
     assert lora.before == head.before
     assert lora.after != lora.before

@@ -66,7 +66,7 @@ def test_a_task_is_tuned_and_run_before_the_next(config_of: ConfigOf, rows_file:
 
 
 def test_added_seeds_may_not_include_the_seed_of_the_trials(config_of: ConfigOf) -> None:
-    """And a trial that was stopped goes on with the seed that it had."""
+    """A stopped trial is resumed with its original seed."""
 
     def started(seeds: Any, value: Callable[[int], float | Exit]) -> FakeTrials:
         pretended = FakeTrials(value)
@@ -85,7 +85,11 @@ def test_added_seeds_may_not_include_the_seed_of_the_trials(config_of: ConfigOf)
 
 
 class Broken(FakeTrials):
-    """Trials of some methods die; runs are not carried out, but noted as asked for."""
+    """Kills the trials of some methods; runs are not carried out, only listed.
+
+    Attributes:
+        runs: Labels of the runs that were asked for.
+    """
 
     def __init__(self, *labels: str) -> None:
         super().__init__(lambda _call: 0.5)
@@ -105,7 +109,7 @@ class Broken(FakeTrials):
 
 
 def test_a_method_without_a_complete_trial_does_not_stop_the_others(config_of: ConfigOf) -> None:
-    """Its runs have failed, for that reason; the next command tries its trials again."""
+    """Its runs fail with that reason; the next command repeats its trials."""
 
     def command(processes: Broken) -> tuple[StudyFolder, Recorder]:
         recorder = Recorder()
@@ -155,7 +159,7 @@ def test_a_report_mentions_fewer_trials(config_of: ConfigOf) -> None:
 
 
 def rows_of(folder: Path, labels: str) -> dict[str, Any]:
-    """Options of a task on a file with a row for every letter, which is its label."""
+    """Return a task's options for a file with one row for every letter, its label."""
     file = folder / f"{labels[:9]}.jsonl"
     rows = [{"sentence": f"w{n} w{n + 1}", "topic": label} for n, label in enumerate(labels)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -179,7 +183,7 @@ def test_trials_train_on_as_many_rows_as_are_left(config_of: ConfigOf, tmp_path:
 
 
 def test_trials_know_the_labels_of_all_training_rows(config_of: ConfigOf, tmp_path: Path) -> None:
-    """The share that they are scored on has the only row of a class, wherever it stands."""
+    """The only row of a class may be in the share that trials are scored on."""
     for where in range(12):
         labels = "ab" * 20
         labels = f"{labels[:where]}c{labels[where + 1 :]}"
@@ -198,7 +202,7 @@ def test_an_error_of_every_trial_is_raised_once(config_of: ConfigOf, tmp_path: P
 
 
 def test_another_space_is_another_study(config_of: ConfigOf) -> None:
-    """Also when tuning is over; a study of before spaces were noted goes on."""
+    """Even after tuning; an older study that did not record its spaces is continued."""
 
     def command(**space: Any) -> None:
         own = {"method": "lora", "space": space}

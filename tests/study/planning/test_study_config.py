@@ -38,7 +38,7 @@ def test_parts_are_plugged_and_labels_are_free() -> None:
 
 
 def test_tasks_have_short_names(tmp_path: Path) -> None:
-    """As `rankwright train` calls them."""
+    """`rankwright train` uses the same names."""
     assert TaskSpec.parse("examples/tasks/rte.yaml").label == "rte"
     assert TaskSpec.parse("glue/rte").label == "glue/rte"
     assert TaskSpec.parse({"task": "rte", "label": "small", "train_rows": 9}).label == "small"

@@ -1,4 +1,4 @@
-"""`rankwright report` reads what the runs wrote, or names the file that is not it."""
+"""`rankwright report` verifies the files of the runs, and names one that differs."""
 
 from __future__ import annotations
 

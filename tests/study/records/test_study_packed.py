@@ -1,4 +1,4 @@
-"""A study packed into one table is the study: nothing is lost, and it can be gone on with."""
+"""A study packed into one table loses nothing, and can be continued."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OF_0_1 = Path(__file__).parents[1] / "data" / "study-0.1"
 
 @pytest.fixture
 def whole(tmp_path: Path) -> StudyFolder:
-    """Two tasks, three methods, two seeds, trials, outcomes, a failure; what a run leaves, too."""
+    """Two tasks, three methods, two seeds, trials, examples, a failure, and a run's folder."""
     folder = made_up.study(
         tmp_path / "whole", methods=("lora", "dora", "full"), tasks=("rte", "e2e"), seeds=(0, 1),
         rows=40, trials=3, unfinished=[("rte", "full", 1)],
@@ -38,7 +38,7 @@ def whole(tmp_path: Path) -> StudyFolder:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file but those that are not packed."""
+    """Return the contents of all files that are packed."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {
         str(file.relative_to(folder)): file.read_bytes()

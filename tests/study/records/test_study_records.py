@@ -1,4 +1,4 @@
-"""Records: what is written is what is read, whole or not at all."""
+"""Records are read as they were written, atomically."""
 
 import json
 import math

@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from fake_trials import FakeTrials, run_search, search
+from fake_trials import FakeTrials, open_search, run_search
 from rankwright.study.errors import StoppedError
 from rankwright.study.execution.processes import Exit
 from rankwright.study.planning.plan import Plan, make_plan
@@ -25,7 +25,7 @@ from studies import ConfigOf
 def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of: ConfigOf) -> None:
     planned = make_plan(config_of(methods="lora", tune=3), "c")
     dying = FakeTrials(lambda call: Exit.DIED if call == 2 else call)
-    record = run_search(search(planned, dying))
+    record = run_search(open_search(planned, dying))
     assert [trial.state for trial in record.trials] == ["complete", "failed", "complete"]
     left = planned.folder.path / "tuning" / "trials" / dying.folders[1]
     assert (left / "log.txt").exists()
@@ -38,11 +38,11 @@ def test_a_trial_that_diverges_counts_and_one_that_is_killed_does_not(config_of:
     planned = make_plan(config_of(methods="dora", tune=3), "c")
     killed = FakeTrials(lambda call: Exit.STOPPED if call == 2 else call)
     with pytest.raises(StoppedError):
-        run_search(search(planned, killed))
+        run_search(open_search(planned, killed))
     left = planned.folder.path / "tuning" / "trials" / killed.folders[1]
     assert (left / "checkpoints").exists()
     again = FakeTrials(float)
-    record = run_search(search(planned, again))
+    record = run_search(open_search(planned, again))
     assert again.folders[0] == killed.folders[1]  # the same trial, from its checkpoint
     assert {trial.state for trial in record.trials} == {"complete"}
     assert [trial.parameters for trial in record.trials] == drawn
@@ -54,14 +54,14 @@ def test_a_trial_whose_machine_died_is_given_to_another(
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
     planned = make_plan(config_of(methods="lora", tune=2), "c")
-    first = search(planned, FakeTrials(float))
+    first = open_search(planned, FakeTrials(float))
     first.store.open()
     study = first.store.load()
     with warnings.catch_warnings(action="ignore"):  # that its heartbeat is up to us: none comes
         orphan = study.ask()  # at work on a machine that is gone
     orphan.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     start_heartbeat(first.store.storage, study, orphan)
-    record = run_search(search(planned, FakeTrials(float)))
+    record = run_search(open_search(planned, FakeTrials(float)))
     assert len(record.trials) == 2
     states = [trial.state for trial in study.get_trials()]
     assert states[orphan.number] is TrialState.FAIL
@@ -72,7 +72,7 @@ def test_a_trial_whose_machine_died_is_given_to_another(
 
 
 def test_a_trial_whose_machine_died_before_its_first_heartbeat(config_of: ConfigOf) -> None:
-    found = search(make_plan(config_of(methods="lora", tune=1), "c"), FakeTrials(float))
+    found = open_search(make_plan(config_of(methods="lora", tune=1), "c"), FakeTrials(float))
     found.store.open()
     with warnings.catch_warnings(action="ignore"):  # as above
         found.store.load().ask()
@@ -95,7 +95,7 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
             RetryHeartbeatStaleTrialCallback()(study, running)
         return call
 
-    asleep = search(planned, FakeTrials(out_of_reach))
+    asleep = open_search(planned, FakeTrials(out_of_reach))
     asleep.store.open()
     study = asleep.store.load()
     record = run_search(asleep)
@@ -104,8 +104,8 @@ def test_a_trial_that_another_machine_took_over_is_dropped(config_of: ConfigOf) 
 
 
 def search_with_kill(planned: Plan, value: Callable[[int], float], *, killed: bool) -> TuningRecord:
-    """A search whose second trial may have died on its machine while the third was made."""
-    found = search(planned, FakeTrials(value))
+    """Carry out a search whose second trial may die with its machine during the third."""
+    found = open_search(planned, FakeTrials(value))
     found.store.open()
     found.take_one()
     if killed:
@@ -125,7 +125,7 @@ def search_with_kill(planned: Plan, value: Callable[[int], float], *, killed: bo
 def test_a_kill_changes_neither_the_trials_nor_the_best_of_equal_ones(
     config_of: ConfigOf, value: float
 ) -> None:
-    """The first trial is worse than all others, which are equal; TPE draws after ten of them."""
+    """The first trial is the worst, the others are equal; TPE draws from the eleventh on."""
     records = [
         search_with_kill(
             make_plan(
@@ -159,9 +159,10 @@ def test_the_first_of_equal_trials_by_place_is_the_best(config_of: ConfigOf) -> 
 
 def test_a_retried_trial_is_announced_by_its_place(config_of: ConfigOf) -> None:
     planned = make_plan(config_of(methods="lora", tune=2), "c")
+    stopped = FakeTrials(lambda call: Exit.STOPPED if call == 2 else 0.5)
     with pytest.raises(StoppedError):
-        run_search(search(planned, FakeTrials(lambda call: Exit.STOPPED if call == 2 else 0.5)))
+        run_search(open_search(planned, stopped))
     lines: list[str] = []
-    again = dataclasses.replace(search(planned, FakeTrials(float)), notify=lines.append)
+    again = dataclasses.replace(open_search(planned, FakeTrials(float)), notify=lines.append)
     run_search(again)
     assert lines == ["trial 1 of lora on train: accuracy 1.0000"]

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from fake_trials import FINITE, OPENED, FakeTrials, run_search, search, search_in
+from fake_trials import FINITE, OPENED, FakeTrials, make_search, open_search, run_search
 from rankwright.core.search_space import LogRange, OneOf
 from rankwright.errors import MethodError
 from rankwright.study.planning.plan import make_plan
@@ -20,7 +20,7 @@ from studies import ConfigOf
 def test_given_values_are_not_tuned(config_of: ConfigOf) -> None:
     own = {"method": "bidora", "r": 4, "learning_rate": 1e-3, "space": {"upper_lr": [1e-3, 1e-2]}}
     config = config_of(methods=[own], tune=1, options={"head_learning_rate": 3e-2})
-    found = search(make_plan(config, "c"), FakeTrials(float))
+    found = open_search(make_plan(config, "c"), FakeTrials(float))
     assert set(found.spec.space) == {"unroll_steps", "search_fraction", "retrain_from", "upper_lr"}
     assert found.spec.first_values == {
         "unroll_steps": 1, "search_fraction": 0.5, "retrain_from": "snapshot", "upper_lr": 1e-3,
@@ -44,7 +44,7 @@ def test_methods_of_a_task_try_the_same_places_of_their_ranges(config_of: Config
     processes = FakeTrials(float)
     kept = OPENED.enter_context(open_storage(None, planned.folder.storage))
     searches = [
-        search_in(kept, planned, processes, method) for method in planned.config.parsed_methods
+        make_search(kept, planned, processes, method) for method in planned.config.parsed_methods
     ]
     lora, dora, rite = (record.trials for record in tune(searches, processes.jobs)[0])
     assert [trial.parameters for trial in lora] == [trial.parameters for trial in dora]
@@ -59,14 +59,14 @@ def test_no_point_of_a_finite_space_is_tried_twice(config_of: ConfigOf) -> None:
     for tune_, count in ((5, 5), (20, 6)):
         output = f"{config_of().output}-{tune_}"
         planned = make_plan(config_of(methods=[own], tune=tune_, output=output), "c")
-        record = run_search(search(planned, FakeTrials(float)))
+        record = run_search(open_search(planned, FakeTrials(float)))
         assert record.trials[0].parameters == {"r": 8, "use_rslora": False}
         assert len({tuple(trial.parameters.items()) for trial in record.trials}) == count
         assert len(record.trials) == count
 
 
 def test_the_first_trial_is_the_untuned_method(config_of: ConfigOf) -> None:
-    """With a rate beside its range, a list of rates, and options of the Trainer."""
+    """Here with a rate outside its range, a list of rates, and options of the Trainer."""
     own = {
         "method": "lora", "r": 8, "learning_rate": 2e-3, "weight_decay": 0.1,
         "space": {
@@ -75,7 +75,7 @@ def test_the_first_trial_is_the_untuned_method(config_of: ConfigOf) -> None:
             "warmup": {"low": 0.01, "high": 0.02},
         },
     }  # fmt: skip
-    found = search(make_plan(config_of(methods=[own], tune=1), "c"), FakeTrials(float))
+    found = open_search(make_plan(config_of(methods=[own], tune=1), "c"), FakeTrials(float))
     assert found.spec.first_values == {
         "learning_rate": 2e-3, "head_learning_rate": 1e-3, "weight_decay": 0.1,
         "schedule": "linear", "warmup": 0.014,

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from fake_trials import FakeTrials, run_search, search, search_in
+from fake_trials import FakeTrials, make_search, open_search, run_search
 from rankwright.errors import MethodError
 from rankwright.study.execution.processes import Exit
 from rankwright.study.planning.plan import Plan, make_plan
@@ -37,7 +37,7 @@ def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: Con
             seen["seed"] = config.seed
             return super().run(folder)
 
-    run_search(search(planned, Look()))
+    run_search(open_search(planned, Look()))
     task = planned.config.train_config(
         planned.config.parsed_tasks[0], planned.config.parsed_methods[0]
     ).make_task()
@@ -51,7 +51,7 @@ def test_trials_see_neither_the_reported_rows_nor_a_reported_seed(config_of: Con
 def test_a_trial_whose_metric_is_nan_counts(config_of: ConfigOf) -> None:
     planned = make_plan(config_of(methods="lora", tune=2), "c")
     pretended = FakeTrials(lambda call: math.nan if call == 1 else 0.5)
-    record = run_search(search(planned, pretended))
+    record = run_search(open_search(planned, pretended))
     assert [(trial.state, trial.error) for trial in record.trials] == [
         ("failed", "accuracy is nan"), ("complete", ""),
     ]  # fmt: skip
@@ -59,9 +59,9 @@ def test_a_trial_whose_metric_is_nan_counts(config_of: ConfigOf) -> None:
 
 
 def test_all_machines_leave_out_the_same_surplus_trial(config_of: ConfigOf) -> None:
-    """Two machines made three trials of two; the third is done first, and is left out."""
+    """Two machines made three trials instead of two; the third ends first, and is left out."""
     planned = make_plan(config_of(methods="lora", tune=2), "c")
-    found = search(planned, FakeTrials(float))
+    found = open_search(planned, FakeTrials(float))
     found.store.open()
     study = found.store.load()
     study.enqueue_trial(found.spec.first_values)
@@ -77,34 +77,35 @@ def test_all_machines_leave_out_the_same_surplus_trial(config_of: ConfigOf) -> N
 
 def test_another_study_of_the_same_name_is_refused(config_of: ConfigOf, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    run_search(search(make_plan(config_of(methods="lora", tune=1), "c"), FakeTrials(float), url))
+    planned = make_plan(config_of(methods="lora", tune=1), "c")
+    run_search(open_search(planned, FakeTrials(float), url))
     elsewhere = str(tmp_path / "elsewhere" / "study")
     other = make_plan(config_of(methods="lora", tune=1, budget="9-passes", output=elsewhere), "c")
     with pytest.raises(MethodError, match=r"budget = '8-passes', this command '9-passes'"):
-        run_search(search(other, FakeTrials(float), url))
+        run_search(open_search(other, FakeTrials(float), url))
 
 
 def test_processes_side_by_side_take_each_trial_once(config_of: ConfigOf) -> None:
     planned = make_plan(config_of(methods="lora", tune=5), "c")
     pretended = FakeTrials(float, jobs=4)
-    record = run_search(search(planned, pretended))
+    record = run_search(open_search(planned, pretended))
     assert len(record.trials) == 5
     assert sorted(pretended.folders) == [f"train--lora--{number}" for number in range(5)]
 
 
 def test_a_process_without_a_trial_takes_one_of_the_next_method(config_of: ConfigOf) -> None:
-    """Three trials of each for two processes: each method's last one leaves no one idle."""
+    """Two processes share three trials of each method; the last trial leaves neither idle."""
     side_by_side = threading.Barrier(2)
 
     class AtOnce(FakeTrials):
         def run(self, folder: Path) -> Exit:
-            side_by_side.wait(timeout=60)  # until another is at work, too
+            side_by_side.wait(timeout=60)  # until another is at work as well
             return super().run(folder)
 
     planned = make_plan(config_of(methods="lora,dora", tune=3), "c")
     pretended = AtOnce(float, jobs=2)
-    first = search(planned, pretended)
-    second = search_in(first.store.storage, planned, pretended, planned.config.parsed_methods[1])
+    first = open_search(planned, pretended)
+    second = make_search(first.store.storage, planned, pretended, planned.config.parsed_methods[1])
     records, _ = tune([first, second], pretended.jobs)
     assert [(record.label, len(record.trials)) for record in records] == [("lora", 3), ("dora", 3)]
     assert {name.split("--")[1] for name in pretended.folders[2:4]} == {"lora", "dora"}
@@ -112,7 +113,7 @@ def test_a_process_without_a_trial_takes_one_of_the_next_method(config_of: Confi
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a storage that machines share, without trials."""
+    """The URL of an empty storage that machines share."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'shared.db'}"
     url = os.environ.get(DATABASE)
@@ -132,7 +133,7 @@ def test_machines_that_share_a_storage_divide_the_trials(
 
     def machine(number: int) -> None:
         config = config_of(methods="lora", tune=6, output=str(tmp_path / str(number) / "study"))
-        records.append(run_search(search(make_plan(config, "c"), pretended[number], shared)))
+        records.append(run_search(open_search(make_plan(config, "c"), pretended[number], shared)))
 
     threads = [threading.Thread(target=machine, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -155,6 +156,6 @@ def test_another_space_is_another_study_to_the_storage(config_of: ConfigOf, tmp_
             config_of(methods=[own], tune=2, output=str(tmp_path / machine / "study")), "c"
         )
 
-    run_search(search(planned("one", [4, 8]), FakeTrials(float), url))
+    run_search(open_search(planned("one", [4, 8]), FakeTrials(float), url))
     with pytest.raises(MethodError, match=r"method: space: r = '4, 8', this command '8, 16'"):
-        run_search(search(planned("two", [8, 16]), FakeTrials(float), url))
+        run_search(open_search(planned("two", [8, 16]), FakeTrials(float), url))

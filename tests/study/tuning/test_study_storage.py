@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from fake_trials import OPENED, FakeTrials, run_search, search, search_in
+from fake_trials import OPENED, FakeTrials, make_search, open_search, run_search
 from rankwright.errors import MethodError
 from rankwright.study.planning.plan import make_plan
 from rankwright.study.tuning import storage
@@ -22,7 +22,7 @@ HEADER, PAGE_BYTES = 100, 4096
 
 
 def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> None:
-    """Another file, an SQLite file with a damaged page, one of another program, and a folder."""
+    """A file of another kind, an SQLite file with a damaged page, and a truncated one."""
     planned = make_plan(config_of(methods="lora", tune=2), "c")
     file = planned.folder.storage
     said = (
@@ -43,7 +43,7 @@ def test_a_damaged_file_of_trials_says_what_to_delete(config_of: ConfigOf) -> No
             pass
     file.write_bytes(whole[:-PAGE_BYTES] + b"x" * PAGE_BYTES)
     file.unlink()
-    assert len(run_search(search(planned, FakeTrials(float))).trials) == 2
+    assert len(run_search(open_search(planned, FakeTrials(float))).trials) == 2
 
 
 def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) -> None:
@@ -60,7 +60,7 @@ def test_a_file_of_trials_that_is_damaged_while_it_is_used(config_of: ConfigOf) 
         pytest.raises(MethodError, match=r"cannot be read \(file is not a database\)\. Delete it"),
         open_storage(None, file) as kept,
     ):
-        run_search(search_in(kept, planned, FakeTrials(damage), spec))
+        run_search(make_search(kept, planned, FakeTrials(damage), spec))
 
 
 def test_a_file_of_trials_that_cannot_be_opened_is_not_called_damaged(
@@ -90,13 +90,13 @@ def test_a_lost_storage_is_one_message(
         ),
         open_storage(None, planned.folder.storage) as kept,
     ):
-        run_search(search_in(kept, planned, FakeTrials(float), planned.config.parsed_methods[0]))
+        run_search(make_search(kept, planned, FakeTrials(float), planned.config.parsed_methods[0]))
 
 
 def test_a_trial_survives_missed_heartbeats(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database is restarted, say: beats fail for a while, and the trial is carried on with."""
+    """For example during a restart of the database."""
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     beats: list[bool] = []
 
@@ -113,7 +113,7 @@ def test_a_trial_survives_missed_heartbeats(
 
     monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", flaky)
     record = run_search(
-        search(make_plan(config_of(methods="lora", tune=1), "c"), FakeTrials(waits))
+        open_search(make_plan(config_of(methods="lora", tune=1), "c"), FakeTrials(waits))
     )
     assert record.trials[0].state == "complete"
     assert beats[:3] == [False, False, True]
