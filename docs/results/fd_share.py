@@ -27,7 +27,7 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
 from rankwright.core.run import Run
 from rankwright.core.slots import Procedure, ProcedureState, Slots
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 from rankwright.layers import Dora
 from rankwright.procedures.bilevel.hypergradient import Hypergradient, LowerStep, Mode
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rankwright.core.random_state import seeded_generator
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 from rankwright.methods import BiDoRA
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.penalties import Gram

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rankwright.core.loop import Loop
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 from rankwright.methods import XGBLoRA
 
 POLICIES = ("uniform", "blocks", "top_heavy")

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModel, AutoTokenizer
 
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 from rankwright.tasks import load_task
 
 BATCH = 64

@@ -18,7 +18,7 @@ from rankwright.cli.quiet import quiet
 from rankwright.core.loop import Loop
 from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, load_adapted, train
-from rankwright.job.models import load_tokenizer
+from rankwright.job.tokenizers import load_tokenizer
 from saved_models import adapter_bytes
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides"

@@ -17,7 +17,7 @@ from rankwright.errors import MethodError
 from rankwright.inits import Olora
 from rankwright.job import RunFolder, TrainConfig
 from rankwright.job.arguments import DERIVED, training_arguments
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 from rankwright.methods import BiDoRA, LoRA
 from rankwright.procedures import Chain, Perturbation
 from rankwright.tasks import (

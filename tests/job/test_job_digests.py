@@ -206,7 +206,7 @@ def test_a_run_that_was_killed_before_its_result_says_how_to_go_on(
 ) -> None:
     (run / "result.json").unlink()
     said = said_by(["eval"], run, capsys)
-    assert "result.json: the run is not finished. Go on with: rankwright train" in said
+    assert "result.json: the run is not finished. Continue it with: rankwright train" in said
 
 
 def test_in_python_reading_a_run_checks_it(run: Path) -> None:

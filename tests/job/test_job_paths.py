@@ -12,8 +12,10 @@ import yaml
 from rankwright.cli import main
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, TrainConfig
-from rankwright.job.models import load_tokenizer
-from rankwright.job.paths import MINILM, absolute, absolute_model, absolute_task
+from rankwright.job.model_names import MINILM, absolute_model
+from rankwright.job.paths import absolute
+from rankwright.job.relocation import absolute_task
+from rankwright.job.tokenizers import load_tokenizer
 from rankwright.study.planning.config import StudyConfig
 from studies import carry_out
 

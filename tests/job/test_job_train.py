@@ -20,8 +20,9 @@ from rankwright.core.method import Method
 from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, RunResult, TrainConfig, train
 from rankwright.job.lock import FolderLock
-from rankwright.job.models import load_base, load_tokenizer
+from rankwright.job.models import load_base
 from rankwright.job.run import set_up
+from rankwright.job.tokenizers import load_tokenizer
 from rankwright.methods import BiDoRA, LoRA, XGBLoRA
 from rankwright.tasks import TaskError
 from rankwright.training import Trainer
@@ -350,7 +351,7 @@ def test_the_trainer_evaluates_the_rows_that_are_reported_on(
     said: list[str] = []
     few = dataclasses.replace(config, eval_rows=6, seed=seed)
     job = set_up(few, LoRA(r=2), notify=said.append)
-    rows = job.prepared.drawn("validation", 6)
+    rows = job.prepared.draw_rows("validation", 6)
     shown = job.prepared.dataset("validation").select(rows)
     assert job.trainer.eval_dataset["input_ids"][:] == shown["input_ids"][:]
     assert job.predict("validation")["classes"].references == shown["labels"][:]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankwright.tasks import StdlibDocs, task_from_files
-from rankwright.tasks.drawing import drawn
+from rankwright.tasks.drawing import draw_rows
 
 
 @given(
@@ -16,9 +16,9 @@ from rankwright.tasks.drawing import drawn
     seed=st.integers(0, 5),
 )
 def test_every_class_keeps_its_share(classes, count, seed):
-    rows = drawn(classes, count, seed)
+    rows = draw_rows(classes, count, seed)
     assert rows == sorted(set(rows))
-    assert rows == drawn(classes, count, seed)
+    assert rows == draw_rows(classes, count, seed)
     assert len(rows) == min(count, len(classes))
     found = Counter(classes[row] for row in rows)
     for name, there in Counter(classes).items():
@@ -27,20 +27,20 @@ def test_every_class_keeps_its_share(classes, count, seed):
 
 def test_every_row_has_the_same_chance():
     classes = ["rare"] * 3 + ["often"] * 37
-    times = Counter(row for seed in range(2000) for row in drawn(classes, 10, seed))
+    times = Counter(row for seed in range(2000) for row in draw_rows(classes, 10, seed))
     assert all(abs(times[row] / 2000 - 10 / 40) < 0.05 for row in range(40))
 
 
 def test_the_seed_chooses_and_the_first_rows_are_not_preferred():
-    assert drawn([0] * 100, 10, seed=0) != drawn([0] * 100, 10, seed=1)
-    assert drawn([0] * 100, 10, seed=0) != list(range(10))
+    assert draw_rows([0] * 100, 10, seed=0) != draw_rows([0] * 100, 10, seed=1)
+    assert draw_rows([0] * 100, 10, seed=0) != list(range(10))
 
 
 def test_rows_sorted_by_class_are_drawn_from_all_classes():
     """As in stdlib-docs, whose first 60 validation rows are of two packages."""
     packages = [row["package"] for row in StdlibDocs().load(("text",)).validation]
     assert len(set(packages[:60])) == 2
-    assert len({packages[row] for row in drawn(packages, 60, seed=0)}) >= 14
+    assert len({packages[row] for row in draw_rows(packages, 60, seed=0)}) >= 14
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_what_was_drawn_is_said(sorted_rows, words, options, by_class):
     assert prepared.limit_notice("validation", 1000) == (
         "all 80 validation rows are reported on; 1,000 were asked for"
     )
-    texts = [prepared.rows.validation[row]["text"] for row in prepared.drawn("validation", 10)]
+    texts = [prepared.rows.validation[row]["text"] for row in prepared.draw_rows("validation", 10)]
     if by_class:
         assert Counter(texts) == {"a": 5, "b": 5}
-    assert prepared.drawn("validation", None) == list(range(80))
+    assert prepared.draw_rows("validation", None) == list(range(80))
 
 
 def test_the_seed_of_the_data_chooses_the_rows(sorted_rows, words):
@@ -80,7 +80,7 @@ def test_the_seed_of_the_data_chooses_the_rows(sorted_rows, words):
         ).prepare(words)
         for seed in (0, 1)
     )
-    assert first.drawn("validation", 10) != second.drawn("validation", 10)
+    assert first.draw_rows("validation", 10) != second.draw_rows("validation", 10)
     assert "with seed 1" in second.limit_notice("validation", 10)
 
 
@@ -90,7 +90,7 @@ def test_predictions_are_of_the_drawn_rows(sorted_rows, words, llama):
     ).prepare(words)  # fmt: skip
     whole = prepared.predict(llama)["nats"].predictions
     some = prepared.predict(llama, limit=10)["nats"].predictions
-    rows = prepared.drawn("validation", 10)
+    rows = prepared.draw_rows("validation", 10)
     assert some == pytest.approx([whole[row] for row in rows], rel=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_generated_texts_and_choices_are_of_the_same_rows(write, words, llama):
     ]
     path = write(rows)
     choice = task_from_files(path, validation=path, choices_column="choices").prepare(words)
-    drawn_rows = choice.drawn("validation", 3)
+    drawn_rows = choice.draw_rows("validation", 3)
     assert choice.predict(llama, limit=3)["classes"].references == [r % 2 for r in drawn_rows]
     texts = task_from_files(
         path, validation=path, prompt_column="p", completion_column="c", metrics="bleu",

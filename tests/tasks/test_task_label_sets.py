@@ -3,8 +3,8 @@
 import pytest
 
 from rankwright.tasks import Row, TaskError, task_from_files
+from rankwright.tasks.cells import label_set
 from rankwright.tasks.errors import Where
-from rankwright.tasks.rows import label_set
 
 
 def read(cell, names=None):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankwright.tasks import SetAside, TaskError, rows, task_from_files
+from rankwright.tasks import SetAside, TaskError, cells, task_from_files
 from rankwright.tasks.errors import Where
 from rankwright.tasks.rows import Row
 
@@ -89,20 +89,20 @@ def test_a_missing_label_is_a_bad_row(cell):
     message = (
         r"^t\.csv:4: column '\w+' holds .*; expected a class name\. The label is missing: fill"
     )
-    for read, column in ((rows.label, "y"), (rows.labels, "set")):
+    for read, column in ((cells.label, "y"), (cells.labels, "set")):
         with pytest.raises(TaskError, match=message) as error:
             read(row, column)
         may_be_a_name = isinstance(cell, str) and bool(cell.strip())
         assert ("name of a class" in str(error.value)) == may_be_a_name
     with pytest.raises(TaskError, match=r"expected a finite number\. The number is missing"):
-        rows.number(row, "y")
+        cells.number(row, "y")
     with pytest.raises(TaskError, match=r"the index of a choice, 0 to 3\. The answer is missing"):
-        rows.index(row, "y", 4)
+        cells.index(row, "y", 4)
 
 
 @pytest.mark.parametrize("cell", ["none", "NONE", "nano", "0", "-", "unknown"])
 def test_what_is_not_missing_is_a_class(cell):
-    assert rows.label(Row(Where("t.csv", 4), {"y": cell}), "y") == cell
+    assert cells.label(Row(Where("t.csv", 4), {"y": cell}), "y") == cell
 
 
 def test_all_missing_labels_are_found_and_may_be_left_out(tmp_path):

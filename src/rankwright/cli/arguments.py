@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from rankwright.core.slots import SLOT_NAMES
 from rankwright.errors import MethodError, did_you_mean
 from rankwright.job.paths import FILES, expanded
-from rankwright.tasks.yaml_loader import ConfigLoader, yaml_problem
+from rankwright.yaml_loader import ConfigLoader, yaml_problem
 
 DEFAULT_METHOD = "bidora"
 NAMED = ("method", *SLOT_NAMES)

@@ -15,8 +15,8 @@ from rankwright.cli.tables import result_table
 from rankwright.errors import MethodError, TrainingError
 from rankwright.job import RunFolder, TrainConfig, train
 from rankwright.job.files import write_json
-from rankwright.job.models import load_tokenizer
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
+from rankwright.job.tokenizers import load_tokenizer
 from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification
 from rankwright.training.progress import progress_bar

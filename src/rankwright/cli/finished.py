@@ -16,10 +16,10 @@ from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
 from rankwright.job.files import check_output, json_text, write_json
-from rankwright.job.folder import read_whole
 from rankwright.job.head import Head
-from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import expanded
+from rankwright.job.run_files import read_run_file
+from rankwright.job.tokenizers import load_tokenizer
 from rankwright.training.export import ExportError, export_adapter, export_lora, export_merged
 from rankwright.training.export.source import refusal
 
@@ -141,7 +141,7 @@ def _card_writer(
         tokenizer: Its tokenizer.
         lora: The form of a plain LoRA; None for the adapter as trained.
     """
-    head = read_whole(folder.head, Head.load)
+    head = read_run_file(folder.head, Head.load)
     facts = Facts.of_run(folder, folder.outcome())
 
     def write(written: Path) -> None:

@@ -35,8 +35,8 @@ from rankwright.job.config import DATA_OPTIONS, TrainConfig
 from rankwright.job.paths import run_of
 from rankwright.job.rows import RunRows
 from rankwright.job.widths import check_rank
+from rankwright.tasks.kinds import describe_kinds
 from rankwright.tasks.sources import Files
-from rankwright.tasks.spec import kinds_in_words
 
 
 def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
@@ -57,7 +57,7 @@ def rows_first(command: str, arguments: Sequence[str]) -> RunRows | None:
     if command not in ("train", "compare"):
         return None
     if _asks_for_kinds(arguments):
-        print(kinds_in_words())
+        print(describe_kinds())
         raise SystemExit(0)
     if {"-h", "--help"} & {*arguments}:
         return None

@@ -32,7 +32,7 @@ from rankwright.core.method import Method
 from rankwright.core.method_registry import available_methods, get_method
 from rankwright.core.part_registry import SLOTS, available_parts
 from rankwright.job import TrainConfig
-from rankwright.job.folder import with_paths_found
+from rankwright.job.folder import find_moved_paths
 from rankwright.job.paths import run_of
 
 _SWITCHES = {
@@ -66,7 +66,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, boo
     config, _ = read_config(path)
     run = run_of(path)
     if run is not None:
-        config = with_paths_found(config, run)
+        config = find_moved_paths(config, run)
     plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
     arguments = [full_name(argument, plugs) for argument in arguments]
     named = config.get("method.name", DEFAULT_METHOD)

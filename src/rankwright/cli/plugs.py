@@ -17,7 +17,7 @@ import yaml
 from rankwright.core.part_registry import SLOTS, get_part
 from rankwright.core.slots import Part
 from rankwright.errors import MethodError
-from rankwright.tasks.yaml_loader import NumberLoader
+from rankwright.yaml_loader import NumberLoader
 
 
 @dataclass(frozen=True)

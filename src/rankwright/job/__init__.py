@@ -1,7 +1,7 @@
-"""One training run from a description of it: what the command line and a study both start.
+"""One training run from its description, as the command line and studies start it.
 
-Only `TrainConfig` is imported at once. The other names need torch and are imported on first use, so
-that a description can be read and its data checked before.
+Importing this package imports `TrainConfig` alone. The other names need torch and are imported on
+first use, so that a description can be read and its data checked before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from rankwright.job.config import TrainConfig
 
 if TYPE_CHECKING:
     from rankwright.core.describe import build_method
-    from rankwright.job.adapter import load_adapter
+    from rankwright.job.adapter import load_adapted, load_adapter
     from rankwright.job.folder import RunFolder
-    from rankwright.job.models import load_adapted, load_base
-    from rankwright.job.run import Job, RunResult, set_up, train
+    from rankwright.job.job import Job
+    from rankwright.job.models import load_base
+    from rankwright.job.result import RunResult
+    from rankwright.job.run import set_up, train
 
 __all__ = [
     "Job",
@@ -32,12 +34,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "build_method": "rankwright.core.describe",
+    "Job": "rankwright.job.job",
     "RunFolder": "rankwright.job.folder",
+    "RunResult": "rankwright.job.result",
+    "build_method": "rankwright.core.describe",
+    "load_adapted": "rankwright.job.adapter",
     "load_adapter": "rankwright.job.adapter",
-    **dict.fromkeys(("load_adapted", "load_base"), "rankwright.job.models"),
-    **dict.fromkeys(("Job", "RunResult", "set_up", "train"), "rankwright.job.run"),
+    "load_base": "rankwright.job.models",
+    "set_up": "rankwright.job.run",
+    "train": "rankwright.job.run",
 }
+"""The module of every name that needs torch."""
 
 if not TYPE_CHECKING:  # else a type checker would accept any name
 

@@ -1,4 +1,4 @@
-"""Load the adapter of a finished run with PEFT, and compare it with its file.
+"""Load the adapter of a finished run with PEFT, and check its tensors against its file.
 
 PEFT only warns about missing tensors, and ignores unexpected ones.
 """
@@ -20,8 +20,40 @@ from rankwright.core.export import Export
 from rankwright.core.method_registry import get_method
 from rankwright.errors import MethodError
 from rankwright.job.files import read_mapping
-from rankwright.job.folder import incomplete, read_whole
+from rankwright.job.folder import RunFolder
+from rankwright.job.head import Head
+from rankwright.job.models import load_with_head
+from rankwright.job.run_files import incomplete_error, read_run_file
 from rankwright.peft_layers.adapter_file import MAGNITUDE
+from rankwright.tasks import PreparedTask
+
+
+def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> PeftModel:
+    """Load the adapted model of a finished run with PEFT alone; its data is not needed.
+
+    Args:
+        folder: The run.
+        prepared: A task to evaluate the model on, whose head has to be that of the run; None for
+            no such check.
+
+    Raises:
+        MethodError: The run is not finished, a file of it is missing or damaged, a tensor of the
+            adapter is missing, unknown, NaN or infinite, or the labels are not those of training.
+    """
+    if not folder.adapter.is_dir():
+        raise MethodError(
+            f"{folder.path} holds no adapter: the run is not finished. Continue it with: "
+            f"{folder.resume}"
+        )
+    head = read_run_file(folder.head, Head.load)
+    if prepared is not None and Head.of(prepared) != head:
+        raise MethodError(
+            f"{folder.path} was trained as {head}; {prepared.task.name} now needs "
+            f"{Head.of(prepared)}. Evaluate it on the data that it was trained on, or on rows with "
+            "the same labels"
+        )
+    base = load_with_head(folder.config.model, head, folder.config.seed)
+    return read_adapter(base.model, folder.adapter, folder.method.made_of().export)
 
 
 def load_adapter(base: PreTrainedModel, folder: str | os.PathLike[str], method: str) -> PeftModel:
@@ -53,8 +85,8 @@ def read_adapter(base: PreTrainedModel, folder: Path, export: Export) -> PeftMod
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     for file in (folder / CONFIG_NAME, weights):
         if not file.is_file():  # PEFT would look for it on the hub
-            raise incomplete(file, "No such file or directory")
-    read_whole(folder / CONFIG_NAME, read_mapping)
+            raise incomplete_error(file, "No such file or directory")
+    read_run_file(folder / CONFIG_NAME, read_mapping)
     try:
         stored = _finite_tensors(weights)
         with warnings.catch_warnings():
@@ -63,9 +95,9 @@ def read_adapter(base: PreTrainedModel, folder: Path, export: Export) -> PeftMod
     except MethodError:
         raise
     except KeyError as error:  # a module that is saved whole
-        raise incomplete(folder, f"it lacks {error.args[0]}") from error
+        raise incomplete_error(folder, f"it lacks {error.args[0]}") from error
     except Exception as error:  # readers of damaged files raise anything
-        raise incomplete(folder, error) from error
+        raise incomplete_error(folder, error) from error
     _check_names(model, stored, weights)
     # The base may have moved since training: exports name the place where it was found.
     model.active_peft_config.base_model_name_or_path = base.name_or_path

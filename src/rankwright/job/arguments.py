@@ -72,7 +72,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, rows: int) -> Tra
     try:
         return TrainingArguments(**values)
     except (TypeError, ValueError, ImportError) as error:
-        raise MethodError(refused(error)) from error
+        raise MethodError(refusal(error)) from error
 
 
 def steps_of(config: TrainConfig, rows: int) -> int:
@@ -127,6 +127,6 @@ def check_best(arguments: TrainingArguments, prepared: PreparedTask) -> None:
         )
 
 
-def refused(error: Exception) -> str:
+def refusal(error: Exception) -> str:
     """What to say of an error of the Trainer's own."""
     return f"the Trainer refuses its arguments: {error}"

@@ -21,7 +21,8 @@ from rankwright.core.describe import describe_method, registered_name
 from rankwright.core.export import Export, Form
 from rankwright.job.folder import RunFolder
 from rankwright.job.head import Head
-from rankwright.job.paths import FILES, MINILM
+from rankwright.job.model_names import published_model
+from rankwright.job.paths import FILES
 
 README = "README.md"
 CONFIG_FOLDER = "base_config"
@@ -100,7 +101,7 @@ class Facts:
         method, config = folder.method, folder.config
         return cls(
             name=f"{method.label}-{result['task'].replace('/', '-')}-{config.seed}",
-            base=model_name(config.model),
+            base=published_model(config.model),
             method=registered_name(type(method)),
             label=method.label,
             summary=method.summary,
@@ -252,15 +253,6 @@ def _details(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
 def versions_text(versions: Mapping[str, str]) -> str:
     """`python 3.11.7, torch 2.13.0`."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def model_name(model: str) -> str:
-    """A name on the hub as it is; the last part of a folder, which exists on one machine only."""
-    if model == MINILM:
-        return "sentence-transformers/all-MiniLM-L6-v2"
-    path = Path(model)  # a name on the hub has one slash at most, and begins with neither . nor ~
-    is_folder = model.startswith((".", "~", "/")) or model.count("/") > 1 or path.exists()
-    return path.name if is_folder else model
 
 
 def parameter(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rankwright.core.fields import check_field
 from rankwright.errors import MethodError
-from rankwright.job.paths import with_absolute_paths
+from rankwright.job.relocation import absolute_options
 from rankwright.tasks import SetAside, Task, load_task, task_from_files
 
 _TASK_OPTIONS = (
@@ -168,7 +168,7 @@ class TrainConfig:
         """
         for name in ("model", "task", "data"):
             check_field(self, name, getattr(self, name) != "", "a name or a path")
-        for name, value in with_absolute_paths(vars(self)).items():
+        for name, value in absolute_options(vars(self)).items():
             object.__setattr__(self, name, value)
         for name in ("batch_size", "accumulation", "eval_batch_size", "keep_checkpoints"):
             check_field(self, name, getattr(self, name) >= 1, "at least 1")

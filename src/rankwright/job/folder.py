@@ -1,16 +1,13 @@
-"""The folder of a run: what lies where, and how it is read."""
+"""The folder of a run: its files, how they are written and how they are read."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -20,28 +17,25 @@ from rankwright.core.method import Method
 from rankwright.core.part_registry import SLOTS
 from rankwright.errors import FieldError, MethodError
 from rankwright.job.config import TrainConfig
-from rankwright.job.files import json_text, read_mapping, write_json, write_text
-from rankwright.job.paths import DESCRIPTION, expanded, relocated
-from rankwright.tasks.yaml_loader import NumberDumper, NumberLoader, yaml_problem
-from rankwright.training import checkpoint
-from rankwright.training.cost import Cost
-from rankwright.training.manifest import (
-    MANIFEST,
-    ManifestError,
-    check_files,
-    file_entries,
-    load_manifest,
-    manifest_text,
-    text_entry,
+from rankwright.job.files import json_text, write_json, write_text
+from rankwright.job.integrity import RESULT, check_run, original_folder
+from rankwright.job.paths import DESCRIPTION, expanded, resume_command
+from rankwright.job.relocation import relocate
+from rankwright.job.run_files import (
+    read_history,
+    read_outcome,
+    read_run_file,
+    read_splits,
+    read_trainer_state,
 )
-
-T = TypeVar("T")
-RESULT = "result.json"
+from rankwright.training import checkpoint
+from rankwright.training.manifest import MANIFEST, file_entries, manifest_text, text_entry
+from rankwright.yaml_loader import NumberDumper, NumberLoader, yaml_problem
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run leaves on disk.
+    """The files of a run.
 
     Attributes:
         path: The folder.
@@ -60,7 +54,7 @@ class RunFolder:
 
     @property
     def head(self) -> Path:
-        """Class and labels that the base model is loaded with, as JSON."""
+        """The class and labels that the base model is loaded with, as JSON."""
         return self.path / "head.json"
 
     @property
@@ -70,7 +64,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints of the training."""
+        """The checkpoints of the training."""
         return self.path / "checkpoints"
 
     @property
@@ -85,18 +79,18 @@ class RunFolder:
 
     @property
     def history(self) -> Path:
-        """What was logged while training, as a JSON list."""
+        """The log of the training, as a JSON list."""
         return self.path / "history.json"
 
     @property
     def description(self) -> Path:
-        """Model, task, method and every option as YAML; `--config` repeats the run."""
+        """Model, task, method and every option as YAML; `--config` repeats the run with it."""
         return self.path / DESCRIPTION
 
     @property
     def resume(self) -> str:
-        """The command that goes on with the run."""
-        return _resume(self.path)
+        """The command that continues the run."""
+        return resume_command(self.path)
 
     @property
     def manifest(self) -> Path:
@@ -104,22 +98,22 @@ class RunFolder:
         return self.path / MANIFEST
 
     def write_description(self) -> None:
-        """Write `run.yaml`, and its folder into the manifest: moved paths are found from there."""
+        """Write `run.yaml`, and its folder into the manifest, to find paths again after a move."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.manifest, manifest_text({}, folder=str(self.path.absolute())))
-        values = {**self.config.as_dict(), "method": self._method_values(), **self._parts()}
+        values = {**self.config.as_dict(), "method": self._method_fields(), **self._plugged_parts()}
         write_text(self.description, yaml.dump(values, Dumper=NumberDumper, sort_keys=False))
 
     def options(self) -> dict[str, Any]:
-        """Every option by its name on the command line, as YAML values."""
-        method = {f"method.{name}": value for name, value in self._method_values().items()}
-        return {**plain(dataclasses.asdict(self.config)), **method, **self._parts()}
+        """Return every option by its name on the command line, as YAML values."""
+        method = {f"method.{name}": value for name, value in self._method_fields().items()}
+        return {**plain(dataclasses.asdict(self.config)), **method, **self._plugged_parts()}
 
-    def _method_values(self) -> dict[str, Any]:
+    def _method_fields(self) -> dict[str, Any]:
         name = registered_name(type(self.method))
         return {"name": name, **plain(self.method.hyperparameters())}
 
-    def _parts(self) -> dict[str, Any]:
+    def _plugged_parts(self) -> dict[str, Any]:
         described: dict[str, Any] = plain(self.method.plugged.describe())
         for slot, parts in described.items():
             for part in parts:
@@ -135,51 +129,55 @@ class RunFolder:
     def finish(
         self, history: Sequence[Mapping[str, Any]], result: Mapping[str, Any], **facts: Any
     ) -> None:
-        """Write the log, the digests of all files and last the result, which marks it as finished.
+        """Write the log, the manifest and last the result, which marks the run as finished.
 
         Args:
-            history: What was logged, one entry a logging step.
+            history: The log, one entry per logging step.
             result: A `RunResult` as a dictionary.
             facts: Further entries of the manifest; JSON values.
         """
         write_json(self.history, history)
         text = json_text(result) + "\n"
-        files = file_entries(self.path, filter(Path.is_file, self._read_later()))
+        files = file_entries(self.path, filter(Path.is_file, self._checked_files()))
         files[self.result.name] = text_entry(text)
-        write_text(self.manifest, manifest_text(files, folder=self._described_in(), **facts))
+        write_text(self.manifest, manifest_text(files, folder=self._original_folder(), **facts))
         write_text(self.result, text)
 
     def reopen(self) -> None:
         """Mark the run as not finished."""
-        write_text(self.manifest, manifest_text({}, folder=self._described_in()))
+        write_text(self.manifest, manifest_text({}, folder=self._original_folder()))
         self.result.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """See `check_run`."""
+        """Compare the files with their digests; see `check_run`.
+
+        Raises:
+            MethodError: A file is missing, or is not what the run wrote.
+        """
         check_run(self.path)
 
-    def _described_in(self) -> str:
-        return str(described_in(self.path) or self.path.absolute())
+    def _original_folder(self) -> str:
+        return str(original_folder(self.path) or self.path.absolute())
 
-    def _read_later(self) -> list[Path]:
-        """Files that are read of a finished run; users may edit the card of the adapter."""
+    def _checked_files(self) -> list[Path]:
+        """The files that the manifest lists; users may edit the card of the adapter."""
         adapter = [path for path in self.adapter.rglob("*") if path.name != "README.md"]
         return [self.description, self.head, self.data, self.history, *adapter]
 
     def logged(self) -> list[dict[str, Any]]:
-        """Read what was logged so far, one entry a logging step; also of an unfinished run.
+        """Read the log so far, one entry per logging step; the run need not be finished.
 
         Raises:
-            MethodError: Nothing is on disk yet, or the log is not whole.
+            MethodError: Nothing is on disk yet, or the log is damaged.
         """
         if self.history.is_file():
-            return read_whole(self.history, _entries)
+            return read_history(self.history)
         newest = checkpoint.newest_complete(self.checkpoints)
         if newest is None:
             raise MethodError(
                 f"{self.path} holds no log yet: the run is not finished and has no checkpoint"
             )
-        return read_whole(newest / "trainer_state.json", _entries_of_state)
+        return read_trainer_state(newest / "trainer_state.json")
 
     def splits(self) -> dict[str, dict[str, Any]]:
         """Read number and digest of the rows of every split.
@@ -187,7 +185,7 @@ class RunFolder:
         Raises:
             MethodError: The file is missing or damaged.
         """
-        return read_whole(self.data, _splits)
+        return read_splits(self.data)
 
     def outcome(self) -> dict[str, Any]:
         """Read the `RunResult` of a finished run, as a dictionary.
@@ -195,11 +193,11 @@ class RunFolder:
         Raises:
             MethodError: The file is missing or damaged.
         """
-        return read_whole(self.result, _outcome)
+        return read_outcome(self.result)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], *, check: bool = True) -> RunFolder:
-        """The run in a folder.
+        """Read the description of the run in a folder.
 
         Args:
             path: The folder.
@@ -217,10 +215,11 @@ class RunFolder:
             )
         if check:
             check_run(folder)
-        text = read_whole(file, lambda path: path.read_text("utf-8"))
+        text = read_run_file(file, lambda path: path.read_text("utf-8"))
         try:
-            values = with_paths_found(dict(yaml.load(text, Loader=NumberLoader)), folder)
-            method = build_method(values.pop("method"), _taken(values))
+            values = find_moved_paths(dict(yaml.load(text, Loader=NumberLoader)), folder)
+            parts = {slot: values.pop(slot) for slot in SLOTS if slot in values}
+            method = build_method(values.pop("method"), parts)
             return cls(folder, TrainConfig(**values), method)
         except (AttributeError, FieldError, KeyError, TypeError, yaml.YAMLError) as error:
             problem = yaml_problem(error)
@@ -230,131 +229,12 @@ class RunFolder:
             ) from error
 
 
-def check_run(folder: Path) -> None:
-    """Compare the files of a finished run with their digests; runs of version 0.1 have none.
-
-    Raises:
-        MethodError: A file is missing, or is not what the run wrote.
-    """
-    if not (folder / MANIFEST).exists():
-        return
-    with telling_edits():
-        files = load_manifest(folder)["files"]
-        if files and not (folder / RESULT).exists():  # killed just before it was written
-            raise MethodError(
-                f"{folder} lacks {RESULT}: the run is not finished. Go on with: {_resume(folder)}"
-            )
-        check_files(folder, files)
-
-
-def described_in(folder: Path) -> Path | None:
-    """The folder in which `run.yaml` was written; None if it was not recorded."""
-    try:
-        noted = load_manifest(folder).get("folder")
-    except (ManifestError, OSError):
-        return None
-    return Path(noted) if isinstance(noted, str) else None
-
-
-def with_paths_found(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The options of a run, with the paths of files that moved together with its folder.
+def find_moved_paths(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the options of a run, with the paths of files that moved together with its folder.
 
     Args:
-        values: The options in its `run.yaml`.
+        options: The options in its `run.yaml`.
         folder: Its folder now.
     """
-    old = described_in(folder)
-    return values if old is None else relocated(values, old, folder)
-
-
-@contextlib.contextmanager
-def telling_edits() -> Iterator[None]:
-    """Turn a difference from the manifest into an error that says what to do.
-
-    Raises:
-        MethodError: The comparison within found a difference.
-    """
-    try:
-        yield
-    except (ManifestError, OSError) as error:
-        raise MethodError(
-            f"{error}; expected the whole folder as `rankwright train` wrote it. Restore the file, "
-            "or run it again; if you changed it on purpose, read on with --edited (check=False in "
-            "Python)"
-        ) from error
-
-
-def _resume(folder: Path) -> str:
-    return f"rankwright train --config {shlex.quote(str(folder / DESCRIPTION))} --resume"
-
-
-def _taken(values: dict[str, Any]) -> dict[str, Any]:
-    """The plugged parts, taken out of a description."""
-    return {slot: values.pop(slot) for slot in SLOTS if slot in values}
-
-
-def _splits(path: Path) -> dict[str, dict[str, Any]]:
-    splits = read_mapping(path)
-    if not all(isinstance(split, dict) and "rows" in split for split in splits.values()):
-        raise TypeError("rows and their digest by split were expected")
-    return splits
-
-
-def _outcome(path: Path) -> dict[str, Any]:
-    outcome = read_mapping(path)
-    _check_keys(outcome, "task", "primary_metric", "train_rows", "versions", "before", "after")
-    for name in ("versions", "before", "after"):
-        _check_keys(outcome[name])
-    _check_keys(outcome.get("cost"), *(field.name for field in dataclasses.fields(Cost)))
-    return outcome
-
-
-def _check_keys(values: Any, *names: str) -> None:
-    if not isinstance(values, dict):
-        raise TypeError(f"values by name were expected, not {values!r:.60}")
-    for name in names:
-        if name not in values:
-            raise KeyError(name)
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    return _checked_entries(json.loads(path.read_text("utf-8")))
-
-
-def _entries_of_state(path: Path) -> list[dict[str, Any]]:
-    return _checked_entries(json.loads(path.read_text("utf-8"))["log_history"])
-
-
-def _checked_entries(entries: Any) -> list[dict[str, Any]]:
-    if not isinstance(entries, list):
-        raise TypeError(f"a list of entries was expected, not {type(entries).__name__}")
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-            raise TypeError(f"entry {number} is {entry!r:.60}; expected values by name, and a step")
-    return entries
-
-
-def read_whole(path: Path, read: Callable[[Path], T]) -> T:
-    """Read a file of a run.
-
-    Raises:
-        MethodError: It is missing or damaged.
-    """
-    try:
-        return read(path)
-    except MethodError:  # of another file
-        raise
-    except OSError as error:
-        raise incomplete(path, error.strerror or error) from error
-    except KeyError as error:
-        raise incomplete(path, f"it lacks {error.args[0]}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise incomplete(path, error) from error
-
-
-def incomplete(path: Path, problem: object) -> MethodError:
-    """The error about a file of a run that cannot be read."""
-    said = " ".join(str(problem).split())
-    return MethodError(
-        f"cannot read {path}: {said}; expected the whole folder as `rankwright train` wrote it"
-    )
+    old = original_folder(folder)
+    return options if old is None else relocate(options, old, folder)

@@ -36,7 +36,7 @@ def check_new(folder: RunFolder) -> None:
         )
 
 
-def resumed_from(folder: RunFolder) -> Path | None:
+def resume_point(folder: RunFolder) -> Path | None:
     """The checkpoint to go on from; None if the run was stopped before the first one.
 
     Raises:

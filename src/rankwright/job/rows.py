@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from rankwright.core.fields import check_field
 from rankwright.job.config import TrainConfig
 from rankwright.tasks import Known, Splits, Task, WithTest
+from rankwright.tasks.csv_files import parse_delimiter
 from rankwright.tasks.files import data_paths
-from rankwright.tasks.spec import separator
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,6 @@ class RunRows:
         source = WithTest(
             source=Known(source=task.source, splits=splits),
             path=data_paths(config.held_out_data),
-            delimiter=config.delimiter and separator(config.delimiter),
+            delimiter=config.delimiter and parse_delimiter(config.delimiter),
         )
         return cls(task, splits, replace(task, source=source).load())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwright.errors import MethodError
-from rankwright.job.paths import resolve_model
+from rankwright.job.model_names import resolve_model
 
 _NO_WIDTH = re.compile(r"vocab|position|token|length|max_|window|n_ctx|theta|version|seed|label")
 """Keys of numbers that are not layer sizes; a key that is missing here makes the check lenient."""

@@ -10,24 +10,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from rankwright.tasks.base import Task
+from rankwright.tasks.base import PreparedTask, Task
 from rankwright.tasks.causal_lm import CausalLM
 from rankwright.tasks.errors import TaskError
+from rankwright.tasks.hub import Hub
+from rankwright.tasks.kinds import KINDS
 from rankwright.tasks.metrics import METRICS, Metric, Outcome
 from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.multiple_choice import MultipleChoice
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.rows import Row
 from rankwright.tasks.sequence_classification import SequenceClassification
-from rankwright.tasks.sources import Files, Hub, Known, SetAside, Source, Splits, WithTest
-from rankwright.tasks.spec import KINDS, load_task, task_from_files, task_name
+from rankwright.tasks.sources import Files, Known, SetAside, Source, WithTest
+from rankwright.tasks.spec import load_task, task_from_files, task_name
+from rankwright.tasks.splits import Splits
 from rankwright.tasks.stdlib_docs import StdlibDocs
 from rankwright.tasks.token_classification import TokenClassification
-
-if TYPE_CHECKING:
-    from rankwright.tasks.prepared.base import PreparedTask
 
 __all__ = [
     "KINDS",
@@ -56,13 +54,3 @@ __all__ = [
     "task_from_files",
     "task_name",
 ]
-
-
-if not TYPE_CHECKING:  # else a type checker would accept any name
-
-    def __getattr__(name: str) -> Any:
-        if name != "PreparedTask":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from rankwright.tasks.prepared.base import PreparedTask  # which imports torch
-
-        return PreparedTask

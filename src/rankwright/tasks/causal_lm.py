@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.base import Task
 from rankwright.tasks.errors import TaskError, cell_error
 from rankwright.tasks.metrics import METRICS, Form, final_number
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import EqualInputsError, Splits
+from rankwright.tasks.splits import EqualInputsError, Splits
 from rankwright.tasks.template import Template
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rankwright.tasks.prepared.causal_lm import PreparedCausalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +84,7 @@ class CausalLM(Task):
         except EqualInputsError:
             if self.prompt_column is None:
                 raise
-        splits = self._loaded(self.columns)
+        splits = self._load(self.columns)
         size = len(splits.train) + len(splits.validation)
         names = ", ".join(self.input_columns)
         equal = f"all {size:,} prompts ({names}) are equal: rows are held out by their completions"
@@ -103,10 +98,10 @@ class CausalLM(Task):
         """
         column = self.references_column
         if column is not None and column in row.fields:
-            texts = rows.strings(row, column)
+            texts = cells.strings(row, column)
         else:
             column = self.completion_column
-            texts = [rows.text(row, column)]
+            texts = [cells.text(row, column)]
         if "exact_number" in self.metrics and None in map(final_number, texts):
             fix = "Write the number after ####, or drop the metric exact_number."
             raise cell_error(row.where, column, texts[0], "a text with a final number", fix)
@@ -116,14 +111,6 @@ class CausalLM(Task):
         """Checks the prompt and the completions."""
         self.shown(row)
         self.references(row)
-
-    def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
-    ) -> PreparedCausalLM:
-        """Tokenises prompts and completions apart and joins them at an exact boundary."""
-        from rankwright.tasks.prepared.causal_lm import PreparedCausalLM  # which imports torch
-
-        return PreparedCausalLM.of(self, tokenizer, splits or self.load())
 
     def shown(self, row: Row) -> str:
         """Returns what the model is shown before it completes; nothing for plain text."""

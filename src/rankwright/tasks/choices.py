@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.errors import TaskError, cell_error, listing, shorten
 from rankwright.tasks.rows import Row
 
@@ -35,13 +35,13 @@ def choices(row: Row, column: str) -> Choices:
     Raises:
         TaskError: If the cell is neither, or has fewer than two choices.
     """
-    value = rows.decoded(row[column])
+    value = cells.decoded(row[column])
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         value = {name: [item.get(name) for item in value] for name in ("text", "label")}
     if isinstance(value, Mapping):
         texts, labels = _both(row, column, value)
     else:
-        texts, labels = rows.strings(row, column), []
+        texts, labels = cells.strings(row, column), []
     if len(texts) < 2:
         raise cell_error(row.where, column, texts, "at least two choices", "Add the others.")
     return Choices(texts, labels)
@@ -51,7 +51,7 @@ def _both(row: Row, column: str, value: Mapping[str, object]) -> tuple[list[str]
     texts, labels = value.get("text"), value.get("label")
     if not isinstance(texts, list):
         raise cell_error(row.where, column, row[column], "a list of texts", f"Write {FORM}.")
-    checked = rows.strings_in(row, column, texts)
+    checked = cells.strings_in(row, column, texts)
     if not isinstance(labels, list) or all(label is None for label in labels):
         return checked, []
     names = [str(label).strip() for label in labels]
@@ -77,8 +77,8 @@ def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
             f"{row.where}: column {column!r} holds {shorten(value)}, which may be {meanings}. "
             "Write all answers as indices of the choices, from 0, and no choice as a bare number."
         )
-    if not among.labels and (rows.is_missing(value) or rows.is_integer(value)):
-        return rows.index(row, column, len(among.texts)), "index"
+    if not among.labels and (cells.is_missing(value) or cells.is_integer(value)):
+        return cells.index(row, column, len(among.texts)), "index"
     fix = f"The choices are {listing(map(repr, among.texts))}."
     raise cell_error(row.where, column, value, _expected(among), fix)
 

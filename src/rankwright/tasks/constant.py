@@ -10,15 +10,13 @@ import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
+from rankwright.tasks.base import PreparedTask
 from rankwright.tasks.metrics import Form, Outcome, score
 from rankwright.tasks.multiple_choice import MultipleChoice
-
-if TYPE_CHECKING:
-    from rankwright.tasks.prepared.base import PreparedTask
 
 ALIKE = 0.05
 """Numbers that vary less than this share of the targets' standard deviation count as equal."""

@@ -55,6 +55,20 @@ class Dialect:
         return DELIMITERS.get(self.delimiter, repr(self.delimiter))
 
 
+def parse_delimiter(text: str) -> str:
+    """Return the character that the option `delimiter` means: a character, or `tab`.
+
+    Raises:
+        TaskError: If it is not one character.
+    """
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1 or character in '"\r\n ':
+        raise TaskError(
+            f"delimiter={text!r}: expected one character, the separator of cells, or tab."
+        )
+    return character
+
+
 def csv_rows(
     path: Path, lines: Iterable[str], *, delimiter: str | None = None, usual: str = ","
 ) -> Iterator[Row | BadRow | Note]:

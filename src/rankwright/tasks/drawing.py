@@ -1,23 +1,33 @@
-"""Draw the rows of a split to report on, if not all are wanted."""
+"""Draws that depend on nothing but the rows and a seed: the same on every machine."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
-from rankwright.tasks.sources import position
+
+def position(key: Sequence[object], seed: int) -> float:
+    """Return a number in [0, 1) that depends on nothing but the key and the seed.
+
+    It is a hash, so a row keeps its side of a split when others are added or reordered.
+    """
+    text = json.dumps([seed, *key], ensure_ascii=False, default=str)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6]) / 2**48  # 48 bits are exact in a float
 
 
-def drawn(classes: Sequence[object], count: int, seed: int) -> list[int]:
-    """Draws rows so that every class keeps its share and every row has the same chance.
+def draw_rows(classes: Sequence[object], count: int, seed: int) -> list[int]:
+    """Draw rows so that every class keeps its share and every row has the same chance.
 
     Rows are sorted by class and, within a class, by a hash; then `count` of them are taken at equal
-    distances from a random start (systematic sampling). Of a class with `n` of all `N` rows these
-    are `count * n / N`, rounded up or down.
+    distances from a random start (systematic sampling). A class with `n` of all `N` rows gets
+    `count * n / N` of them, rounded up or down.
 
     Args:
         classes: The class of every row; all equal if there are no classes.
-        count: How many rows to draw.
-        seed: Decides which ones.
+        count: Number of rows to draw.
+        seed: Seed of the draw.
 
     Returns:
         Row indices, in ascending order. They are the same on every machine and for every model.

@@ -8,8 +8,7 @@ _NLI = ("entailment", "not_entailment")
 _PARAPHRASE = ("not_equivalent", "equivalent")
 _MNLI = ("entailment", "neutral", "contradiction")
 
-# name: first text, second text, classes (None: a number), metrics of the GLUE paper
-_TASKS: dict[str, tuple[str, str | None, tuple[str, ...] | None, tuple[str, ...]]] = {
+TASKS: dict[str, tuple[str, str | None, tuple[str, ...] | None, tuple[str, ...]]] = {
     "cola": ("sentence", None, ("unacceptable", "acceptable"), ("matthews", "accuracy")),
     "sst2": ("sentence", None, ("negative", "positive"), ("accuracy",)),
     "mrpc": ("sentence1", "sentence2", _PARAPHRASE, ("accuracy", "binary_f1")),
@@ -20,8 +19,9 @@ _TASKS: dict[str, tuple[str, str | None, tuple[str, ...] | None, tuple[str, ...]
     "rte": ("sentence1", "sentence2", _NLI, ("accuracy",)),
     "wnli": ("sentence1", "sentence2", ("not_entailment", "entailment"), ("accuracy",)),
 }
+"""First text, second text, classes (None: a number) and metrics of the GLUE paper, by name."""
 
-GLUE = frozenset(_TASKS)
+GLUE = frozenset(TASKS)
 
 
 def glue_options(name: str) -> dict[str, object]:
@@ -32,12 +32,12 @@ def glue_options(name: str) -> dict[str, object]:
     Raises:
         TaskError: If GLUE has no such task.
     """
-    if name not in _TASKS:
+    if name not in TASKS:
         raise TaskError(
-            f"task 'glue/{name}' is unknown; expected glue/ and one of {', '.join(_TASKS)}."
-            f"{suggestion(name, _TASKS)}"
+            f"task 'glue/{name}' is unknown; expected glue/ and one of {', '.join(TASKS)}."
+            f"{suggestion(name, TASKS)}"
         )
-    text, pair, labels, metrics = _TASKS[name]
+    text, pair, labels, metrics = TASKS[name]
     validation = "validation_matched" if name == "mnli" else "validation"
     options: dict[str, object] = {
         "name": f"glue/{name}",

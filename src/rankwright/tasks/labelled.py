@@ -11,8 +11,8 @@ from rankwright.tasks.base import Task
 from rankwright.tasks.errors import listing
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
 from rankwright.tasks.spelling import Found, doubts, occurrences
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)

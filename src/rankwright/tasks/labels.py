@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from rankwright.tasks.cells import NUMBER
 from rankwright.tasks.errors import TaskError, Where, cell_error, listing, suggestion
-from rankwright.tasks.rows import NUMBER
 from rankwright.tasks.spelling import Found, folded
 
 LONGEST_INTEGER = 20

@@ -105,7 +105,7 @@ def _suspicion(found: Sequence[str]) -> str:
     return " If this is more than one column, say what separates cells: --delimiter."
 
 
-def untold(path: Path, found: Sequence[str]) -> TaskError:
+def unknown_layout(path: Path, found: Sequence[str]) -> TaskError:
     """The error about a file whose columns fit no kind or several, with the options to give."""
     if any(column in CHAT for column in found):
         return TaskError(

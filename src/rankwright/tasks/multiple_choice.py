@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.base import Task
 from rankwright.tasks.choices import answer, choices
 from rankwright.tasks.errors import cell_error
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 from rankwright.tasks.template import Template
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rankwright.tasks.prepared.multiple_choice import PreparedMultipleChoice
 
 ENOUGH = 10
 """From this many rows on, it is doubtful that no answer is the first choice."""
@@ -111,7 +106,7 @@ class MultipleChoice(Task):
     def _is_last_from_1(self, row: Row) -> bool:
         """Whether the answer is the number of choices, which is the last one counted from 1."""
         cell, every = row[self.label_column], choices(row, self.choices_column)
-        is_count = rows.is_integer(cell) and str(cell).strip() == str(len(every.texts))
+        is_count = cells.is_integer(cell) and str(cell).strip() == str(len(every.texts))
         return is_count and not every.labels and str(cell).strip() not in every.texts
 
     def _is_first(self, row: Row) -> bool:
@@ -119,16 +114,6 @@ class MultipleChoice(Task):
 
     def _is_index(self, row: Row) -> bool:
         return self._is_last_from_1(row) or self._answer(row)[1] == "index"
-
-    def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
-    ) -> PreparedMultipleChoice:
-        """Tokenises every question with its right choice."""
-        from rankwright.tasks.prepared.multiple_choice import (
-            PreparedMultipleChoice,  # which imports torch
-        )
-
-        return PreparedMultipleChoice.of(self, tokenizer, splits or self.load())
 
     def shown(self, row: Row) -> str:
         """Returns what the model is shown before a choice."""

@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 
 from rankwright.tasks.errors import TaskError, listing, no_such_file, shorten, suggestion
-from rankwright.tasks.yaml_loader import WordLoader
+from rankwright.yaml_loader import WordLoader
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+DATA_FILES: Any = tuple[str, ...] | None
+"""Type of an option that names data files."""
 
 
 @dataclass

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
 from rankwright.tasks.text import TextTask
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rankwright.tasks.prepared.regression import PreparedRegression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +22,9 @@ class Regression(TextTask):
 
     def number(self, row: Row) -> float:
         """Returns the number of a row."""
-        return rows.number(row, self.label_column)
+        return cells.number(row, self.label_column)
 
     def check(self, row: Row) -> None:
         """Checks the texts and the number."""
         super().check(row)
         self.number(row)
-
-    def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
-    ) -> PreparedRegression:
-        """Tokenises the texts and reads the numbers."""
-        from rankwright.tasks.prepared.regression import PreparedRegression  # which imports torch
-
-        return PreparedRegression.of(self, tokenizer, splits or self.load())

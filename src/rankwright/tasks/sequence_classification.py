@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.errors import TaskError, listing
 from rankwright.tasks.labelled import LabelledTask
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 from rankwright.tasks.text import TextTask
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rankwright.tasks.prepared.sequence_classification import PreparedSequenceClassification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +26,7 @@ class SequenceClassification(TextTask, LabelledTask):
 
     def named(self, row: Row) -> list[str]:
         """Returns the one class of a row."""
-        return [rows.label(row, self.label_column, self.label_names)]
+        return [cells.label(row, self.label_column, self.label_names)]
 
     def check(self, row: Row) -> None:
         """Checks the texts and the class name."""
@@ -43,16 +38,6 @@ class SequenceClassification(TextTask, LabelledTask):
         splits = super().load()
         self._check_classes(self.labels(splits))
         return splits
-
-    def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
-    ) -> PreparedSequenceClassification:
-        """Tokenises the texts and turns class names into indices."""
-        from rankwright.tasks.prepared.sequence_classification import (
-            PreparedSequenceClassification,  # which imports torch
-        )
-
-        return PreparedSequenceClassification.of(self, tokenizer, splits or self.load())
 
     def _check_classes(self, labels: Labels) -> None:
         """Refuses a single class, and a number of classes that a metric does not fit."""

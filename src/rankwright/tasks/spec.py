@@ -6,47 +6,24 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rankwright.tasks.base import Task
-from rankwright.tasks.causal_lm import CausalLM
+from rankwright.tasks.csv_files import parse_delimiter
 from rankwright.tasks.errors import TaskError, listing
-from rankwright.tasks.files import READERS, files_of, first_columns, is_data_file
+from rankwright.tasks.files import READERS, is_data_file
 from rankwright.tasks.glue import GLUE, glue_options
-from rankwright.tasks.layouts import layout_of, untold
-from rankwright.tasks.multi_label import MultiLabel
-from rankwright.tasks.multiple_choice import MultipleChoice
-from rankwright.tasks.options import Options, converted, read_yaml
-from rankwright.tasks.regression import Regression
-from rankwright.tasks.sequence_classification import SequenceClassification
-from rankwright.tasks.sources import Files, Hub, Source
+from rankwright.tasks.hub import Hub
+from rankwright.tasks.kinds import find_kind
+from rankwright.tasks.options import DATA_FILES, Options, read_yaml
+from rankwright.tasks.sources import Files, Source
 from rankwright.tasks.stdlib_docs import StdlibDocs
-from rankwright.tasks.token_classification import TokenClassification
 
 STDLIB_DOCS = "stdlib-docs"
-# Enough to tell most docstrings by, and few enough for a first try on a laptop.
 BUILT_IN_TOKENS = 32
-KINDS: dict[str, type[Task]] = {
-    task.kind: task
-    for task in (
-        SequenceClassification,
-        Regression,
-        MultiLabel,
-        TokenClassification,
-        CausalLM,
-        MultipleChoice,
-    )
-}
-# Where the kind is not named, the first of these options that is set tells it.
-TELLING: dict[str, type[Task]] = {
-    "tags_column": TokenClassification,
-    "choices_column": MultipleChoice,
-    "prompt_column": CausalLM,
-    "completion_column": CausalLM,
-    "label_column": SequenceClassification,
-}
+"""`max_length` of the built-in task: enough for most docstrings, fast enough for a laptop."""
 FILES = ("train", "validation", "test")
 SPLITTING = ("validation_share", "seed")
 COMMON: dict[str, Any] = {
@@ -59,7 +36,7 @@ COMMON: dict[str, Any] = {
     "hub_splits": dict | None,
     "root": str | None,
     "delimiter": str | None,
-    **dict.fromkeys(FILES, tuple[str, ...] | None),
+    **dict.fromkeys(FILES, DATA_FILES),
 }
 
 
@@ -154,7 +131,7 @@ def task_from_files(
 
 def _build(options: Options, *, built_in: bool = False) -> Task:
     """Checks all options and makes the task."""
-    task, notes = _kind(options)
+    task, notes = find_kind(options)
     hints = typing.get_type_hints(task)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(task) if f.name != "source"}
     splitting = {name: COMMON[name] for name in ("kind", "primary_metric", *SPLITTING)}
@@ -163,75 +140,6 @@ def _build(options: Options, *, built_in: bool = False) -> Task:
     source = StdlibDocs(**options.take(SPLITTING)) if built_in else _source(options, notes)
     _put_primary_first(options, task)
     return task(source=source, **options.values)
-
-
-def _kind(options: Options) -> tuple[type[Task], tuple[str, ...]]:
-    """Returns the kind that is named or inferred, and notices; sets options of usual columns."""
-    named = options.values.get("kind")
-    if named is not None and named not in KINDS:
-        raise options.error("kind", f"{named!r} is unknown; expected one of {', '.join(KINDS)}.")
-    told = next((t.kind for o, t in TELLING.items() if options.values.get(o) is not None), None)
-    kind: str | None = named or told
-    path = _first_file(options)
-    if path is not None and (path.is_file() or kind is None):
-        return _kind_of_file(options, path, named, told)
-    if kind is None:
-        raise TaskError(
-            f"option kind: not set, and no column tells it; expected one of {', '.join(KINDS)}."
-        )
-    return KINDS[kind], ()
-
-
-def _kind_of_file(
-    options: Options, path: Path, named: str | None, told: str | None
-) -> tuple[type[Task], tuple[str, ...]]:
-    """Returns the same for a file, whose columns are looked at."""
-    delimiter = options.values.get("delimiter")
-    found = first_columns(path, separator(delimiter) if isinstance(delimiter, str) else None)
-    given = {
-        name: str(value)
-        for name, value in options.values.items()
-        if name.endswith("_column") and value is not None
-    }
-    if named is not None and _defaults(KINDS[named], given) <= {*found}:
-        return KINDS[named], ()
-    layout = layout_of(found, given, named or told)
-    if layout is None and named is None:
-        layout = layout_of(found, given)
-    if layout is None:
-        kind = named or told
-        if kind is None:
-            raise untold(path, found)
-        return KINDS[kind], ()
-    options.values |= layout.options(found, {**given, **_set(options)})
-    further = [column for column in layout.optional if column in found]
-    columns = [*{**layout.columns, **given}.values(), *further]
-    what = f"columns {listing(columns)} are" if len(columns) > 1 else f"column {columns[0]} is"
-    note = f"{path}: the {what} read as {layout.kind}"
-    said = named is None and layout.kind == told
-    return KINDS[layout.kind], () if said else (note,)
-
-
-def _set(options: Options) -> dict[str, Any]:
-    return {name: value for name, value in options.values.items() if value is not None}
-
-
-def _defaults(task: type[Task], given: Mapping[str, str]) -> set[str]:
-    """The columns that a kind of task reads: the user's names, else its defaults."""
-    fields = {field.name: field.default for field in dataclasses.fields(task)}
-    columns = {name: value for name, value in fields.items() if name.endswith("_column")}
-    return {str(value) for value in {**columns, **given}.values() if value is not None}
-
-
-def _first_file(options: Options) -> Path | None:
-    """The first file of training rows; `None` if the rows are not in files."""
-    values = {name: value for name, value in options.values.items() if name in ("train", "root")}
-    try:
-        values["train"] = converted(values.get("train"), COMMON["train"])
-    except TypeError:  # which the check of all options names
-        return None
-    train = Options(values, options.path, options.lines).data_path("train")
-    return None if train is None else files_of(train)[0]
 
 
 def _source(options: Options, notes: tuple[str, ...]) -> Source:
@@ -256,34 +164,10 @@ def _source(options: Options, notes: tuple[str, ...]) -> Source:
         train=train,
         validation=validation,
         test=test,
-        delimiter=None if delimiter is None else separator(delimiter),
+        delimiter=None if delimiter is None else parse_delimiter(delimiter),
         notes=notes,
         **splitting,
     )
-
-
-def kinds_in_words() -> str:
-    """A line for every kind: a summary, and the columns that it reads by default."""
-    lines = ["kinds of tasks, and the columns that each reads by default:", ""]
-    for kind, task in KINDS.items():
-        summary = (task.__doc__ or "").strip().partition("\n")[0]
-        columns = listing(sorted(_defaults(task, {})))
-        lines.append(f"  {kind:<24} {summary} [{columns}]")
-    return "\n".join(lines)
-
-
-def separator(text: str) -> str:
-    """Returns the character that the option `delimiter` means: a character, or `tab`.
-
-    Raises:
-        TaskError: If it is not one character.
-    """
-    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(character) != 1 or character in '"\r\n ':
-        raise TaskError(
-            f"delimiter={text!r}: expected one character, the separator of cells, or tab."
-        )
-    return character
 
 
 def _put_primary_first(options: Options, task: type[Task]) -> None:

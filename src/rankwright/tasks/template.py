@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.errors import TaskError, listing, suggestion
 from rankwright.tasks.rows import Row
 
@@ -92,7 +92,7 @@ class Template:
 
     def _cell(self, row: Row, column: str) -> str:
         if column == self.main:
-            return rows.text(row, column)
+            return cells.text(row, column)
         if column not in row.fields:
             raise TaskError(
                 f"{row.where}: there is no column {column!r}, which prompt_template="
@@ -100,4 +100,4 @@ class Template:
                 f"{suggestion(column, row.fields)} Name one of them, or write {{{{ and }}}} for "
                 "braces that are text."
             )
-        return rows.shown(row, column)
+        return cells.shown(row, column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.base import Task
 from rankwright.tasks.rows import Row
 
@@ -37,4 +37,4 @@ class TextTask(Task):
     def check(self, row: Row) -> None:
         """Checks the texts."""
         for column in self.input_columns:
-            rows.text(row, column)
+            cells.text(row, column)

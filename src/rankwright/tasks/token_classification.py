@@ -6,20 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.errors import TaskError, Where, cell_error
 from rankwright.tasks.labelled import LabelledTask
 from rankwright.tasks.metrics import Form
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
 from rankwright.tasks.spelling import Found
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rankwright.tasks.prepared.token_classification import PreparedTokenClassification
 
 BIO = re.compile(r"O|[BI]-\S+")
 
@@ -75,16 +69,6 @@ class TokenClassification(LabelledTask):
         """Checks the words and their tags."""
         self.tags(row)
 
-    def prepare(
-        self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None
-    ) -> PreparedTokenClassification:
-        """Tokenises the words; the first piece of a word gets its tag, all else is ignored."""
-        from rankwright.tasks.prepared.token_classification import (
-            PreparedTokenClassification,  # which imports torch
-        )
-
-        return PreparedTokenClassification.of(self, tokenizer, splits or self.load())
-
     def tags(self, row: Row) -> list[str]:
         """Returns the tags of a row, checked.
 
@@ -93,8 +77,8 @@ class TokenClassification(LabelledTask):
                 not BIO, or an `I-` does not go on with the entity before it.
         """
         column = self.tags_column
-        words = rows.strings(row, self.tokens_column)
-        tags = [self._named(tag) for tag in rows.labels(row, column, self.label_names)]
+        words = cells.strings(row, self.tokens_column)
+        tags = [self._named(tag) for tag in cells.labels(row, column, self.label_names)]
         if len(words) != len(tags):
             raise TaskError(
                 f"{row.where}: column {column!r} has {len(tags)} tags for the {len(words)} words "

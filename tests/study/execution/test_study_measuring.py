@@ -21,7 +21,7 @@ from rankwright.study.execution.protocol import ERROR, LOG, OUTCOME, REQUEST, Er
 from rankwright.study.records.records import Measurement, StudyRecord
 from rankwright.study.report.results import compute_results
 from rankwright.study.report.words import lede
-from rankwright.tasks import PreparedTask
+from rankwright.tasks.prepared.base import ForwardTask
 from rankwright.training import Trainer
 from rankwright.training.cost import Cost
 from rankwright.training.memory import PeakMemory
@@ -109,7 +109,7 @@ def test_a_dry_run_measures_and_keeps_nothing(config_of: ConfigOf, tmp_path: Pat
 
 @tells_steps_apart
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes memory of the CPU")
-@pytest.mark.parametrize(("owner", "name"), [(PreparedTask, "predict"), (HeldLoss, "compute")])
+@pytest.mark.parametrize(("owner", "name"), [(ForwardTask, "predict"), (HeldLoss, "compute")])
 def test_a_dry_run_includes_the_memory_of_evaluations(
     config_of: ConfigOf, tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch,
     owner: type, name: str,
@@ -140,8 +140,8 @@ def test_a_dry_run_evaluates_one_whole_batch(
         limits.append(limit)
         return plain(*args, limit=limit, **options)
 
-    plain, limits = PreparedTask.predict, list[int]()
-    monkeypatch.setattr(PreparedTask, "predict", predict)
+    plain, limits = ForwardTask.predict, list[int]()
+    monkeypatch.setattr(ForwardTask, "predict", predict)
     monkeypatch.setattr(measured_run, "MEASURED_ROWS", 4)
     options = {"eval_batch_size": 10, "eval_rows": eval_rows}
     dry_run(config_of(methods="lora", options=options), "c", InProcess(), Recorder())

@@ -56,7 +56,7 @@ def _estimate_seconds(job: Job, split: str, evaluate: Callable[[int], object]) -
     They fill at least one batch, so that the process reaches the memory of a whole evaluation.
     """
     config = job.folder.config
-    rows = len(job.prepared.drawn(split, config.eval_rows))
+    rows = len(job.prepared.draw_rows(split, config.eval_rows))
     some = min(max(MEASURED_ROWS, config.eval_batch_size), rows)
     return _time(lambda: evaluate(some)) * rows / some
 
@@ -70,7 +70,7 @@ def _predict(job: Job, split: str, rows: int) -> None:
 def _forward(job: Job, rows: int) -> None:
     """Make one forward pass over some validation rows, as for a point of the curve."""
     task = job.prepared
-    data = task.dataset("validation").select(task.drawn("validation", rows))
+    data = task.dataset("validation").select(task.draw_rows("validation", rows))
     batch_size = job.folder.config.eval_batch_size
     forward_rows(job.model, data, task.collator, task.preprocess_logits_for_metrics, batch_size)
 

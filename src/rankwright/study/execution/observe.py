@@ -116,7 +116,7 @@ def collect_examples(job: Job, outcomes: dict[Form, Outcome], split: str) -> Exa
     rows = job.prepared.rows[split]
     return Examples(
         metric.name,
-        tuple(portable_place(rows[row].where) for row in job.prepared.drawn(split, len(pairs))),
+        tuple(portable_place(rows[row].where) for row in job.prepared.draw_rows(split, len(pairs))),
         np.array([metric.score_row(*pair) for pair in pairs], dtype=np.float64),
         tuple(outcome.predictions),
         tuple(outcome.references),

@@ -13,7 +13,7 @@ from pathlib import Path
 from rankwright.core.describe import describe_method, registered_name
 from rankwright.errors import TrainingError
 from rankwright.job import Job, RunResult
-from rankwright.job.run import versions
+from rankwright.job.result import versions
 from rankwright.study.execution.forgetting import held_loss
 from rankwright.study.execution.observe import NoLastEvaluation, collect_examples, learning_curve
 from rankwright.study.execution.session import Session

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rankwright.core.describe import describe_method, registered_name
-from rankwright.job.models import load_tokenizer
 from rankwright.job.paths import expanded
-from rankwright.job.run import versions
+from rankwright.job.result import versions
+from rankwright.job.tokenizers import load_tokenizer
 from rankwright.study.planning.config import StudyConfig
 from rankwright.study.planning.held_text import HeldText
 from rankwright.study.planning.specs import MethodSpec

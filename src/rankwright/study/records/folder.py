@@ -35,7 +35,7 @@ from typing import TypeVar
 
 from rankwright.errors import MethodError
 from rankwright.job.files import write_bytes
-from rankwright.job.folder import check_run, telling_edits
+from rankwright.job.integrity import check_run, explain_edits
 from rankwright.study.records.examples import Examples
 from rankwright.study.records.json_record import Record
 from rankwright.study.records.names import to_file_name
@@ -128,7 +128,7 @@ class StudyFolder:
             folder = self.run(run.name)
             if self.record(run.name).exists() and (folder / MANIFEST).exists():
                 check_run(folder)
-                with telling_edits():
+                with explain_edits():
                     check_files(self.path, load_manifest(folder).get("records", {}))
 
     def failures(self) -> list[FailureRecord]:

@@ -11,11 +11,11 @@ from rankwright.job.card import (
     front_matter,
     introduction,
     loading_section,
-    model_name,
     training_section,
     versions_text,
 )
 from rankwright.job.head import Head
+from rankwright.job.model_names import published_model
 from rankwright.study.records.records import RunRecord
 from rankwright.study.report import words
 from rankwright.study.report.environment import make_environment
@@ -88,7 +88,7 @@ def _facts(run: RunRecord, method: MethodResults, task: TaskResults) -> Facts:
     score = Score(split, run.metric, words.reported(task), run.before.get(run.metric), run.value)
     return Facts(
         name=run.name,
-        base=model_name(run.model),
+        base=published_model(run.model),
         method=run.method,
         label=run.label,
         summary=method.method.summary,

@@ -15,12 +15,12 @@ from transformers import DataCollatorForTokenClassification, PreTrainedTokenizer
 from rankwright.tasks.base import Task
 from rankwright.tasks.errors import TaskError, Where
 from rankwright.tasks.metrics import Form, Outcome
-from rankwright.tasks.prepared.base import PreparedTask
+from rankwright.tasks.prepared.base import ForwardTask
 from rankwright.tasks.prepared.checks import check_causal, check_positions
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.tokenizing import IGNORED, prefix, with_padding
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 class CausalEncoder:
@@ -137,7 +137,7 @@ class CausalEncoder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedCausal(PreparedTask):
+class PreparedCausal(ForwardTask):
     """Rows whose `labels` are token ids where loss is wanted and -100 elsewhere.
 
     Attributes:

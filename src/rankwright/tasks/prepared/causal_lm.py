@@ -16,7 +16,7 @@ from rankwright.tasks.prepared.causal import CausalEncoder, PreparedCausal
 from rankwright.tasks.prepared.forward import by_length, inference
 from rankwright.tasks.prepared.tokenizing import token_limit
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,33 +24,6 @@ class PreparedCausalLM(PreparedCausal):
     """Rows of prompt and completion."""
 
     task: CausalLM
-
-    @classmethod
-    def of(
-        cls, task: CausalLM, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedCausalLM:
-        """Tokenises prompts and completions apart and joins them at an exact boundary.
-
-        Raises:
-            TaskError: If `max_new_tokens` leaves no room, or a row has too few tokens.
-        """
-        encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
-        if task.generates and task.max_new_tokens > encoder.limit - 2:
-            raise TaskError(
-                f"max_new_tokens={task.max_new_tokens} leaves no room for a prompt in "
-                f"max_length={encoder.limit} tokens. Lower the one or raise the other."
-            )
-
-        def encode(split: Sequence[Row]) -> Dataset:
-            prompts = encoder.pieces([task.shown(row) for row in split])
-            answers = encoder.pieces([task.references(row)[0] for row in split])
-            where = [row.where for row in split]
-            if task.generates:
-                for place, prompt in zip(where, prompts, strict=True):
-                    encoder.check_prompt(place, prompt)
-            return Dataset.from_list(list(map(encoder.row, where, prompts, answers)))
-
-        return cls.from_encoder(task, splits, encoder, encode)
 
     def predict(
         self,
@@ -63,7 +36,7 @@ class PreparedCausalLM(PreparedCausal):
         """Scores the completions and, where a metric needs it, generates some."""
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
         if self.task.generates:
-            some = [self.rows[split][row] for row in self.drawn(split, limit)]
+            some = [self.rows[split][row] for row in self.draw_rows(split, limit)]
             texts = self.generate(model, [self.task.shown(row) for row in some], batch_size)
             outcomes["texts"] = Outcome(texts, [self.task.references(row) for row in some])
         return outcomes
@@ -112,3 +85,28 @@ def left_padded(starts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor
     ids = [[pad] * (width - len(start)) + list(start) for start in starts]
     mask = [[0] * (width - len(start)) + [1] * len(start) for start in starts]
     return torch.tensor(ids), torch.tensor(mask)
+
+
+def prepare(task: CausalLM, tokenizer: PreTrainedTokenizerBase, splits: Splits) -> PreparedCausalLM:
+    """Tokenises prompts and completions apart and joins them at an exact boundary.
+
+    Raises:
+        TaskError: If `max_new_tokens` leaves no room, or a row has too few tokens.
+    """
+    encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
+    if task.generates and task.max_new_tokens > encoder.limit - 2:
+        raise TaskError(
+            f"max_new_tokens={task.max_new_tokens} leaves no room for a prompt in "
+            f"max_length={encoder.limit} tokens. Lower the one or raise the other."
+        )
+
+    def encode(split: Sequence[Row]) -> Dataset:
+        prompts = encoder.pieces([task.shown(row) for row in split])
+        answers = encoder.pieces([task.references(row)[0] for row in split])
+        where = [row.where for row in split]
+        if task.generates:
+            for place, prompt in zip(where, prompts, strict=True):
+                encoder.check_prompt(place, prompt)
+        return Dataset.from_list(list(map(encoder.row, where, prompts, answers)))
+
+    return PreparedCausalLM.from_encoder(task, splits, encoder, encode)

@@ -16,7 +16,7 @@ from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.text import PreparedText, tokenised
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +29,6 @@ class PreparedMultiLabel(PreparedText):
 
     labels: Labels
     form: ClassVar[Form] = "sets"
-
-    @classmethod
-    def of(
-        cls, task: MultiLabel, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedMultiLabel:
-        """Tokenises the texts and turns lists of names into rows of zeros and ones."""
-        labels = task.labels(splits)
-
-        def target(row: Row) -> list[float]:
-            named = task.indices(row, labels)
-            return [float(index in named) for index in range(len(labels.names))]
-
-        return cls(**tokenised(task, tokenizer, splits, target), labels=labels)
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -69,3 +56,16 @@ class PreparedMultiLabel(PreparedText):
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
         """Pairs 0/1 matrices."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).astype(int).tolist())
+
+
+def prepare(
+    task: MultiLabel, tokenizer: PreTrainedTokenizerBase, splits: Splits
+) -> PreparedMultiLabel:
+    """Tokenises the texts and turns lists of names into rows of zeros and ones."""
+    labels = task.labels(splits)
+
+    def target(row: Row) -> list[float]:
+        named = task.indices(row, labels)
+        return [float(index in named) for index in range(len(labels.names))]
+
+    return PreparedMultiLabel(**tokenised(task, tokenizer, splits, target), labels=labels)

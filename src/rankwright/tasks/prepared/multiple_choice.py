@@ -16,7 +16,7 @@ from rankwright.tasks.prepared.causal import CausalEncoder, PreparedCausal
 from rankwright.tasks.prepared.forward import forward_rows
 from rankwright.tasks.prepared.tokenizing import token_limit
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +24,6 @@ class PreparedMultipleChoice(PreparedCausal):
     """Rows of a question and its right choice."""
 
     task: MultipleChoice
-
-    @classmethod
-    def of(
-        cls, task: MultipleChoice, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedMultipleChoice:
-        """Tokenises every question with its right choice."""
-        encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
-
-        def encode(split: Sequence[Row]) -> Dataset:
-            prompts = encoder.pieces([task.shown(row) for row in split])
-            answers = encoder.pieces([task.choices(row)[task.answer(row)] for row in split])
-            return Dataset.from_list(
-                list(map(encoder.row, [row.where for row in split], prompts, answers))
-            )
-
-        return cls.from_encoder(task, splits, encoder, encode)
 
     def predict(
         self,
@@ -52,7 +36,7 @@ class PreparedMultipleChoice(PreparedCausal):
         """Scores the right choices as completions, then chooses among all."""
         self.check_model(model)
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
-        some = [self.rows[split][row] for row in self.drawn(split, limit)]
+        some = [self.rows[split][row] for row in self.draw_rows(split, limit)]
         chosen = [int(np.argmax(s)) for s in self.log_likelihoods(model, some, batch_size)]
         outcomes["classes"] = Outcome(chosen, [self.task.answer(row) for row in some])
         return outcomes
@@ -82,3 +66,19 @@ class PreparedMultipleChoice(PreparedCausal):
         nats, tokens = np.array(reduced, dtype=np.float64).T
         scores = -nats / tokens if self.task.length_normalised else -nats
         return np.split(scores, np.cumsum([len(texts) for texts in choices])[:-1])
+
+
+def prepare(
+    task: MultipleChoice, tokenizer: PreTrainedTokenizerBase, splits: Splits
+) -> PreparedMultipleChoice:
+    """Tokenises every question with its right choice."""
+    encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
+
+    def encode(split: Sequence[Row]) -> Dataset:
+        prompts = encoder.pieces([task.shown(row) for row in split])
+        answers = encoder.pieces([task.choices(row)[task.answer(row)] for row in split])
+        return Dataset.from_list(
+            list(map(encoder.row, [row.where for row in split], prompts, answers))
+        )
+
+    return PreparedMultipleChoice.from_encoder(task, splits, encoder, encode)

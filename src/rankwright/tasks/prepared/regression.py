@@ -14,7 +14,7 @@ from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.text import PreparedText, tokenised
 from rankwright.tasks.regression import Regression
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,6 @@ class PreparedRegression(PreparedText):
     """Rows whose `labels` are floats."""
 
     form: ClassVar[Form] = "numbers"
-
-    @classmethod
-    def of(
-        cls, task: Regression, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedRegression:
-        """Tokenises the texts and reads the numbers."""
-        return cls(**tokenised(task, tokenizer, splits, task.number))
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -47,3 +40,10 @@ class PreparedRegression(PreparedText):
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
         """Pairs numbers."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).tolist())
+
+
+def prepare(
+    task: Regression, tokenizer: PreTrainedTokenizerBase, splits: Splits
+) -> PreparedRegression:
+    """Tokenises the texts and reads the numbers."""
+    return PreparedRegression(**tokenised(task, tokenizer, splits, task.number))

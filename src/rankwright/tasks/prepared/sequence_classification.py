@@ -15,7 +15,7 @@ from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.text import PreparedText, tokenised
 from rankwright.tasks.sequence_classification import SequenceClassification
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,6 @@ class PreparedSequenceClassification(PreparedText):
 
     labels: Labels
     form: ClassVar[Form] = "classes"
-
-    @classmethod
-    def of(
-        cls, task: SequenceClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedSequenceClassification:
-        """Tokenises the texts and turns class names into indices."""
-        labels = task.labels(splits)
-        fields = tokenised(task, tokenizer, splits, lambda row: task.indices(row, labels)[0])
-        return cls(**fields, labels=labels)
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -64,3 +55,12 @@ class PreparedSequenceClassification(PreparedText):
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
         """Pairs class indices."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).tolist())
+
+
+def prepare(
+    task: SequenceClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
+) -> PreparedSequenceClassification:
+    """Tokenises the texts and turns class names into indices."""
+    labels = task.labels(splits)
+    fields = tokenised(task, tokenizer, splits, lambda row: task.indices(row, labels)[0])
+    return PreparedSequenceClassification(**fields, labels=labels)

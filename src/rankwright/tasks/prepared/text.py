@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from rankwright.tasks import rows
-from rankwright.tasks.prepared.base import PreparedTask
+from rankwright.tasks import cells
+from rankwright.tasks.prepared.base import ForwardTask
 from rankwright.tasks.prepared.checks import check_head, check_positions
 from rankwright.tasks.prepared.tokenizing import token_limit, with_padding
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 from rankwright.tasks.text import TextTask
 
 
@@ -39,7 +39,7 @@ def tokenised(
 
     def encode(split: Sequence[Row]) -> Dataset:
         nonlocal cut
-        texts = [[rows.text(row, column) for row in split] for column in task.input_columns]
+        texts = [[cells.text(row, column) for row in split] for column in task.input_columns]
         targets = [target(row) for row in split]
         encoded = tokenizer(*texts, verbose=False)
         too_long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
@@ -47,9 +47,9 @@ def tokenised(
             cut += len(too_long)
             longest = [[column[row] for row in too_long] for column in texts]
             shorter = tokenizer(*longest, truncation="longest_first", max_length=limit)
-            for name, cells in shorter.items():
-                for row, cell in zip(too_long, cells, strict=True):
-                    encoded[name][row] = cell
+            for name, values in shorter.items():
+                for row, value in zip(too_long, values, strict=True):
+                    encoded[name][row] = value
         return Dataset.from_dict({**encoded, "labels": targets})
 
     datasets = splits.map(encode)
@@ -66,7 +66,7 @@ def tokenised(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedText(PreparedTask):
+class PreparedText(ForwardTask):
     """A text task for a model with a classification head of `(rows, num_labels)` logits."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"

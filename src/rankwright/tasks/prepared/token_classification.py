@@ -12,15 +12,15 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
-from rankwright.tasks import rows
+from rankwright.tasks import cells
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form, Outcome
-from rankwright.tasks.prepared.base import PreparedTask
+from rankwright.tasks.prepared.base import ForwardTask
 from rankwright.tasks.prepared.checks import check_head, check_positions
 from rankwright.tasks.prepared.forward import first
 from rankwright.tasks.prepared.tokenizing import IGNORED, token_limit, with_padding
 from rankwright.tasks.rows import Row
-from rankwright.tasks.sources import Splits
+from rankwright.tasks.splits import Splits
 from rankwright.tasks.token_classification import TokenClassification
 
 
@@ -54,7 +54,7 @@ def align(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedTokenClassification(PreparedTask):
+class PreparedTokenClassification(ForwardTask):
     """Rows whose `labels` are tag indices on first pieces and -100 elsewhere.
 
     Attributes:
@@ -64,47 +64,6 @@ class PreparedTokenClassification(PreparedTask):
     labels: Labels
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     form: ClassVar[Form] = "tags"
-
-    @classmethod
-    def of(
-        cls, task: TokenClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> PreparedTokenClassification:
-        """Tokenises the words; the first piece of a word gets its tag, all else is ignored."""
-        tokenizer, notices = with_padding(tokenizer)
-        limit = token_limit(tokenizer, task.max_length)
-        labels = task.labels(splits)
-        before = before_words(tokenizer)
-        lost = 0
-
-        def encode(split: Sequence[Row]) -> Dataset:
-            nonlocal lost
-            words = [
-                [before + word for word in rows.strings(row, task.tokens_column)] for row in split
-            ]
-            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
-            targets = []
-            for number, row in enumerate(split):
-                ids = task.indices(row, labels)
-                aligned = align(ids, encoded.word_ids(number))
-                lost += len(ids) - sum(label != IGNORED for label in aligned)
-                targets.append(aligned)
-            return Dataset.from_dict({**encoded, "labels": targets})
-
-        datasets = splits.map(encode)
-        if lost:
-            notices += (
-                f"{lost} words are left out of training and of {', '.join(task.metrics)}: they lie "
-                f"beyond max_length={limit} tokens, or the tokenizer has no piece for them",
-            )
-        return cls(
-            task=task,
-            tokenizer=tokenizer,
-            rows=splits,
-            collator=DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED),
-            notices=splits.notices + notices,
-            labels=labels,
-            **datasets,
-        )
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
@@ -138,3 +97,44 @@ class PreparedTokenClassification(PreparedTask):
 
     def _names(self, indices: np.ndarray) -> list[str]:
         return [self.labels.names[index] for index in indices]
+
+
+def prepare(
+    task: TokenClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
+) -> PreparedTokenClassification:
+    """Tokenises the words; the first piece of a word gets its tag, all else is ignored."""
+    tokenizer, notices = with_padding(tokenizer)
+    limit = token_limit(tokenizer, task.max_length)
+    labels = task.labels(splits)
+    before = before_words(tokenizer)
+    lost = 0
+
+    def encode(split: Sequence[Row]) -> Dataset:
+        nonlocal lost
+        words = [
+            [before + word for word in cells.strings(row, task.tokens_column)] for row in split
+        ]
+        encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
+        targets = []
+        for number, row in enumerate(split):
+            ids = task.indices(row, labels)
+            aligned = align(ids, encoded.word_ids(number))
+            lost += len(ids) - sum(label != IGNORED for label in aligned)
+            targets.append(aligned)
+        return Dataset.from_dict({**encoded, "labels": targets})
+
+    datasets = splits.map(encode)
+    if lost:
+        notices += (
+            f"{lost} words are left out of training and of {', '.join(task.metrics)}: they lie "
+            f"beyond max_length={limit} tokens, or the tokenizer has no piece for them",
+        )
+    return PreparedTokenClassification(
+        task=task,
+        tokenizer=tokenizer,
+        rows=splits,
+        collator=DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED),
+        notices=splits.notices + notices,
+        labels=labels,
+        **datasets,
+    )

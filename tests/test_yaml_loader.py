@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from rankwright.tasks.yaml_loader import NumberDumper, NumberLoader, WordLoader, yaml_problem
+from rankwright.yaml_loader import NumberDumper, NumberLoader, WordLoader, yaml_problem
 
 
 @pytest.mark.parametrize(
