@@ -1,4 +1,4 @@
-"""`rankwright plot`: what a run logged, as panels over the same steps."""
+"""`rankwright plot`: the log of a run as panels over the same steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def log_of(run: Path) -> RunLog:
 
 
 def shown(axes: Any) -> list[str]:
-    """The texts beside a panel: its name, what its lines are of, phases."""
+    """The texts beside a panel: its name, the names of its lines, phases."""
     return [text.get_text() for text in axes.texts]
 
 
@@ -97,7 +97,7 @@ def test_all_panels_share_the_axis_of_whole_steps(run: Path) -> None:
     assert {axes.get_xlabel() for axes in panels[:-2]} == {""}
 
 
-def test_what_does_not_change_is_a_line_of_text(run: Path) -> None:
+def test_constant_quantities_are_a_line_of_text(run: Path) -> None:
     figure = draw(log_of(run))
     texts = [text.get_text() for text in figure.texts]
     assert texts[0] == "bidora on train, seed 0"
@@ -106,7 +106,7 @@ def test_what_does_not_change_is_a_line_of_text(run: Path) -> None:
     assert not any("learning rate" in shown(axes) for axes in figure.get_axes())
 
 
-def test_names_and_units_are_those_that_people_write(run: Path) -> None:
+def test_quantities_have_readable_names_and_units(run: Path) -> None:
     panels = [shown(axes) for axes in draw(log_of(run)).get_axes()]
     assert {"loss, nats", TRAINING, VALIDATION} <= {*panels[0]}
     names = [texts[0] for texts in panels]
@@ -140,7 +140,7 @@ def test_a_metric_is_drawn_within_its_bounds() -> None:
     assert high == 1.0
 
 
-def test_a_quantity_of_whole_numbers_has_no_other_ticks() -> None:
+def test_a_quantity_of_whole_numbers_has_whole_ticks() -> None:
     rounds, loss = Line([1, 20, 40], [1.0, 2.0, 2.0]), Line([1, 40], [1.0, 1.5])
     quantities = {"round": Quantity("round", "", {TRAINING: rounds})}
     quantities["loss"] = Quantity("loss", "", {TRAINING: loss})
@@ -152,7 +152,7 @@ def test_a_quantity_of_whole_numbers_has_no_other_ticks() -> None:
     assert False in other
 
 
-def test_many_phases_have_numbers_or_no_names() -> None:
+def test_many_phases_have_numbers_or_no_labels() -> None:
     line = {TRAINING: Line([1, 40], [2.0, 1.0])}
     for count, expected in ((2, "round 1/2"), (20, "1"), (400, "")):
         phases = [(f"round {n}/{count}", 40 // count) for n in range(1, count + 1)]
@@ -162,15 +162,15 @@ def test_many_phases_have_numbers_or_no_names() -> None:
         assert shown(axes)[1] == expected
 
 
-def test_a_log_in_which_nothing_changes_has_no_panel() -> None:
-    """Of one step, say."""
+def test_a_log_of_constant_quantities_has_no_panel() -> None:
+    """An example is a log of one step."""
     log = made({"loss": Quantity("loss", "nats", {TRAINING: Line([1], [0.7])})})
     figure = draw(log)
     assert figure.get_axes() == []
     assert "the same throughout: loss 0.7" in [text.get_text() for text in figure.texts]
 
 
-def test_values_that_are_no_numbers_are_left_out_of_the_curve() -> None:
+def test_non_finite_values_are_left_out_of_the_curve() -> None:
     line = Line([1, 2, 3], [1.0, math.inf, 2.0])
     (axes,) = draw(made({"x": Quantity("x", "", {TRAINING: line})})).get_axes()
     low, high = axes.get_ylim()
@@ -213,7 +213,7 @@ def test_plot_refuses(
     assert message in capsys.readouterr().err
 
 
-def test_plot_of_a_run_that_left_nothing(
+def test_plot_of_a_run_without_a_log(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(run / "run.yaml", tmp_path)

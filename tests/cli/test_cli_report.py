@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_files_are_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_files_are_rebuilt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert shown == f"report: {folder / 'report.html'}\nsummary: {folder / 'report.md'}\n"
@@ -59,7 +59,7 @@ def test_the_card_lies_beside_the_adapter(folder: Path, capsys: pytest.CaptureFi
         (["--format", "model-card", "--method", "olora"], "--method olora: no finished run"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_options_that_do_not_fit_are_refused(
     folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(folder), *arguments]) == 1

@@ -1,4 +1,4 @@
-"""The report's text: numbers of the raw files, nothing from the network, nothing unescaped."""
+"""The report's text: its numbers are those of the raw files, and everything is escaped."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def page(found: StudyResults) -> Page:
     return Page(render_html(found))
 
 
-def test_nothing_comes_from_elsewhere(page: Page) -> None:
+def test_the_page_loads_nothing_from_the_network(page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("img", "iframe", "object", "embed", "form", "base")
         for name in ("src", "href", "action", "xlink:href", "poster", "srcset"):
@@ -112,7 +112,7 @@ def test_every_plot_has_a_text_alternative(page: Page) -> None:
 
 
 def number_cells(study: StudyFolder, task: str, method: str) -> list[tuple[str, float]]:
-    """What the number cells of a method's row show and are sorted by, from the raw files."""
+    """Text and sort value of the number cells of a method's row, from the raw files."""
     scale, digits = (1, 4) if task == "e2e" else (100, 1)
     cost = {
         name: raw_files.cost(study.path, task, method, name)
@@ -158,7 +158,7 @@ def parameters(number: float) -> str:
     return f"{digits_3(number / 1e6)} M" if number >= 1e6 else f"{digits_3(number / 1e3)} k"
 
 
-def test_the_tables_figures_are_those_of_the_raw_files(page: Page, study: StudyFolder) -> None:
+def test_tables_have_the_numbers_of_the_raw_files(page: Page, study: StudyFolder) -> None:
     tables = dict(zip(("rte", "cola", "e2e"), page.rows("results"), strict=True))
     forests = dict(zip(tables, page.rows("forest"), strict=True))
     for task in tables:
@@ -178,7 +178,7 @@ def test_the_tables_figures_are_those_of_the_raw_files(page: Page, study: StudyF
                 assert forests[task][method][-1][0] == texts[1]
 
 
-def test_what_was_forgotten_is_that_of_the_raw_files(page: Page, study: StudyFolder) -> None:
+def test_forgetting_has_the_numbers_of_the_raw_files(page: Page, study: StudyFolder) -> None:
     (table,) = page.rows("forgetting")
     for method in made_up.QUALITY:
         records = [run["forgetting"] for run in raw_files.runs(study.path, "e2e", method)]
@@ -188,7 +188,7 @@ def test_what_was_forgotten_is_that_of_the_raw_files(page: Page, study: StudyFol
         assert float(value or "nan") == pytest.approx(mean)
 
 
-def test_the_summary_says_the_figures_of_the_raw_files(
+def test_the_summary_has_the_numbers_of_the_raw_files(
     found: StudyResults, study: StudyFolder
 ) -> None:
     text = render_markdown(found)
@@ -207,13 +207,13 @@ def test_the_summary_says_the_figures_of_the_raw_files(
     assert "3f" * 32 in text
 
 
-def test_a_table_says_which_way_it_is_sorted(page: Page, found: StudyResults) -> None:
+def test_a_table_states_its_order(page: Page, found: StudyResults) -> None:
     sorted_by = [a["aria-sort"] for tag, a in page.tags if tag == "th" and "aria-sort" in a]
     assert [task.task.greater_is_better for task in found.tasks] == [True, True, False]
     assert sorted_by == ["descending", "descending", "ascending"]
 
 
-def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyResults) -> None:
+def test_the_page_has_all_that_reproduction_needs(page: Page, found: StudyResults) -> None:
     for text in (
         found.study.command, "3f" * 32, "a7" * 32, "torch 2.13.0", "Seeds 0, 1, 2, 3, 4",
         *(run.command for run in found.runs), "cpu, 2 threads", "loss is NaN",
@@ -225,7 +225,7 @@ def test_what_is_needed_to_repeat_it_is_there(page: Page, found: StudyResults) -
             assert re.search(rf"on {task.task.task}: .*learning_rate = {rate}", page.text)
 
 
-def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
+def test_unused_rows_are_reported(small: StudyFolder) -> None:
     task = dataclasses.asdict(small.study.tasks[0])
     task |= {"options": {"train_rows": 9, "eval_rows": 8}}
     task |= {"rows": {**task["rows"], "held_out": 77}}
@@ -238,7 +238,7 @@ def test_rows_that_were_left_out_are_said(small: StudyFolder) -> None:
         assert "77, 8" not in text
 
 
-def test_the_file_that_the_command_names_is_there(small: StudyFolder) -> None:
+def test_the_file_that_the_command_names_is_shown(small: StudyFolder) -> None:
     record = dataclasses.replace(small.study, file="# <why>\nmethods: [lora]")
     record.save(small.description)
     found = compute_results(StudyFolder(small.path))
@@ -261,7 +261,7 @@ def test_names_and_messages_are_escaped(small: StudyFolder) -> None:
 
 
 def rename(folder: StudyFolder, old: str, new: str) -> None:
-    """Call a method of the study otherwise, in every file."""
+    """Rename a method of the study in every file."""
     record = StudyRecord.load(folder.description)
     methods = [dataclasses.replace(m, label=new) if m.label == old else m for m in record.methods]
     runs = [dataclasses.replace(r, label=new) if r.label == old else r for r in record.runs]
@@ -304,7 +304,7 @@ def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
     assert short in render_html(found)
 
 
-def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Path) -> None:
+def test_a_method_with_one_seed_is_not_listed_as_tested(tmp_path: Path) -> None:
     lost = [("rte", "full", seed) for seed in (1, 2)] + [("rte", "bidora", s) for s in (0, 1, 2)]
     folder = made_up.study(
         tmp_path, methods=("dora", "lora", "full", "bidora"), tasks=("rte",), seeds=(0, 1, 2),
@@ -327,7 +327,7 @@ def test_a_method_with_one_seed_is_not_among_those_that_were_tested(tmp_path: Pa
 
 
 def unfinished_only(found: StudyResults) -> StudyResults:
-    """The study with those methods alone that have not finished."""
+    """The study with its unfinished methods only."""
     task = found.tasks[0]
     left = tuple(method for method in task.methods if method.missing)
     return dataclasses.replace(found, tasks=(dataclasses.replace(task, methods=left),))
@@ -347,7 +347,7 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_colours_can_be_read_in_light_dark_and_print() -> None:
+def test_colours_have_enough_contrast_in_light_dark_and_print() -> None:
     schemes = [
         dict(re.findall(r"--(\w+): (#\w+)", block))
         for block in re.findall(r":root \{(.*?)\}", STYLE.read_text("utf-8"), flags=re.DOTALL)
@@ -378,7 +378,7 @@ def test_the_card_of_the_best_method(small: StudyFolder) -> None:
 
 
 def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
-    """As the adapter's own README has them; a study of before they were noted says what lacks."""
+    """The calls are those of the adapter's own README; old records name the missing argument."""
     found = compute_results(small)
     run, text = render_card(found)
     assert run.head is not None
@@ -392,7 +392,7 @@ def test_a_card_has_the_labels_in_its_calls(small: StudyFolder) -> None:
     assert "also needs `num_labels`" in old
 
 
-def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: StudyFolder) -> None:
+def test_a_card_of_multiple_choice_loads_a_language_model(small: StudyFolder) -> None:
     for record in small.records():
         kind = "multiple_choice"
         dataclasses.replace(record, head=None, kind=kind).save(small.record(record.name))
@@ -401,7 +401,7 @@ def test_a_card_of_multiple_choice_loads_the_language_model_that_it_is(small: St
     assert "AutoModelForMultipleChoice" not in text
 
 
-def test_a_card_is_asked_for_by_task_method_and_seed(
+def test_a_card_is_chosen_by_task_method_and_seed(
     found: StudyResults, study: StudyFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(MethodError, match="choose one of the finished tasks, rte, cola, e2e"):
@@ -421,8 +421,8 @@ def test_a_card_is_asked_for_by_task_method_and_seed(
     assert path.read_text("utf-8") == render_card(found, task="e2e")[1]
 
 
-def test_what_always_the_same_answer_gets_is_a_row(found: StudyResults, page: Page) -> None:
-    """Also in Markdown and on the card; e2e generates text, and has none."""
+def test_the_constant_baseline_is_a_row(found: StudyResults, page: Page) -> None:
+    """It is in Markdown and on the card as well; e2e generates text and has no such baseline."""
     rte, cola, e2e = page.rows("results")
     task = found.tasks[0]
     assert task.constant is not None
@@ -435,7 +435,7 @@ def test_what_always_the_same_answer_gets_is_a_row(found: StudyResults, page: Pa
     assert row in render_card(found, task="rte")[1]
 
 
-def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyResults) -> None:
+def test_a_study_without_the_constant_baseline_has_no_such_row(found: StudyResults) -> None:
     def without(method: MethodResults) -> MethodResults:
         runs = (dataclasses.replace(run, constant=None, alike=None) for run in method.runs)
         return dataclasses.replace(method, runs=tuple(runs), stuck=())
@@ -449,7 +449,7 @@ def test_a_study_that_did_not_note_it_has_no_such_row(found: StudyResults) -> No
     assert "always “" in render_html(found)
 
 
-def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
+def test_a_method_that_gives_every_row_the_same_answer_is_named(
     found: StudyResults,
 ) -> None:
     task = found.tasks[0]
@@ -463,7 +463,7 @@ def test_a_method_that_gives_every_row_the_same_answer_is_said_to_be_stuck(
     assert words.stuck(task) == []
 
 
-def test_a_report_takes_the_place_of_the_last_one(small: StudyFolder) -> None:
+def test_a_report_replaces_the_last_one(small: StudyFolder) -> None:
     found = compute_results(small)
     for _ in range(2):
         path = write_html(found, small)

@@ -30,7 +30,7 @@ def page(found: StudyResults, study: StudyFolder) -> Iterator[Browser]:
         yield window
 
 
-def test_it_renders_without_errors_and_asks_the_network_for_nothing(page: Browser) -> None:
+def test_it_renders_without_errors_and_loads_nothing_from_the_network(page: Browser) -> None:
     assert page.log() == []
     assert page.run("return performance.getEntriesByType('resource').length") == 0
     empty = "return [...document.querySelectorAll('svg')].filter(s => s.getClientRects().length"
@@ -78,8 +78,8 @@ def test_nothing_but_tables_is_wider_than_the_window(page: Browser, width: int) 
 
 
 @pytest.mark.parametrize("width", [390, 768, 1024, 1280])
-def test_no_name_in_a_plot_is_on_another_or_on_a_dot(page: Browser, width: int) -> None:
-    """In any font, at any scale of the plots; at 12 px most are as tall as the tallest at 11."""
+def test_no_name_in_a_plot_covers_another_or_a_dot(page: Browser, width: int) -> None:
+    """This holds in any font and at any scale; at 12 px most are as tall as the tallest at 11."""
     page.width(width)
     fonts = [
         f"{size} {family}"
@@ -106,7 +106,7 @@ def test_no_name_in_a_plot_is_on_another_or_on_a_dot(page: Browser, width: int) 
     assert covered == []
 
 
-def test_it_is_dark_where_the_reader_is(page: Browser) -> None:
+def test_it_follows_the_reader_into_dark_mode(page: Browser) -> None:
     backgrounds = []
     for scheme in ("light", "dark"):
         page.scheme(scheme)
@@ -115,7 +115,7 @@ def test_it_is_dark_where_the_reader_is(page: Browser) -> None:
     assert backgrounds == ["rgb(253, 253, 252)", "rgb(21, 24, 27)"]
 
 
-def test_on_paper_nothing_is_cut_and_all_is_unfolded(page: Browser) -> None:
+def test_print_cuts_nothing_off_and_opens_all_details(page: Browser) -> None:
     page.scheme("dark", media="print")
     page.width(690)  # A4 less the margins, in CSS pixels
     page.run("dispatchEvent(new Event('beforeprint'))")

@@ -1,4 +1,4 @@
-"""Places on plots: axes, fronts, names beside dots."""
+"""Places on the report's plots: fronts, intervals, names beside dots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rankwright.axis import Axis, format_tick
 from rankwright.study.report import words
 from rankwright.study.report.environment import make_environment
 from rankwright.study.report.plots.curves import average_curves, plot_curves
@@ -32,33 +31,7 @@ from rankwright.study.statistics import Difference
 from rankwright.tasks.metrics import METRICS
 
 
-@pytest.mark.parametrize(
-    ("values", "log", "ticks"),
-    [
-        ([0.0, 100.0], False, ["0", "20", "40", "60", "80", "100"]),
-        ([0.61, 0.64], False, ["0.61", "0.62", "0.63", "0.64"]),
-        ([770, 22_713_986], None, ["1000", "10 k", "100 k", "1 M", "10 M"]),
-        ([-3.0, 5.0], None, ["−2", "0", "2", "4"]),
-        ([5.0], None, ["4.8", "5", "5.2"]),
-        ([6.2e-4, 7.9e-4], True, ["0.00065", "0.0007", "0.00075", "0.0008"]),
-    ],
-)
-def test_ticks_are_round_and_on_the_axis(
-    values: list[float], log: bool | None, ticks: list[str]
-) -> None:
-    axis = Axis.over(values, 0, 100, log=log)
-    shown = axis.ticks(format_tick, most=6)
-    assert [text for _, text in shown] == ticks
-    assert all(0 <= place <= 100 for place, _ in shown)
-    assert all(0 < axis.at(value) < 100 for value in values)
-
-
-def test_what_lies_outside_is_on_the_edge() -> None:
-    axis = Axis.over([0.0, 1.0], 10, 20, room=0.0)
-    assert (axis.at(-math.inf), axis.at(0.5), axis.at(7.0)) == (10, 15, 20)
-
-
-def test_the_front_holds_what_nothing_beats(found: StudyResults) -> None:
+def test_the_front_has_the_methods_that_none_beats(found: StudyResults) -> None:
     for task in found.tasks:
         sign = 1 if task.task.greater_is_better else -1
         for cost in COSTS:
@@ -82,8 +55,8 @@ CROWDED = {
 
 
 @pytest.mark.parametrize("where", CROWDED)
-def test_names_stand_apart(where: str) -> None:
-    """As they are drawn: boxes and lines are read off the SVG."""
+def test_names_do_not_overlap(where: str) -> None:
+    """Boxes and lines are read from the SVG."""
     dots = CROWDED[where]
     names = [f"method-{k}" for k in range(len(dots))]
     labels = place_labels(dots, names)
@@ -133,7 +106,7 @@ def test_a_name_too_long_for_the_plot_is_left_out() -> None:
     assert place_labels([(100.0, 100.0)], ["x" * 60]) == []
 
 
-def test_all_is_inside_its_plot(found: StudyResults) -> None:
+def test_dots_and_intervals_are_inside_their_plots(found: StudyResults) -> None:
     for task in found.tasks:
         curves = average_curves(task)
         panels = [
@@ -155,7 +128,7 @@ def test_all_is_inside_its_plot(found: StudyResults) -> None:
             assert all(0 <= place <= 100 for place in [strip.at, *strip.dots, *places])
 
 
-def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyResults) -> None:
+def test_an_interval_that_continues_beyond_the_plot_has_arrowheads(found: StudyResults) -> None:
     task = replace(found.tasks[0], methods=found.tasks[0].methods[:5])  # all near 0.7
     first, *others = task.methods
     wide = replace(first, mean=replace(first.mean, error=20 * first.mean.error))
@@ -179,7 +152,7 @@ def test_an_interval_that_goes_on_beyond_the_plot_says_so(found: StudyResults) -
 LIMITS = {"accuracy": (0, 100), "matthews": (-100, 100), "loss_per_token": (0, math.inf)}
 
 
-def test_neither_an_axis_nor_an_interval_goes_beyond_what_a_metric_can_be(
+def test_axes_and_intervals_stay_within_the_bounds_of_the_metric(
     found: StudyResults,
 ) -> None:
     """Two seeds far apart: half of an interval is many times the range of the metric."""
@@ -218,14 +191,14 @@ def test_a_difference_is_no_larger_than_the_range_of_the_metric(found: StudyResu
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_bounds_are_those_of_the_metric(metric: str) -> None:
-    """In the figures that are shown: shares and correlations times 100, BLEU as it is."""
+    """Bounds are in the unit shown: shares and correlations times 100, BLEU unscaled."""
     low, high = metric_bounds(metric, UNITS.get(metric, POINTS).scale)
     correlation = metric in ("matthews", "pearson", "spearman")
     assert low == (1 if metric == "perplexity" else -100 if correlation else 0)
     assert high == (math.inf if metric in ("mse", "loss_per_token", "perplexity") else 100)
 
 
-def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyResults) -> None:
+def test_axes_of_costs_start_at_zero_or_are_named_logarithmic(found: StudyResults) -> None:
     titles = []
     for panel in plot_trade_offs(found.tasks[0]):
         titles.append(panel.x_title)
@@ -238,7 +211,7 @@ def test_costs_start_at_zero_or_say_that_they_are_logarithmic(found: StudyResult
 
 
 def test_tuning_without_a_finite_value_has_no_plot(found: StudyResults) -> None:
-    """Perplexity of a model that has diverged, say."""
+    """An example is the perplexity of a model that has diverged."""
     task = found.tasks[0]
     first, *others = task.methods
     assert first.tuning is not None
@@ -250,7 +223,7 @@ def test_tuning_without_a_finite_value_has_no_plot(found: StudyResults) -> None:
 
 
 def test_every_trial_is_on_both_plots(found: StudyResults) -> None:
-    """Where training diverges is what the plot by learning rate is for."""
+    """The plot by learning rate has to show where training diverges."""
     task = found.tasks[0]
     tuning = task.methods[0].tuning
     assert tuning is not None
@@ -278,7 +251,7 @@ def test_a_curve_is_the_mean_over_seeds(found: StudyResults) -> None:
     assert curve.points[-1][1].mean == pytest.approx(100 * sum(last) / len(last))
 
 
-def test_figures_as_text() -> None:
+def test_numbers_as_text() -> None:
     assert [words.count(n) for n in (770, 21_121, 359_425, 22_713_986)] == [
         "770", "21.1 k", "359 k", "22.7 M",
     ]  # fmt: skip

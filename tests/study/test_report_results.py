@@ -1,4 +1,4 @@
-"""Figures of a study, beside those that come from its files by another way."""
+"""Results of a study, compared with results that are computed from its files independently."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_differences_and_p_values_are_those_of_the_files(
 
 @pytest.fixture
 def several(tmp_path: Path) -> StudyFolder:
-    """LoRA is the baseline; BiDoRA stands against DoRA."""
+    """LoRA is the baseline; BiDoRA is compared with DoRA."""
     return made_up.study(
         tmp_path / "several", methods=("lora", "dora", "bidora", "xgblora"),
         tasks=("rte", "cola"), rows=40, trials=0, against={"bidora": "dora", "dora": "lora"},
@@ -83,7 +83,7 @@ def several(tmp_path: Path) -> StudyFolder:
 PAIRS = {"dora": "lora", "bidora": "dora", "xgblora": "lora"}
 
 
-def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> None:
+def test_each_method_is_compared_with_its_own_baseline(several: StudyFolder) -> None:
     found = compute_results(several)
     assert found.study.against == PAIRS
     assert found.baselines == ["lora", "dora"]
@@ -108,7 +108,7 @@ def test_each_method_is_compared_with_what_it_names(several: StudyFolder) -> Non
     assert {over.label: over.against for over in found.over_tasks} == PAIRS
 
 
-def test_all_can_be_compared_with_one_instead(several: StudyFolder) -> None:
+def test_all_methods_can_be_compared_with_another_baseline(several: StudyFolder) -> None:
     found = compute_results(several, "dora")
     assert found.study.against == {"lora": "dora", "bidora": "dora", "xgblora": "dora"}
     (verdict,) = [m.verdict for m in found.tasks[0].methods if m.label == "lora"]
@@ -121,7 +121,7 @@ def test_all_can_be_compared_with_one_instead(several: StudyFolder) -> None:
         compute_results(several, "olora")
 
 
-def test_a_report_names_what_each_is_compared_with(several: StudyFolder) -> None:
+def test_a_report_names_the_baseline_of_each_method(several: StudyFolder) -> None:
     found = compute_results(several)
     page, text = render_html(found), render_markdown(found)
     for shown in (page, text):
@@ -167,8 +167,8 @@ def test_wilcoxon_counts_a_smaller_loss_as_ahead(found: StudyResults) -> None:
     assert over["full"].p_value == pytest.approx(0.25)
 
 
-def test_metrics_in_unlike_units_count_by_their_sign(tmp_path: Path) -> None:
-    """Points of accuracy beside nats: ranked by size, the unit would decide."""
+def test_metrics_in_different_units_count_by_sign(tmp_path: Path) -> None:
+    """Ranked by size, points of accuracy and nats would be ordered by their units."""
     folder = made_up.study(
         tmp_path, methods=("dora", "lora"), tasks=("rte", "cola", "e2e"), rows=30, trials=0
     )
@@ -188,7 +188,7 @@ def test_metrics_in_unlike_units_count_by_their_sign(tmp_path: Path) -> None:
         assert found.over_tasks[0].test == signed_rank(scale(expected).tolist())
 
 
-def test_what_few_tasks_cannot_show_is_said_of_the_corrected_p(found: StudyResults) -> None:
+def test_the_least_p_of_few_tasks_is_corrected(found: StudyResults) -> None:
     """2 / 2^3 of three tasks, corrected for six comparisons."""
     assert [(item.test.least_p, item.least_p) for item in found.over_tasks] == [(0.25, 1.0)] * 6
     for item in found.over_tasks:
@@ -217,8 +217,8 @@ def test_without_outcomes_there_is_no_interval_over_rows(small: StudyFolder) -> 
         assert after.finding not in ("better", "worse")
 
 
-def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: StudyFolder) -> None:
-    """With two seeds and the bootstrap of Examples.compute, to the precision of 2000 draws."""
+def test_the_interval_over_rows_is_that_of_a_bootstrap(small: StudyFolder) -> None:
+    """The bootstrap here calls Examples.compute on three seeds, to the precision of its draws."""
     verdict = next(m.verdict for _, m in every_method(compute_results(small)) if m.label == "lora")
     assert verdict is not None
     assert verdict.difference.over_rows is not None
@@ -240,7 +240,7 @@ def test_the_interval_over_rows_is_that_of_the_metric_on_drawn_rows(small: Study
     assert verdict.difference.over_rows.error >= 0.9 * spread_of_rows
 
 
-def test_other_rows_are_refused(small: StudyFolder) -> None:
+def test_runs_on_different_rows_are_refused(small: StudyFolder) -> None:
     file = small.examples_file("rte--lora--1")
     run = Examples.load(file)
     Examples(run.metric, ("other:1", *run.ids[1:]), run.scores, run.predictions, run.labels).save(
@@ -250,19 +250,19 @@ def test_other_rows_are_refused(small: StudyFolder) -> None:
         compute_results(small)
 
 
-def test_a_study_without_results_says_how_to_go_on(small: StudyFolder) -> None:
+def test_a_study_without_results_names_the_command_to_continue(small: StudyFolder) -> None:
     for record in small.path.glob("records/*.json"):
         record.unlink()
     with pytest.raises(MethodError, match=r"none of its 9 runs is finished.*rankwright compare"):
         compute_results(small)
 
 
-def test_a_folder_that_is_no_study_is_named(small: StudyFolder) -> None:
+def test_a_folder_without_a_study_is_named(small: StudyFolder) -> None:
     with pytest.raises(MethodError, match="holds no study"):
         compute_results(StudyFolder(small.path / "records"))
 
 
-def test_a_baseline_that_is_missing_leaves_the_means(tmp_path) -> None:
+def test_a_missing_baseline_leaves_the_means(tmp_path) -> None:
     folder = made_up.study(
         tmp_path, methods=("dora", "lora"), tasks=("rte",), seeds=(0,), rows=30, trials=0,
         unfinished=[("rte", "dora", 0)],

@@ -53,7 +53,7 @@ def difference(table: np.ndarray) -> Difference:
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_the_interval_over_seeds_holds_the_truth_in_95_of_100_studies(seeds: int) -> None:
+def test_the_interval_over_seeds_covers_the_truth_in_95_of_100_studies(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
     studies = [estimate(rng.normal(0.8, 0.1, seeds)) for _ in range(STUDIES)]
     assert share_within(np.mean([s.low <= 0.8 <= s.high for s in studies]), 0.95)
@@ -74,10 +74,10 @@ def test_the_estimate_is_scipys() -> None:
     [(0.05, 0.0, 0.1), (0.0, 0.4, 0.1), (0.02, 0.3, 0.3)],
     ids=["seeds", "rows", "all"],
 )
-def test_the_interval_over_seeds_and_rows_holds_the_truth(
+def test_the_interval_over_seeds_and_rows_covers_the_truth(
     of_seed: float, of_row: float, rest: float
 ) -> None:
-    """Other rows included, which the interval over seeds alone does not promise."""
+    """The truth is that of other rows, which the interval over seeds alone does not cover."""
     rng = np.random.default_rng(1)
     held = [
         difference(simulated(rng, 5, 0.01, of_seed, of_row, rest)).over_rows for _ in range(STUDIES)
@@ -93,7 +93,7 @@ def test_the_interval_is_wider_than_needed_where_only_the_rest_varies() -> None:
     assert 0.95 <= share <= 1.0
 
 
-def test_seeds_alone_do_not_speak_for_other_rows() -> None:
+def test_seeds_alone_make_false_claims_about_other_rows() -> None:
     rng = np.random.default_rng(3)
     studies = [difference(simulated(rng, 5, 0.0, 0.0, 0.4, 0.1)) for _ in range(200)]
     assert np.mean([s.over_seeds.p_value < 0.05 for s in studies]) > 0.5
@@ -101,7 +101,7 @@ def test_seeds_alone_do_not_speak_for_other_rows() -> None:
 
 
 def test_a_mean_over_rows_has_the_variance_that_the_two_way_formula_gives() -> None:
-    """For a mean, the bootstrap's variances are the analysis of variance, but for chance."""
+    """For a mean, the bootstrap's variances are the analysis of variance, up to chance."""
     rng = np.random.default_rng(4)
     table = simulated(rng, 6)
     draws = rng.multinomial(ROWS, np.full(ROWS, 1 / ROWS), 20_000) @ table.T / ROWS
@@ -117,7 +117,7 @@ def test_a_mean_over_rows_has_the_variance_that_the_two_way_formula_gives() -> N
 
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.8, 15), (1.5, 6), (0.3, 90)])
-def test_the_needed_seeds_see_the_difference_in_80_of_100_studies(
+def test_the_needed_seeds_detect_the_difference_in_80_of_100_studies(
     effect: float, seeds: int
 ) -> None:
     assert seeds_needed(effect, 1.0) == seeds
@@ -131,7 +131,7 @@ def test_the_needed_seeds_see_the_difference_in_80_of_100_studies(
 @pytest.mark.parametrize("alpha", [0.05, 0.0025])
 @pytest.mark.parametrize("count", [2, 3, 8])
 @pytest.mark.parametrize("effect", [0.3, 3.0, 12.0])
-def test_the_power_is_the_share_of_studies_that_see_the_effect(
+def test_the_power_is_the_share_of_studies_that_detect_the_effect(
     effect: float, count: int, alpha: float
 ) -> None:
     values = np.random.default_rng(9).normal(effect, 1.0, (4000, count))
@@ -184,7 +184,7 @@ def test_one_method_under_two_names_is_not_distinguishable() -> None:
     )
 
 
-def test_the_words_of_a_verdict() -> None:
+def test_sentences_of_verdicts() -> None:
     few = Difference.of([0.02, -0.005, 0.015, -0.008, 0.018])
     verdict = judge({"bidora": few}, "dora")["bidora"]
     needed = seeds_needed(0.8, 100 * float(np.std(few.by_seed, ddof=1)))
@@ -211,8 +211,8 @@ def test_the_words_of_a_verdict() -> None:
     )
 
 
-def test_without_the_rows_nothing_is_said_of_others() -> None:
-    """What is not known must not make a claim stronger."""
+def test_without_outcomes_by_row_a_verdict_is_about_these_rows() -> None:
+    """Missing outcomes must not make a claim stronger."""
     table = np.random.default_rng(7).normal(0.0, 0.4, (1, ROWS)).repeat(5, axis=0)
     table += 0.02 - table.mean() + 1e-4 * np.arange(5)[:, None]
     known = difference(table)
@@ -236,8 +236,8 @@ def test_too_few_rows_are_named() -> None:
     assert f"{ROWS} rows are too few for a general claim." in verdict.describe(POINTS)
 
 
-def test_a_finding_on_these_rows_is_said_so_where_both_intervals_look_the_same() -> None:
-    """The two are on either side of 0.05, and nearer to each other than the digits shown."""
+def test_a_finding_on_these_rows_is_named_even_if_both_intervals_look_the_same() -> None:
+    """The two are on either side of 0.05, and closer to each other than the digits shown."""
     by_seed = 0.0145 * (1 + np.array([-1.0, 1.0, -0.5, 0.5, 0.0]))
     draws = by_seed + 0.0045 * np.tile([-1.0, 1.0], 150)[:, None]
     verdict = judge({"a": Difference.of(by_seed.tolist(), draws, ROWS)}, "b")["a"]
@@ -252,8 +252,8 @@ def test_a_finding_on_these_rows_is_said_so_where_both_intervals_look_the_same()
     assert words.endswith(f"{ROWS} rows are too few for a general claim.")
 
 
-def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
-    """Differences of two seeds that are whole rows of 277, and often the same."""
+def test_a_metric_of_few_values_has_no_excess_of_false_positives() -> None:
+    """Differences of two seeds are whole rows of 277 and often equal."""
     rows = np.rint(np.random.default_rng(10).normal(0.0, 2.0, (STUDIES, 2)))
     assert np.mean((rows[:, 0] == rows[:, 1]) & (rows[:, 0] != 0)) > 0.08
     assert np.mean([estimate(row / 277).p_value < 0.05 for row in rows]) < 0.05
@@ -268,11 +268,11 @@ def test_a_metric_of_few_values_finds_no_more_than_it_may() -> None:
     ("p_value", "text"),
     [(0.04997, "0.04997"), (0.0502, "0.05"), (0.05, "0.05"), (0.0321, "0.032"), (1.0, "1")],
 )
-def test_a_p_value_is_on_the_side_of_the_level_that_it_is_on(p_value: float, text: str) -> None:
+def test_a_formatted_p_value_keeps_its_side_of_the_level(p_value: float, text: str) -> None:
     assert format_p(p_value) == f"p = {text}"
 
 
-def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None:
+def test_an_undetected_difference_needs_more_seeds_than_there_are() -> None:
     rng = np.random.default_rng(8)
     for seeds in (2, 3, 6):
         differences = {f"m{k}": Difference.of(rng.normal(2, 1, seeds).tolist()) for k in range(20)}
@@ -286,8 +286,8 @@ def test_a_difference_that_is_not_seen_needs_more_seeds_than_there_are() -> None
             assert verdict.seeds_needed is None or verdict.seeds_needed > seeds
 
 
-def test_a_mean_of_rounding_is_zero() -> None:
-    """Else seeds that cancel out would be a task won: 0.1 + 0.2 - 0.3 is not 0 in floats."""
+def test_a_mean_within_rounding_is_zero() -> None:
+    """Seeds that cancel out must not count as a task won: 0.1 + 0.2 - 0.3 is not 0 in floats."""
     assert math.fsum([0.1, 0.2, -0.3]) != 0
     assert estimate([0.1, 0.2, -0.3]).mean == 0.0
     assert estimate([0.1, 0.2, -0.3 + 1e-9]).mean != 0.0
@@ -298,7 +298,7 @@ def test_an_infinite_value_has_no_interval() -> None:
     assert (found.mean, found.error, found.p_value) == (math.inf, math.inf, 1.0)
 
 
-def test_what_cannot_be_computed_is_refused() -> None:
+def test_empty_or_mismatched_input_is_refused() -> None:
     with pytest.raises(ValueError, match="one for each seed"):
         estimate([])
     with pytest.raises(ValueError, match="one for each task"):

@@ -1,4 +1,4 @@
-"""PEFT's layout: what its dashboard reads of every run is there, under its names and types."""
+"""PEFT's layout has every field that its dashboard reads, with the right types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAST = {
 PACKAGES = ("peft", "transformers", "datasets", "torch", "bitsandbytes")
 
 
-def test_every_run_is_there_with_what_the_dashboard_reads(study: StudyFolder) -> None:
+def test_every_run_has_the_fields_that_the_dashboard_reads(study: StudyFolder) -> None:
     files = write_peft_layout(study)
     records = study.records()
     assert len(files) == len(records) > 0

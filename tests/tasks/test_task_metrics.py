@@ -115,6 +115,6 @@ def test_an_unknown_metric_lists_the_known_ones():
         get_metric("acuracy")
 
 
-def test_only_losses_are_better_small():
+def test_only_losses_are_better_when_smaller():
     smaller = {name for name, metric in METRICS.items() if not metric.greater_is_better}
     assert smaller == {"mse", "loss_per_token", "perplexity"}
