@@ -135,6 +135,12 @@ def scale_estimate(estimate: Estimate, unit: Unit) -> Estimate:
     return replace(estimate, mean=estimate.mean * unit.scale, error=estimate.error * unit.scale)
 
 
+def join_steps(places: Sequence[Place]) -> str:
+    """Return SVG path data of a staircase through places that goes on to the right edge."""
+    (x, y), *others = places
+    return f"M{x} {y}" + "".join(f"H{a}V{b}" for a, b in others) + f"H{RIGHT}"
+
+
 def join_places(places: Iterable[Place]) -> str:
     """Return SVG path data of a line through places."""
     return "M" + "L".join(f"{x} {y}" for x, y in places)

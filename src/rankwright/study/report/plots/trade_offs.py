@@ -18,6 +18,7 @@ from rankwright.study.report.plots.panel import (
     Panel,
     Span,
     Stroke,
+    join_steps,
     make_metric_axis,
     metric_bounds,
     place_interval,
@@ -95,8 +96,8 @@ def _plot_trade_off(task: TaskResults, cost: Cost) -> Panel:
             f"{method.label}: {words.plus_minus(method.mean, unit)} at {cost.text(cost.of(method))}"
         )
         dots.append(Dot(*place, title, css_class))
-        if (reach := place_interval(y, scale_estimate(method.mean, unit))) is not None:
-            strokes.append(_draw_interval(place[0], reach))
+        if (span := place_interval(y, scale_estimate(method.mean, unit))) is not None:
+            strokes.append(_draw_interval(place[0], span))
     named = "; ".join(
         f"{m.label} with {words.plus_minus(m.mean, unit)} at {cost.text(cost.of(m))}" for m in front
     )
@@ -121,18 +122,17 @@ def _cost_axis(costs: Sequence[float]) -> Axis:
     return Axis.over([0.0, *costs], LEFT, RIGHT, room=0.1, bounds=(0.0, math.inf))
 
 
-def _draw_interval(x: float, reach: Span) -> Stroke:
+def _draw_interval(x: float, span: Span) -> Stroke:
     """Return an interval as a vertical line, with an arrowhead where it continues."""
-    path = f"M{x} {reach.low}V{reach.high}"
-    if reach.below:
-        path += f"M{x - 4} {reach.low - 5}L{x} {reach.low}l4 -5"
-    if reach.above:
-        path += f"M{x - 4} {reach.high + 5}L{x} {reach.high}l4 5"
+    path = f"M{x} {span.low}V{span.high}"
+    if span.below:
+        path += f"M{x - 4} {span.low - 5}L{x} {span.low}l4 -5"
+    if span.above:
+        path += f"M{x - 4} {span.high + 5}L{x} {span.high}l4 5"
     return Stroke(path, "error")
 
 
 def _draw_front(front: Sequence[MethodResults], x: Axis, y: Axis, cost: Cost, unit: Unit) -> Stroke:
-    """Return the best mean that is reached at most at a given cost, as a staircase."""
+    """Return the best mean of the methods up to each cost, as a staircase."""
     places = [(x.at(cost.of(m)), y.at(m.mean.mean * unit.scale)) for m in front]
-    path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
-    return Stroke(f"{path}H{RIGHT}", "front")
+    return Stroke(join_steps(places), "front")

@@ -18,6 +18,7 @@ from rankwright.study.report.plots.panel import (
     Dot,
     Panel,
     Stroke,
+    join_steps,
     metric_bounds,
 )
 from rankwright.study.report.results import TaskResults
@@ -56,12 +57,11 @@ def _plot_trials(record: TuningRecord, unit: Unit, y: Axis) -> Panel:
     better = max if record.greater_is_better else min
     best = list(itertools.accumulate(values.values(), better))
     places = [(x.at(n), y.at(b * unit.scale)) for n, b in zip(values, best, strict=True)]
-    path = f"M{places[0][0]} {places[0][1]}" + "".join(f"H{a}V{b}" for a, b in places[1:])
     panel = _make_panel(record, unit, y, f"{record.label}: best so far", "trial")
     return replace(
         panel,
         x_ticks=x.ticks(format_tick, whole=True),
-        strokes=[Stroke(path + f"H{RIGHT}", "ours")],
+        strokes=[Stroke(join_steps(places), "ours")],
         dots=_draw_trials(record, unit, y, lambda trial: x.at(trial.number)),
     )
 
