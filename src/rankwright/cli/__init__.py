@@ -66,11 +66,11 @@ def _run(arguments: list[str]) -> int:
         return 2
     # bitsandbytes, which PEFT imports, asks for one more package on some CPUs, for 4-bit weights
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    from rankwright.cli.early_check import read_rows_early
     from rankwright.cli.ending import ending
-    from rankwright.cli.first import rows_first
 
     with ending(command) as end:
-        rows = rows_first(command, arguments[1:])
+        rows = read_rows_early(command, arguments[1:])
         from rankwright.cli.commands import run  # torch and transformers take seconds to import
 
         end.status = run(command, arguments[1:], rows)

@@ -6,28 +6,15 @@ import contextlib
 import dataclasses
 import shlex
 import signal
-import typing
-from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from rankwright.cli.arguments import (
-    Parser,
-    UsageError,
-    as_arguments,
-    check_names,
-    check_nulls,
-    gathered,
-    normalise,
-    one_line,
-    peek,
-    read_config,
-    with_values,
-)
+from rankwright.cli.arguments import UsageError
 from rankwright.cli.live import StudyTable
+from rankwright.cli.parsing import Given, Parser, option_types, parse_options
 from rankwright.cli.plan_table import plan_table
 from rankwright.core.part_fields import meanings
 from rankwright.job import TrainConfig
@@ -68,23 +55,17 @@ def parse_compare(arguments: Sequence[str]) -> tuple[StudyConfig, bool]:
         UsageError: An option is unknown, missing or of a wrong type.
         MethodError: A value is out of its range, or the file cannot be read.
     """
-    arguments = gathered([normalise(argument) for argument in arguments])
-    path = peek(arguments, "--config")
-    config, text = read_config(path)
+    given = Given.read(arguments)
     types = _types()
-    check_names(config, types, f"{path}: ")
-    check_nulls(config, types, f"{path}: ")
-    given = as_arguments(config) + with_values(arguments, types)
-    try:
-        parsed = _parser().parse_args(given).as_dict()
-    except ArgumentError as error:
-        raise UsageError(one_line(str(error), types)) from error
+    given.check(types)
+    everything = given.as_arguments(types)
+    parsed = parse_options(_parser(), everything, types)
     if parsed["methods"] is None or (parsed["task"] is None and parsed["data"] is None):
         raise UsageError("give --methods, and --task or --data")
-    named = {argument.partition("=")[0].partition(".")[0][2:] for argument in given}
+    named = {argument.partition("=")[0].partition(".")[0][2:] for argument in everything}
     options = {name: parsed[name] for name in SHARED & named}
     own = {name: parsed[name] for name in OWN}
-    file = None if text is None else _hide_passwords(text)
+    file = None if given.text is None else _hide_passwords(given.text)
     return StudyConfig(**own, options=options, file=file), bool(parsed["dry_run"])
 
 
@@ -158,8 +139,6 @@ def _parser() -> Parser:
         usage=USAGE,
         description="Train several methods on the same data with the same budget and seeds, and "
         "report which differences are real. Finished runs are not repeated.",
-        exit_on_error=False,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", help="YAML file with any of these options")
     parser.add_argument(
@@ -178,8 +157,6 @@ def _parser() -> Parser:
 
 def _types() -> dict[str, Any]:
     """Return the type of every option by name."""
-    types = {"config": str, "dry_run": bool}
-    for owner, names in ((TrainConfig, SHARED), (StudyConfig, OWN)):
-        hints = typing.get_type_hints(owner)
-        types |= {name: hints[name] for name in names}
-    return types
+    types = option_types(TrainConfig) | option_types(StudyConfig)
+    chosen = {name: hint for name, hint in types.items() if name in SHARED | OWN}
+    return {"config": str, "dry_run": bool, **chosen}

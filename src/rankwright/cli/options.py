@@ -1,33 +1,23 @@
-"""Options of `rankwright train`: from a YAML file, and from the command line, which wins."""
+"""Parse the options of `rankwright train`."""
 
 from __future__ import annotations
 
-import dataclasses
 import typing
-from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from transformers import TrainingArguments
 
-from rankwright.cli.arguments import (
-    DEFAULT_METHOD,
-    NAMED,
-    STARTS,
-    Parser,
-    UsageError,
-    as_arguments,
-    check_names,
-    check_nulls,
-    gathered,
-    normalise,
-    one_line,
-    peek,
-    read_config,
-    with_values,
+from rankwright.cli.arguments import DEFAULT_METHOD, NAMED, STARTS, UsageError
+from rankwright.cli.parsing import Given, Parser, option_types, parse_options
+from rankwright.cli.plugs import (
+    Plug,
+    describe_parts,
+    find_plugs,
+    full_name,
+    read_slot,
+    split_names,
 )
-from rankwright.cli.plugs import Plug, described, flattened, full_name, names_in, plugs_of
 from rankwright.core.method import Method
 from rankwright.core.method_registry import available_methods, get_method
 from rankwright.core.part_registry import SLOTS, available_parts
@@ -48,68 +38,66 @@ _USAGE = (
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Options of `rankwright train` from a YAML file and the command line, which wins.
+    """Parse the options of `rankwright train`; those of the command line win over the YAML file.
 
     Args:
         arguments: The command line after `train`.
 
     Returns:
-        Fields of `TrainConfig`, with the method's own under "method" and those of plugged parts
+        The fields of `TrainConfig`, with the method's own under "method" and those of plugged parts
         under "parts"; and whether to `resume` and to `overwrite`.
 
     Raises:
         UsageError: An option is unknown, missing or of a wrong type.
         MethodError: There is no such method or part, or the file cannot be read.
     """
-    arguments = gathered([normalise(argument) for argument in arguments])
-    path = peek(arguments, "--config")
-    config, _ = read_config(path)
-    run = run_of(path)
+    given = Given.read(arguments)
+    run = run_of(given.path)
     if run is not None:
-        config = find_moved_paths(config, run)
-    plugs = plugs_of({slot: _plugged(slot, arguments, config) for slot in SLOTS})
-    arguments = [full_name(argument, plugs) for argument in arguments]
-    named = config.get("method.name", DEFAULT_METHOD)
-    name = str(peek(arguments, "--method.name") or named)
-    if name != named:  # the file's fields belong to another method
-        config = {key: value for key, value in config.items() if not key.startswith("method.")}
-    types = _types(get_method(name), plugs)
-    check_names(config, types.keys() - {"config", *STARTS}, f"{path}: ")
-    check_nulls(config, types, f"{path}: ")
-    parser = _parser(name, plugs)
-    try:
-        parsed = parser.parse_args(as_arguments(config) + with_values(arguments, types | _SWITCHES))
-    except ArgumentError as error:
-        raise UsageError(one_line(str(error), types)) from error
-    values = parsed.as_dict()
+        given.config = find_moved_paths(given.config, run)
+    plugs = find_plugs({slot: _plugged_names(slot, given) for slot in SLOTS})
+    given.arguments = [full_name(argument, plugs) for argument in given.arguments]
+    method = _method_name(given)
+    types = _types(get_method(method), plugs)
+    given.check(types, not_in_file={"config", *STARTS})
+    values = parse_options(_parser(method, plugs), given.as_arguments(types | _SWITCHES), types)
     values.pop("config")
-    values["parts"] = described({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
+    values["parts"] = describe_parts({slot: values.pop(slot, None) for slot in SLOTS}, plugs)
     start = {name: bool(values.pop(name)) for name in STARTS}
     if all(start.values()):
         raise UsageError("give one of --resume and --overwrite: a run is continued or replaced")
-    if start["resume"] and run is not None and peek(arguments, "--output") is None:
+    if start["resume"] and run is not None and given.peek("--output") is None:
         values["output"] = str(run)  # the folder may have been moved
     return values, start
 
 
-def _plugged(slot: str, arguments: Sequence[str], config: dict[str, Any]) -> list[str]:
-    """Names of a slot's parts; leaves in `config` the fields of these parts only."""
-    names, options = flattened(slot, config.pop(slot, None))
-    given = peek(arguments, f"--{slot}.name")
-    if given is not None:
-        names = names_in(slot, given)
+def _plugged_names(slot: str, given: Given) -> list[str]:
+    """Return the names of a slot's parts; leave the fields of these parts alone in the config."""
+    names, options = read_slot(slot, given.config.pop(slot, None))
+    text = given.peek(f"--{slot}.name")
+    if text is not None:
+        names = split_names(slot, text)
     keys = {name.rpartition(":")[2] for name in names}
-    config |= {name: value for name, value in options.items() if name.split(".")[1] in keys}
+    given.config |= {name: value for name, value in options.items() if name.split(".")[1] in keys}
     return names
 
 
-def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
+def _method_name(given: Given) -> str:
+    """Return the name of the method; drop the fields that the file has for another one."""
+    in_file = given.config.get("method.name", DEFAULT_METHOD)
+    name = str(given.peek("--method.name") or in_file)
+    if name != in_file:
+        given.config = {
+            key: value for key, value in given.config.items() if not key.startswith("method.")
+        }
+    return name
+
+
+def _parser(method: str, plugs: Sequence[Plug]) -> Parser:
     parser = Parser(
         prog="rankwright train",
         usage=_USAGE,
         description="Fine-tune a model with a method; leaves a folder with a plain PEFT adapter.",
-        exit_on_error=False,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", help="YAML file with any of these options")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
@@ -135,19 +123,18 @@ def _parser(method: str, plugs: Sequence[Plug]) -> ArgumentParser:
 
 
 def _types(method: type[Method], plugs: Sequence[Plug]) -> dict[str, Any]:
-    """Type of every option by name."""
-    types = {
+    """Return the type of every option by name."""
+    types: dict[str, Any] = {
         "config": str,
         **dict.fromkeys(STARTS, bool),
         **{f"{name}.name": str for name in NAMED},
+        **option_types(TrainConfig),
     }
     owners: list[tuple[str, Any, set[str]]] = [
-        ("", TrainConfig, set()),
-        ("method.", method, {"plugged"}),
-        *((f"{plug.prefix}.", plug.cls, plug.skipped) for plug in plugs),
+        ("method", method, {"plugged"}),
+        *((plug.prefix, plug.cls, plug.skipped) for plug in plugs),
     ]
     for prefix, owner, skipped in owners:
-        hints = typing.get_type_hints(owner)
-        names = {field.name for field in dataclasses.fields(owner)} - skipped
-        types |= {f"{prefix}{name}": hints[name] for name in names}
+        fields = option_types(owner).items()
+        types |= {f"{prefix}.{name}": hint for name, hint in fields if name not in skipped}
     return types

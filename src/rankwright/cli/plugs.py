@@ -1,8 +1,8 @@
 """Options of plugged parts: `--init pissa --init.niter 4 --procedure flat,chain`.
 
-An option of a slot's name says which parts are plugged into it. A field of one is written
-`--SLOT.FIELD`, or `--SLOT.PART.FIELD` where several parts of the slot have it. In a YAML file a
-slot holds a name, a mapping with `name` and fields, or a list of these.
+The option named after a slot lists the parts to plug into it. A field of a part is written
+`--SLOT.FIELD`, or `--SLOT.PART.FIELD` if several parts of the slot have it. In a YAML file a slot
+holds a name, a mapping with `name` and fields, or a list of these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Plug:
     """A part that the command line or the file names.
 
     Attributes:
-        slot: Where it goes.
+        slot: The slot that it fills.
         name: Its name, or `package.module:Class`.
         cls: Its class.
     """
@@ -36,7 +36,7 @@ class Plug:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of its fields."""
+        """The prefix of its options."""
         return f"{self.slot}.{self.name.rpartition(':')[2]}"
 
     @property
@@ -50,8 +50,8 @@ class Plug:
         return field in self.cls.__dataclass_fields__.keys() - self.skipped  # type: ignore[attr-defined]
 
 
-def plugs_of(named: Mapping[str, Sequence[str]]) -> list[Plug]:
-    """The parts with these names, by slot.
+def find_plugs(named: Mapping[str, Sequence[str]]) -> list[Plug]:
+    """Return the parts with these names.
 
     Raises:
         MethodError: There is no such part, or options could not tell two of them apart.
@@ -70,11 +70,11 @@ def plugs_of(named: Mapping[str, Sequence[str]]) -> list[Plug]:
     return plugs
 
 
-def names_in(slot: str, text: str) -> list[str]:
-    """`flat`, `flat,chain` or `[flat, chain]` as a list; empty for `null`.
+def split_names(slot: str, text: str) -> list[str]:
+    """Return the names in `flat`, `flat,chain` or `[flat, chain]`; none for `null`.
 
     Raises:
-        MethodError: It is neither.
+        MethodError: The text is none of these.
     """
     try:
         value = yaml.load(text, Loader=NumberLoader)
@@ -84,8 +84,8 @@ def names_in(slot: str, text: str) -> list[str]:
     return [str(name).strip() for name in names if str(name).strip()]
 
 
-def flattened(slot: str, value: Any) -> tuple[list[str], dict[str, Any]]:
-    """A slot of the YAML file as names of parts, and their fields as options by name.
+def read_slot(slot: str, value: Any) -> tuple[list[str], dict[str, Any]]:
+    """Return names and fields (as options by name) of the parts in a slot of the YAML file.
 
     Raises:
         MethodError: A part has no name.
@@ -95,7 +95,9 @@ def flattened(slot: str, value: Any) -> tuple[list[str], dict[str, Any]]:
     for item in value if isinstance(value, list) else [value] if value else []:
         fields = dict(item) if isinstance(item, Mapping) else {"name": item}
         if "name" not in fields:
-            raise MethodError(f"{slot}: {item} has no name; expected one of a part, and its fields")
+            raise MethodError(
+                f"{slot}: {item} has no name; expected the name of a part, and its fields"
+            )
         names.append(str(fields.pop("name")))
         key = names[-1].rpartition(":")[2]
         options |= {f"{slot}.{key}.{field}": value for field, value in fields.items()}
@@ -103,7 +105,7 @@ def flattened(slot: str, value: Any) -> tuple[list[str], dict[str, Any]]:
 
 
 def full_name(argument: str, plugs: Sequence[Plug]) -> str:
-    """`--procedure.rho=1` as `--procedure.flat.rho=1` where it is `flat` that has a `rho`.
+    """Return `--procedure.rho=1` as `--procedure.flat.rho=1` if `flat` is the part with a `rho`.
 
     Raises:
         MethodError: Several parts of the slot have the field.
@@ -118,8 +120,10 @@ def full_name(argument: str, plugs: Sequence[Plug]) -> str:
     return f"{owners[0]}{equals}{value}" if owners else argument
 
 
-def described(values: Mapping[str, Any], plugs: Sequence[Plug]) -> dict[str, list[dict[str, Any]]]:
-    """By slot the name and fields of every part, from the parsed options."""
+def describe_parts(
+    values: Mapping[str, Any], plugs: Sequence[Plug]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return name and fields of every part by slot, from the parsed options."""
     parts: dict[str, list[dict[str, Any]]] = {}
     for plug in plugs:
         fields = (values.get(plug.slot) or {}).get(plug.prefix.partition(".")[2]) or {}

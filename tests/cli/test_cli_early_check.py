@@ -12,7 +12,7 @@ import pytest
 
 from rankwright.cli import main
 from rankwright.cli.arguments import UsageError
-from rankwright.cli.first import rows_first
+from rankwright.cli.early_check import read_rows_early
 from rankwright.errors import MethodError
 from rankwright.job import TrainConfig
 from rankwright.tasks import KINDS, Files, TaskError
@@ -82,11 +82,11 @@ def test_a_study_refuses_bad_data_without_torch(data: Path, tmp_path: Path) -> N
     ],
 )
 def test_other_tasks_of_a_study_are_left_for_later(given: list[str]) -> None:
-    assert rows_first("compare", given) is None
+    assert read_rows_early("compare", given) is None
 
 
 def test_rows_are_those_of_the_description(data: Path) -> None:
-    rows = rows_first("train", [*options(data), "--skip-bad-rows", "--steps", "3"])
+    rows = read_rows_early("train", [*options(data), "--skip-bad-rows", "--steps", "3"])
     assert rows is not None
     assert len(rows.splits.train) + len(rows.splits.validation) == 20
     config = TrainConfig(
@@ -103,7 +103,7 @@ def test_a_file_of_options_and_the_command_line_that_wins(data: Path, tmp_path: 
         "- good\n- bad\nlabel_column: grade\nmethod: {name: dora, r: 2}\nprocedure: flat\n"
         "trainer: {seed: 1}\nskip_bad_rows: true\n"
     )
-    rows = rows_first("train", ["--config", str(config), f"--data={data}"])
+    rows = read_rows_early("train", ["--config", str(config), f"--data={data}"])
     assert rows is not None
     assert isinstance(rows.task.source, Files)
     assert rows.task.source.train == data
@@ -114,9 +114,9 @@ def test_a_file_of_options_may_be_called_as_the_description_of_a_run(data: Path)
     file.write_text(f"model: m\ndata: {data}\nvalidation_share: 0.5\n")
     columns = ["--text-column=review", "--label-column=grade", "--config", str(file)]
     with pytest.raises(TaskError, match="2 of 22 rows are bad"):
-        rows_first("train", columns)
+        read_rows_early("train", columns)
     file.with_name("data.json").touch()  # of a run
-    assert rows_first("train", columns) is None
+    assert read_rows_early("train", columns) is None
 
 
 def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
     held_out.write_text("review,grade\nfine,great\n")
     given = [*options(data), "--skip-bad-rows", "--held-out-data", str(held_out)]
     with pytest.raises(TaskError, match=r"held.csv:2: column 'grade' holds 'great'"):
-        rows_first("train", given)
+        read_rows_early("train", given)
     held_out.write_text("review,grade\nfine,good\n")
-    rows = rows_first("train", given)
+    rows = read_rows_early("train", given)
     assert rows is not None
     assert rows.held_out is not None
     assert rows.held_out.test is not None
@@ -136,8 +136,8 @@ def test_held_out_rows_are_checked_too(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--method", "dora", "-h"]])
 def test_help_needs_no_data(arguments: list[str]) -> None:
-    assert rows_first("train", arguments) is None
-    assert rows_first("eval", ["runs/x"]) is None
+    assert read_rows_early("train", arguments) is None
+    assert read_rows_early("eval", ["runs/x"]) is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_the_options_is_said_first(
     data: Path, more: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        rows_first("train", [*options(data), *more])
+        read_rows_early("train", [*options(data), *more])
 
 
 def test_rows_are_not_read_again(
@@ -171,7 +171,9 @@ def test_several_files_of_data(data: Path, form: list[str]) -> None:
     other = data.with_name("more.csv")
     other.write_text("review,grade\nx,good\n")
     given = [argument.format(data, other) for argument in form]
-    rows = rows_first("train", [*options(data)[:2], *options(data)[4:], *given, "--skip-bad-rows"])
+    rows = read_rows_early(
+        "train", [*options(data)[:2], *options(data)[4:], *given, "--skip-bad-rows"]
+    )
     assert rows is not None
     assert isinstance(rows.task.source, Files)
     assert rows.task.source.train == (data, other)
@@ -183,7 +185,7 @@ def test_names_of_labels_are_words(tmp_path: Path, form: list[str]) -> None:
     data.write_text("text,label\n" + "".join(f"{n},{('yes', 'no')[n % 2]}\n" for n in range(20)))
     file.write_text("model: m\nlabel_names: [yes, no]\n")
     given = ["--config", str(file)] if form == ["file"] else ["--model=m", "--label-names", *form]
-    rows = rows_first("train", [*given, "--data", str(data), "--validation-share=0.5"])
+    rows = read_rows_early("train", [*given, "--data", str(data), "--validation-share=0.5"])
     assert rows is not None
     assert rows.task.summary(rows.splits)[0].startswith("labels of the ")
     assert rows.task.label_names == ("yes", "no")
@@ -203,4 +205,4 @@ def test_kind_lists_its_values(
 
 def test_a_bare_option_says_so(data: Path) -> None:
     with pytest.raises(UsageError, match="--epochs: expected a value after it"):
-        rows_first("train", [*options(data), "--epochs"])
+        read_rows_early("train", [*options(data), "--epochs"])
