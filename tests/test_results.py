@@ -1,4 +1,4 @@
-"""Figures in docs/results are those of the records that are kept beside them."""
+"""The tables in docs/results are those of the kept records."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def study_table() -> Any:
 
 
 def runs(task: TaskResults) -> int:
-    """How many runs of a task there are."""
+    """Return the number of finished runs of a task."""
     return sum(len(method.runs) for method in task.methods)
 
 
 def planned(study: StudyResults, task: TaskResults) -> int:
-    """How many there will be."""
+    """Return the number of planned runs of a task."""
     return sum(run.task == task.task.task for run in study.study.runs)
 
 
@@ -46,6 +46,6 @@ def test_tables_and_verdicts_are_those_of_the_records(kept: Path, study_table: A
     for task in finished:
         missing = [line for line in study_table.table(task, study) if line not in page]
         assert not missing
-        for verdict in study_table.verdicts(task):
+        for verdict in study_table.describe_verdicts(task):
             found = verdict.partition(":")[0]  # "> dora − lora = +0.4 ± 0.5"
             assert any(line.startswith(f"{found}:") for line in page), found

@@ -1,8 +1,8 @@
 """Print the tables and verdicts of a study in Markdown: `python docs/results/study_table.py DIR`.
 
-DIR is the study's folder, or what is kept of it in `docs/results/records`, where each study is
-packed into one table. Only those of stdlib-docs have outcomes row by row in it, since these hold
-the data's labels: verdicts from the records of the others say nothing of other rows of the kind.
+DIR is the study's folder, or its packed records in `docs/results/records`. Outcomes by row contain
+the labels of the data, so only the records of stdlib-docs have them: verdicts from the other
+records say nothing about other rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rankwright.study.report.words import plus_minus
 
 
 def table(task: TaskResults, study: StudyResults) -> list[str]:
-    """The task's table, a method a line, in the study's order."""
+    """Return the task's table, one line per method, in the study's order."""
     order = [method.label for method in study.study.methods]
     methods = sorted(task.methods, key=lambda method: order.index(method.label))
     first, *others = study.study.seeds
@@ -36,18 +36,18 @@ def _row(method: MethodResults, task: TaskResults, seeds: tuple[int, ...]) -> li
     by_seed = {run.seed: task.unit.format(run.value) for run in method.runs}
     mean = plus_minus(method.mean, task.unit)
     steps = method.average(lambda run: run.cost.steps)
-    figures = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
+    costs = [f"{steps:.0f}", f"{method.passes:.0f}", f"{method.stored_parameters / 1000:,.0f} k"]
     return [
         method.label,
         *(by_seed.get(seed, "") for seed in seeds),
         mean,
-        _found(method),
-        *figures,
+        _tuned_rates(method),
+        *costs,
     ]
 
 
-def _found(method: MethodResults) -> str:
-    """The learning rates of the runs, as tuning found them."""
+def _tuned_rates(method: MethodResults) -> str:
+    """Return the learning rates that tuning found."""
     if method.tuning is None:
         return ""
     return ", ".join(
@@ -55,10 +55,10 @@ def _found(method: MethodResults) -> str:
     )
 
 
-def verdicts(task: TaskResults) -> list[str]:
-    """What every method is beside what it is compared with, in words."""
-    found = [method.verdict for method in task.methods]
-    return [f"> {verdict.describe(task.unit)}" for verdict in found if verdict is not None]
+def describe_verdicts(task: TaskResults) -> list[str]:
+    """Return the verdict of every comparison in words."""
+    verdicts = [method.verdict for method in task.methods]
+    return [f"> {verdict.describe(task.unit)}" for verdict in verdicts if verdict is not None]
 
 
 def main(folder: str) -> None:
@@ -67,7 +67,7 @@ def main(folder: str) -> None:
     for task in study.tasks:
         print(f"### {task.task.task}, {task.task.metric}\n")
         print("\n".join(table(task, study)), end="\n\n")
-        print("\n>\n".join(verdicts(task)), end="\n\n")
+        print("\n>\n".join(describe_verdicts(task)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "task", "method", "metric", "before", "after", "test", "loss a token", "trainable", "stored",
+    "task", "method", "metric", "before", "after", "test", "loss per token", "trainable", "stored",
     "steps", "passes", "step time (s)", "peak memory (MiB)",
 )  # fmt: skip
 
 
 def row(folder: str, result: dict[str, Any]) -> list[str]:
-    """One run as cells; its folder is named task-method, or task-method-and-more."""
+    """Return one run as cells; its folder is named task-method, or task-method-and-more."""
     metric, cost = result["primary_metric"], result["cost"]
     test = result["test"].get(metric)
     return [
@@ -24,7 +24,7 @@ def row(folder: str, result: dict[str, Any]) -> list[str]:
         f"{result['before'][metric]:.4f}",
         f"**{result['after'][metric]:.4f}**",
         "" if test is None else f"{test:.4f}",
-        loss_of_a_token(result),
+        loss_per_token(result),
         f"{cost['trainable_parameters']:,}",
         f"{cost['stored_parameters']:,}",
         f"{cost['steps']}",
@@ -34,8 +34,8 @@ def row(folder: str, result: dict[str, Any]) -> list[str]:
     ]
 
 
-def loss_of_a_token(result: dict[str, Any]) -> str:
-    """Before and after training, on the validation rows; empty where the task is not generative."""
+def loss_per_token(result: dict[str, Any]) -> str:
+    """Return the loss on validation rows before and after training; empty if not measured."""
     before, after = (result[when].get("loss_per_token") for when in ("before", "after"))
     return "" if before is None else f"{before:.2f} → {after:.2f}"
 

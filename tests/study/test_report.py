@@ -297,7 +297,7 @@ def test_one_seed_is_not_called_a_finding(tmp_path: Path) -> None:
     found = compute_results(folder)
     short = words.in_short(found.tasks[0], found.baselines)
     assert re.fullmatch(
-        r"one seed tells nothing apart; run more seeds\. Beside dora: "
+        r"one seed distinguishes nothing; run more seeds\. Differences to dora: "
         r"full \([−+\d.]+\), lora \([−+\d.]+\)\.",
         short,
     )
@@ -312,7 +312,7 @@ def test_a_method_with_one_seed_is_not_listed_as_tested(tmp_path: Path) -> None:
     )  # fmt: skip
     found = compute_results(folder)
     short = words.in_short(found.tasks[0], found.baselines)
-    assert re.search(r"with only one seed beside dora: full \([−+\d.]+\)", short)
+    assert re.search(r"with only one seed, compared with dora: full \([−+\d.]+\)", short)
     assert not re.search(r"not distinguishable[^;]*full", short)
     open_runs = "Not finished, by method and seed: full 1, 2; bidora 0, 1, 2."
     assert open_runs in Page(render_html(found)).text

@@ -21,7 +21,7 @@ HEADINGS: dict[Finding, str] = {
     "not distinguishable": "not distinguishable from",
     "worse on these rows": "worse on these rows, but not shown for others, than",
     "worse": "worse than",
-    "one seed": "with only one seed beside",
+    "one seed": "with only one seed, compared with",
 }
 
 
@@ -191,9 +191,9 @@ def in_short(task: TaskResults, baselines: Sequence[str]) -> str:
     if len(compared) == 1 and compared[0].verdict is not None:
         return compared[0].verdict.describe(task.unit)
     if all(m.verdict and m.verdict.finding == "one seed" for m in compared):
-        beside = " and ".join(baselines)
+        others = " and ".join(baselines)
         each = ", ".join(_with_difference(m, task.unit) for m in compared)
-        return f"one seed tells nothing apart; run more seeds. Beside {beside}: {each}."
+        return f"one seed distinguishes nothing; run more seeds. Differences to {others}: {each}."
     parts = []
     for baseline, (finding, heading) in itertools.product(baselines, HEADINGS.items()):
         found = [

@@ -136,7 +136,7 @@ def scale_estimate(estimate: Estimate, unit: Unit) -> Estimate:
 
 
 def join_steps(places: Sequence[Place]) -> str:
-    """Return SVG path data of a staircase through places that goes on to the right edge."""
+    """Return SVG path data of a staircase through places, up to the right edge."""
     (x, y), *others = places
     return f"M{x} {y}" + "".join(f"H{a}V{b}" for a, b in others) + f"H{RIGHT}"
 
