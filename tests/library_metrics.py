@@ -1,4 +1,4 @@
-"""The metrics as scikit-learn, SciPy, seqeval and sacrebleu compute them, with none of our code."""
+"""The metrics of scikit-learn, SciPy, seqeval and sacrebleu, and cases to compare with them."""
 
 from __future__ import annotations
 
@@ -85,3 +85,62 @@ LIBRARY_METRICS: dict[str, Callable[[Values, Values], float]] = {
     "loss_per_token": loss_per_token,
     "perplexity": lambda nats, tokens: float(np.exp(loss_per_token(nats, tokens))),
 }
+
+
+ROWS = 40
+RNG = np.random.default_rng(0)
+TAGS = ["O", "B-A", "I-A", "B-B", "I-B"]
+
+
+def classes(count: int) -> list[int]:
+    return RNG.integers(count, size=ROWS).tolist()
+
+
+def sets(labels: int = 3) -> list[list[int]]:
+    return RNG.integers(2, size=(ROWS, labels)).tolist()
+
+
+def tags() -> list[list[str]]:
+    return [RNG.choice(TAGS, size=4).tolist() for _ in range(ROWS)]
+
+
+def texts() -> list[str]:
+    return [" ".join(RNG.choice(["a", "b", "c", "3"], size=6)) for _ in range(ROWS)]
+
+
+def references() -> list[list[str]]:
+    return [[text] for text in texts()]
+
+
+def several_references() -> list[list[str]]:
+    return [[t[: RNG.integers(1, 9)] for t in some] for some in zip(texts(), texts(), strict=True)]
+
+
+CASES: list[tuple[str, Any, Any]] = [
+    ("accuracy", classes(3), classes(3)),
+    ("accuracy", sets(), sets()),
+    ("macro_f1", classes(3), classes(3)),
+    ("macro_f1", [*classes(2)[:-1], 7], classes(2)),  # a class that many draws miss
+    ("macro_f1", sets(), sets()),
+    ("micro_f1", classes(3), classes(3)),
+    ("micro_f1", sets(), sets()),
+    ("binary_f1", classes(2), classes(2)),
+    ("binary_f1", [0] * ROWS, classes(2)),
+    ("matthews", classes(2), classes(2)),
+    ("matthews", classes(4), classes(4)),
+    ("matthews", [1] * ROWS, classes(2)),
+    ("pearson", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
+    ("pearson", [0.3] * ROWS, RNG.normal(2, 1, ROWS).tolist()),
+    ("spearman", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
+    ("mse", RNG.normal(3, 1, ROWS).tolist(), RNG.normal(2, 1, ROWS).tolist()),
+    ("entity_f1", tags(), tags()),
+    ("tag_accuracy", tags(), tags()),
+    ("bleu", texts(), references()),
+    ("bleu", ["", *texts()[1:]], [*several_references()[1:], ["a b c"]]),
+    ("exact_number", texts(), references()),
+    ("loss_per_token", RNG.uniform(1, 9, ROWS).tolist(), RNG.integers(1, 9, ROWS).tolist()),
+    ("perplexity", RNG.uniform(1, 9, ROWS).tolist(), RNG.integers(1, 9, ROWS).tolist()),
+    ("macro_f1", classes(25), classes(25)),  # more labels than are added one by one
+    ("macro_f1", sets(1), sets(1)),
+    ("micro_f1", sets(1), sets(1)),
+]

@@ -1,4 +1,4 @@
-"""Metrics on small examples computed by hand."""
+"""Metrics on small examples computed by hand, and compared with those of well-kept libraries."""
 
 import math
 from decimal import Decimal
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from library_metrics import CASES, LIBRARY_METRICS
 from rankwright.tasks.errors import TaskError
 from rankwright.tasks.metrics import METRICS, Outcome, final_number, get_metric, score
 
@@ -63,6 +64,16 @@ GOLDEN = [
 @pytest.mark.parametrize(("name", "predictions", "references", "value"), GOLDEN)
 def test_golden(name, predictions, references, value):
     assert METRICS[name].compute(predictions, references) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("name", "predictions", "references"), CASES)
+def test_a_metric_has_the_bits_of_its_library(name, predictions, references):
+    value = METRICS[name].compute(predictions, references)
+    assert value == LIBRARY_METRICS[name](predictions, references)
+
+
+def test_every_metric_has_a_case_and_a_library():
+    assert {name for name, *_ in CASES} == METRICS.keys() == LIBRARY_METRICS.keys()
 
 
 def test_every_metric_has_a_golden_example():

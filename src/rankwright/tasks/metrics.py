@@ -113,10 +113,10 @@ def _f1(named: Floats, present: Floats, both: Floats) -> Floats:
 
 
 def macro_f1(predictions: Values, references: Values) -> RowSums:
-    """Mean F1 of the labels.
+    """Return the statistics of the mean F1 of the labels.
 
-    A label of sets that is neither named nor present counts as 0; a class does not count at all, as
-    in scikit-learn.
+    A label of sets that is neither named nor present counts as 0; such a class does not count at
+    all, as in scikit-learn.
     """
     sets = np.ndim(references) == 2
 
@@ -128,7 +128,7 @@ def macro_f1(predictions: Values, references: Values) -> RowSums:
 
 
 def micro_f1(predictions: Values, references: Values) -> RowSums:
-    """F1 of all decisions pooled; equals accuracy where a row has exactly one class."""
+    """Return the statistics of the F1 of all decisions pooled: accuracy, if rows have one class."""
 
     def figure(named: Floats, present: Floats, both: Floats) -> Floats:
         return _f1(sum_labels(named), sum_labels(present), sum_labels(both))
@@ -137,14 +137,14 @@ def micro_f1(predictions: Values, references: Values) -> RowSums:
 
 
 def binary_f1(predictions: Values, references: Values) -> RowSums:
-    """F1 of class 1 in a task of two classes (MRPC, QQP)."""
+    """Return the statistics of the F1 of class 1 in a task of two classes (MRPC, QQP)."""
     named, present = np.asarray(predictions) == 1, np.asarray(references) == 1
     columns = np.stack([named, present, named & present], axis=1).astype(float)
     return RowSums(columns, lambda sums: _f1(*sums.T))
 
 
 def matthews(predictions: Values, references: Values) -> RowSums:
-    """Matthews correlation, -1 to 1; for several classes Gorodkin's R_K."""
+    """Return the statistics of Matthews' correlation, -1 to 1 (Gorodkin's R_K for many classes)."""
 
     def figure(named: Floats, present: Floats, both: Floats) -> Floats:
         rows = sum_labels(named)
@@ -157,7 +157,11 @@ def matthews(predictions: Values, references: Values) -> RowSums:
 
 
 def pearson(predictions: Values, references: Values) -> RowSums:
-    """Pearson's linear correlation, -1 to 1; of all rows by SciPy, of draws from moments."""
+    """Return the statistics of Pearson's linear correlation, -1 to 1.
+
+    The value of all rows is SciPy's, which subtracts the means first. Draws are computed from
+    moments: 2000 draws of 1500 rows take 3 ms so, and 0.3 s in SciPy.
+    """
     x, y = (np.asarray(v, dtype=float) - np.mean(v) for v in (predictions, references))
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
 
@@ -217,7 +221,10 @@ def count_entities(prediction: Sequence[str], reference: Sequence[str]) -> tuple
 
 
 def entity_f1(predictions: Values, references: Values) -> RowSums:
-    """F1 over entities; one counts only if its span and its type are exact (conlleval's rule)."""
+    """Return the statistics of the F1 over entities.
+
+    An entity counts only if its span and its type are exact (conlleval's rule).
+    """
     counts = [count_entities(p, y) for p, y in zip(predictions, references, strict=True)]
 
     def figure(sums: Floats) -> Floats:
@@ -243,7 +250,7 @@ def count_tags(prediction: Sequence[str], reference: Sequence[str]) -> tuple[int
 
 
 def tag_accuracy(predictions: Values, references: Values) -> RowSums:
-    """Share of words whose tag is right, over all rows."""
+    """Return the statistics of the share of words whose tag is right, over all rows."""
     counts = [count_tags(p, y) for p, y in zip(predictions, references, strict=True)]
     columns = np.array(counts, dtype=np.float64)
     return RowSums(columns, lambda sums: sums[:, 0] / np.maximum(sums[:, 1], 1))
@@ -256,9 +263,9 @@ def score_tags(prediction: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> RowSums:
-    """Corpus BLEU over all references of a row, 0 to 100 (sacrebleu's default settings).
+    """Return the statistics of corpus BLEU, 0 to 100, over all references (sacrebleu's defaults).
 
-    It is a function of the lengths of texts and references and of the n-grams matched and present.
+    BLEU is a function of the lengths of texts and references, and of n-grams matched and present.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -308,13 +315,13 @@ def score_number(prediction: str, reference: Sequence[str]) -> float:
 
 
 def loss_per_token(nats: Sequence[float], tokens: Sequence[int]) -> RowSums:
-    """Mean -log p of a scored token over the whole split, in nats."""
+    """Return the statistics of the mean -log p of a scored token over all rows, in nats."""
     columns = np.stack([nats, tokens], axis=1).astype(float)
     return RowSums(columns, lambda sums: sums[:, 0] / sums[:, 1])
 
 
 def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> RowSums:
-    """Exponential of the loss per token; infinite where that overflows."""
+    """Return the statistics of exp(loss per token), which is infinite if it overflows."""
     loss = loss_per_token(nats, tokens)
 
     def figure(sums: Floats) -> Floats:
