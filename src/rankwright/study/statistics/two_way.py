@@ -17,7 +17,7 @@ two-way analysis of variance adds every source once:
     V       = max(V_seeds + V_rows - V_rest, V_seeds, V_rows)
 
 Degrees of freedom follow Satterthwaite; the interval is never narrower than that over seeds alone.
-`tests/study/test_statistics.py` measures its coverage and its false positives.
+`tests/study/statistics/test_statistics.py` measures its coverage and its false positives.
 """
 
 from __future__ import annotations
