@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from rankwright.errors import MethodError
@@ -51,11 +52,8 @@ def report(
         study.check()
     results = compute_results(study, baseline)
     target = None if output is None else expanded(output)
-    if target is not None and format in FOLDERS:
-        with telling_output(target):
-            target.mkdir(parents=True, exist_ok=True)
-    elif target is not None:
-        check_output(target)
+    if target is not None:
+        _check_target(target, format)
     if format == "model-card":
         path = write_card(results, study, target, task=task, method=method, seed=seed)
         print(f"model card: {path}")
@@ -69,6 +67,15 @@ def report(
     if format in (None, "markdown"):
         print(f"summary: {write_markdown(results, study, target)}")
     return 0
+
+
+def _check_target(target: Path, format: Format | None) -> None:  # noqa: A002
+    """Refuse an output that cannot be written, and create the folder of a format that is one."""
+    if format not in FOLDERS:
+        check_output(target)
+        return
+    with telling_output(target):
+        target.mkdir(parents=True, exist_ok=True)
 
 
 def _check_options(
