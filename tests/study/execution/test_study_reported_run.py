@@ -152,7 +152,7 @@ def test_two_labels_of_one_method_give_the_same_results(config_of: ConfigOf) -> 
     (verdict,) = [
         m.verdict for m in compute_results(folder).tasks[0].methods if m.verdict is not None
     ]
-    assert verdict.words(Unit()) == "b − a = 0 on every one of 2 seeds: not distinguishable."
+    assert verdict.describe(Unit()) == "b − a = 0 on every one of 2 seeds: not distinguishable."
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
