@@ -1,6 +1,6 @@
 """YAML loading closer to version 1.2; PyYAML follows 1.1, with surprising numbers and dates.
 
-A repeated key is refused: PyYAML would silently take the last one.
+A repeated key is an error: PyYAML would silently take the last one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 class NumberLoader(yaml.SafeLoader):
     """Reads 2e-5 as a number and 2026-11-23 as a string, as YAML 1.2 does; keys must be unique.
 
-    PyYAML takes only 2.0e-5 for a number, and makes a date of the other, which no option is.
+    PyYAML reads only 2.0e-5 as a number, and 2026-11-23 as a date, which no option is.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -39,10 +39,10 @@ class NumberLoader(yaml.SafeLoader):
 
 
 class ConfigLoader(NumberLoader):
-    """In which `label_names` lists texts as they are written: yes, 1 and true are such names."""
+    """Reads the items of `label_names` as texts: yes, 1 and true are such names."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """See `NumberLoader`."""
+        """Merge as `NumberLoader` does, then keep the items of `label_names` as texts."""
         super().flatten_mapping(node)
         for key, value in node.value:
             if str(key.value).replace("-", "_") == "label_names":
@@ -89,7 +89,7 @@ NumberDumper.add_implicit_resolver(_FLOAT, _SCIENTIFIC, list("-+.0123456789"))
 
 
 class WordLoader(NumberLoader):
-    """In which yes, no, on and off are words too, as in YAML 1.2: they are names of classes."""
+    """Reads yes, no, on and off as texts, as YAML 1.2 does: they are names of classes."""
 
 
 WordLoader.yaml_implicit_resolvers = {

@@ -175,8 +175,8 @@ class Signals(TrainerCallback):
 @pytest.mark.parametrize(
     ("numbers", "status", "said"),
     [
-        ([signal.SIGTERM], 143, "stopped; a checkpoint is saved. Go on with: rankwright train"),
-        ([signal.SIGINT], 130, "stopped; a checkpoint is saved. Go on with: rankwright train"),
+        ([signal.SIGTERM], 143, "stopped; a checkpoint is saved. Continue with: rankwright train"),
+        ([signal.SIGINT], 130, "stopped; a checkpoint is saved. Continue with: rankwright train"),
         ([signal.SIGINT] * 2, 130, "rankwright train: interrupted"),
     ],
     ids=["SIGTERM", "Ctrl-C", "Ctrl-C twice"],
@@ -235,7 +235,7 @@ def test_ctrl_c_saves_and_the_hint_goes_on_to_the_same_bits(
     assert hint in capsys.readouterr().err
     Path("stopped run").rename("moved run")
     assert main(["train", "--config", "moved run/run.yaml", "--resume"]) == 0
-    assert "going on from moved run/checkpoints/checkpoint-" in capsys.readouterr().err
+    assert "resuming from moved run/checkpoints/checkpoint-" in capsys.readouterr().err
     assert train(*method, "--output", "whole") == 0
     assert adapter_bytes(tmp_path / "moved run") == adapter_bytes(tmp_path / "whole")
 
@@ -288,7 +288,7 @@ def test_a_finished_run_is_not_written_over(
         (["--trainer.report_to", "paper"], "paper is not supported"),
         (["--schedule", "sideways"], "sideways is not a valid SchedulerType"),
         (["--schedule", "cosine_with_min_lr"], "--trainer.lr_scheduler_kwargs '{NAME: VALUE}'"),
-        (["--schedule", "warmup_stable_decay"], "'warmup_stable_decay' cannot be made (get_"),
+        (["--schedule", "warmup_stable_decay"], "'warmup_stable_decay' cannot be built (get_"),
         (["--trainer.adam_beta1", "2"], "Invalid beta parameter at index 0: 2"),
         (["--trainer.metric_for_best_model", "nonsense"], "expected one of loss, accuracy, macro"),
         (["--train-rows", "1000"], "--train-rows = 1000: expected at most"),

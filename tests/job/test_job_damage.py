@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_skipped(
         with pytest.warns(IncompleteCheckpointWarning, match="skipped checkpoint checkpoint-3"):
             assert main(["train", "--config", str(run / "run.yaml"), "--resume"]) == 0
         said = capsys.readouterr().err
-        assert f"going on from {run / 'checkpoints' / 'checkpoint-2'}" in said
+        assert f"resuming from {run / 'checkpoints' / 'checkpoint-2'}" in said
 
 
 @pytest.mark.parametrize("damage", ["[]", "null", "{}", "empty", "binary", "gone", "a folder"])

@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     folder, result = train(config, method, resume=True, notify=said.append)
     whole, expected = train(dataclasses.replace(config, output=str(tmp_path / "whole")), method)
     step = 5 if how == "SIGTERM" else 3
-    assert said[1:] == [f"going on from {folder.checkpoints / f'checkpoint-{step}'}"]
+    assert said[1:] == [f"resuming from {folder.checkpoints / f'checkpoint-{step}'}"]
     assert adapter_bytes(folder.path) == adapter_bytes(whole.path)
     assert result.after == expected.after
     assert result.before == expected.before
@@ -122,7 +122,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainCon
 def test_an_unfinished_run_is_not_written_over(config: TrainConfig) -> None:
     stopped(config, LoRA(r=2), 4)
     described = Path(str(config.output), "run.yaml").read_text("utf-8")
-    with pytest.raises(MethodError, match="checkpoints of an unfinished run; go on with --resume"):
+    with pytest.raises(MethodError, match="of an unfinished run; continue with --resume"):
         train(config, LoRA(r=3))
     assert Path(str(config.output), "run.yaml").read_text("utf-8") == described
 
@@ -196,14 +196,14 @@ def test_a_run_goes_on_with_its_own_data(config: TrainConfig, tmp_path: Path) ->
     stopped(config, method, 4)
     known = mine.read_text("utf-8")
     write_rows(mine, labelled_rows(100))
-    with pytest.raises(MethodError, match=r"mine.jsonl is not what it was .*: \d+ train rows, "):
+    with pytest.raises(MethodError, match=r"mine.jsonl has changed since .*: \d+ train rows then"):
         train(config, method, resume=True)
     mine.write_text(known.replace("w1 ", "w2 "), "utf-8")
     with pytest.raises(MethodError, match=r"with other contents; restore it, or start anew"):
         train(config, method, resume=True)
     mine.write_text(known, "utf-8")
     write_rows(other, labelled_rows(21, seed=1))
-    with pytest.raises(MethodError, match=r"held.jsonl is not .*: 20 held_out rows, now 21"):
+    with pytest.raises(MethodError, match=r"held.jsonl has .*: 20 held_out rows then, 21 now"):
         train(config, method, resume=True)
     write_rows(other, labelled_rows(20, seed=1))
     train(config, method, resume=True)
@@ -338,7 +338,7 @@ def test_what_stands_in_the_folder_is_not_replaced(config: TrainConfig) -> None:
     precious = Path(str(config.output), "adapter", "precious")
     precious.parent.mkdir(parents=True)
     precious.touch()
-    with pytest.raises(MethodError, match="adapter is there already, and would be replaced"):
+    with pytest.raises(MethodError, match="adapter exists already, and would be replaced"):
         train(config, LoRA())
     assert precious.exists()
 

@@ -84,7 +84,7 @@ ERRORS = [
     (
         "t.jsonl",
         b'{"a": 1, "a": 2}\n',
-        ":1: the row does not parse as JSON (the key 'a' is the",
+        ":1: the row does not parse as JSON (the key 'a' occurs",
     ),
     ("t.jsonl", b"[" * 100_000 + b"\n", ":1: the row does not parse as JSON (maximum recursion"),
     ("t.jsonl", b'{"a": 1}\n[1, 2]\n', ":2: the row is [1, 2]; expected a JSON object"),

@@ -45,7 +45,7 @@ def test_lines_may_be_called_json(tmp_path):
         ('[{"a": 1}\n{"a": 2}]', ":1: the array does not parse as JSON (Expecting ',' or ']'"),
         ('[{"a": 1},\n{"a": 2}', ":2: the array does not parse as JSON (Expecting ',' or ']'"),
         ('[{"a": 1},\n]', ":2: the array does not parse as JSON (Expecting value"),
-        ('[{"a": 1, "a": 2}]', ":1: the array does not parse as JSON (the key 'a' is there more"),
+        ('[{"a": 1, "a": 2}]', ":1: the array does not parse as JSON (the key 'a' occurs more"),
         ('[{"a": 1},\n2, "b"]', ":2: the row is 2; expected a JSON object"),
         ("[]", ": the file has no rows"),
         ('[{"a": 1}] [{"a": 2}]', ": there is text after the end of the array"),

@@ -107,7 +107,7 @@ def test_the_label_column_still_tells_classes(file_with):
             {"review": "x", "stars": 1},
             "the columns are review, stars, which do not",
         ),
-        ({"review": "x", "stars": 1}, "Name them: --text-column, --label-column and, of a pair, -"),
+        ({"review": "x", "stars": 1}, "Name them: --text-column, --label-column and, for pairs, -"),
         (
             {"question": "x", "sentence": "y", "label": 1},
             "the columns are question, sentence, ",
@@ -228,7 +228,7 @@ def test_a_name_with_brackets_is_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["none-*.csv"], r"none-\*\.csv: no file has such a name"),
+        (["none-*.csv"], r"none-\*\.csv: no file matches"),
         (["t.csv", "t.*"], r"t\.csv: the file is named twice"),
     ],
 )

@@ -54,7 +54,7 @@ BAD_ROWS = [
     (SETS, {"a": "x", "b": "y", "y": ["u"]}, {"a": "x", "b": "y", "y": ["v"]},
      "column 'y' holds 'v'; expected one of the 1 labels u."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x", "y"], "tags": ["O"]},
-     "column 'tags' has 1 tags for the 2 words of 'tokens'; expected one tag a word."),
+     "column 'tags' has 1 tags for the 2 words of 'tokens'; expected one tag per word."),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": ["PER"]},
      "column 'tags' holds 'PER'; expected O, B-type or I-type, for entity_f1. Write entities in"),
     (TAGS, {"tokens": ["x"], "tags": ["O"]}, {"tokens": ["x"], "tags": [7]},
@@ -282,7 +282,7 @@ def test_the_f1_of_class_1_is_of_two_classes(write, words):
 
 
 def test_labels_must_be_distinct_and_there():
-    with pytest.raises(TaskError, match="a name stands there more than once"):
+    with pytest.raises(TaskError, match="a name occurs more than once"):
         Labels(("a", "a"))
     with pytest.raises(TaskError, match="there is none"):
         Labels(())

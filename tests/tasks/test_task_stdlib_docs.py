@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rankwright.tasks import StdlibDocs, TaskError, load_task
-from rankwright.tasks.stdlib_docs import PACKAGES, docstrings, masked, source_files
+from rankwright.tasks.stdlib_docs import PACKAGES, docstrings, mask_name, source_files
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_rows_are_the_same_every_time(splits):
 
 
 def test_masking():
-    assert masked("HTTPServer for Http", "http") == "[MASK]Server for [MASK]"
-    assert masked("e.mail", "email") == "e.mail"
+    assert mask_name("HTTPServer for Http", "http") == "[MASK]Server for [MASK]"
+    assert mask_name("e.mail", "email") == "e.mail"
 
 
 LIBRARY = {

@@ -1,4 +1,4 @@
-"""The commands, from their arguments to an exit status."""
+"""The commands: each takes its arguments and returns an exit status."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from rankwright.training.progress import progress_bar
 
 
 def run(command: str, arguments: list[str], rows: RunRows | None = None) -> int:
-    """Run one command; see `ending` for what becomes of errors.
+    """Run one command and return its exit status; `ending` handles errors.
 
     Args:
-        command: Its name.
+        command: The name of the command.
         arguments: The command line after it.
         rows: The rows of a run, if they have been read.
     """
@@ -52,15 +52,15 @@ def run(command: str, arguments: list[str], rows: RunRows | None = None) -> int:
         sys.path.append(here)  # for --method my_module:MyMethod
     try:
         with quiet():
-            normal = list(map(_hyphens, arguments))
+            normal = list(map(_with_hyphens, arguments))
             return _train(normal, rows) if command == "train" else _COMMANDS[command](normal)
     except (ExportError, SafetensorError) as error:
         say(f"rankwright {command}: {error}")
         return 1
 
 
-def _hyphens(argument: str) -> str:
-    """`--batch_size` as `--batch-size`; text after a dot or an equals sign stays as it is."""
+def _with_hyphens(argument: str) -> str:
+    """Return `--batch_size` as `--batch-size`; text after a dot or an equals sign is kept."""
     flag = re.split("[.=]", argument, maxsplit=1)[0]
     return argument.replace("_", "-", flag.count("_")) if flag.startswith("--") else argument
 
@@ -76,7 +76,7 @@ def _train(arguments: list[str], rows: RunRows | None) -> int:
         )
     if result.interrupted:
         if main_process:
-            say(f"stopped; a checkpoint is saved. Go on with: {folder.resume}")
+            say(f"stopped; a checkpoint is saved. Continue with: {folder.resume}")
         return SIGNALLED + (signal.SIGINT if interrupts else signal.SIGTERM)
     if main_process:
         Console().print(result_table(result))
@@ -90,7 +90,7 @@ def _compare(arguments: list[str]) -> int:
 
 def _eval(arguments: list[str]) -> int:
     parser = ArgumentParser(
-        prog="rankwright eval", description="Metrics of a finished run, as JSON."
+        prog="rankwright eval", description="Compute the metrics of a finished run, as JSON."
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
     _add_edited(parser)
@@ -98,20 +98,18 @@ def _eval(arguments: list[str]) -> int:
         "--split",
         choices=("train", "validation", "test"),
         default="validation",
-        help="which rows (default: validation)",
+        help="split to evaluate (default: validation)",
     )
-    parser.add_argument("--rows", type=int, help="only so many rows, drawn as by --eval-rows")
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="rows of one batch (default: 64)"
-    )
-    parser.add_argument("--output", metavar="FILE", help="write the metrics to this file, too")
+    parser.add_argument("--rows", type=int, help="number of rows, drawn as --eval-rows does")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows per batch (default: 64)")
+    parser.add_argument("--output", metavar="FILE", help="also write the metrics to this file")
     return evaluate(**vars(parser.parse_args(arguments)), notify=say)
 
 
 def _export(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright export",
-        description="A finished run in another form. What is written is loaded again and compared "
+        description="Write a finished run in another form. The result is loaded again and compared "
         "with the run's model before success is reported.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
@@ -121,37 +119,38 @@ def _export(arguments: list[str]) -> int:
         dest="kind",
         choices=FORM_NAMES,
         required=True,
-        help="the adapter as trained, a plain LoRA, or the whole model with the adapter merged in",
+        help="the adapter as trained, a plain LoRA, or the full model with the adapter merged in",
     )
     parser.add_argument(
         "--rank",
         type=int,
-        help="rank of the plain LoRA; without it the result is exact, where there is an exact one",
+        help="rank of the plain LoRA; without it the result is exact, if that is possible",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         metavar="SHARE",
-        help="largest difference of a logit that passes the comparison, as a share of the largest "
-        "logit (default: by the dtype of the base)",
+        help="maximum logit difference that passes the comparison, as a share of the largest logit "
+        "(default: by the dtype of the base model)",
     )
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: RUN/AS-export)")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the content of the folder"
+    )
     return export_run(**vars(parser.parse_args(arguments)))
 
 
 def _plot(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright plot",
-        description="What was logged while a run trained, a panel for each quantity over the "
-        "optimizer steps: the loss and the metrics on training and validation rows, and what the "
-        "method measures, such as sparsity or mean_rank. Also of a run that is not finished, up to "
-        "its newest checkpoint.",
+        description="Plot the log of a run, one panel per quantity over the optimizer steps: the "
+        "loss and the metrics on training and validation rows, and measurements of the method such "
+        "as sparsity or mean_rank. An unfinished run is plotted up to its newest checkpoint.",
     )
     parser.add_argument("run", metavar="RUN", help="folder of the run")
     _add_edited(parser)
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="these quantities only (default: all)"
+        "--only", nargs="+", metavar="NAME", help="quantities to plot (default: all)"
     )
     parser.add_argument(
         "--output",
@@ -164,31 +163,31 @@ def _plot(arguments: list[str]) -> int:
 def _report(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright report",
-        description="The figures of a study, computed anew from its result files: one HTML file "
-        "that needs no network, a Markdown summary, or the model card of an adapter.",
+        description="Compute the results of a study from its records, and write them as one HTML "
+        "file that needs no network, a Markdown summary, or the model card of an adapter.",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of the study")
     parser.add_argument(
         "--format",
         choices=("html", "markdown", "model-card", "peft", "packed"),
-        help="what to write (default: html and markdown); peft: a JSON file for every run, in the "
+        help="format to write (default: html and markdown); peft: a JSON file per run, in the "
         "layout of PEFT's own method comparison; packed: the study with its records in one table, "
-        "to keep or to publish",
+        "for archiving or publication",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where to (default: DIR/report.html, DIR/report.md, README.md beside the adapter, "
+        help="file to write (default: DIR/report.html, DIR/report.md, README.md of the adapter, "
         "DIR/peft, DIR/packed)",
     )
     parser.add_argument(
         "--baseline",
         metavar="METHOD",
-        help="compare every method with this one (default: what the study says)",
+        help="method that every other one is compared with (default: that of the study)",
     )
     _add_edited(parser)
-    card = parser.add_argument_group("of the model card")
-    card.add_argument("--task", help="the task; needed where the study has several")
+    card = parser.add_argument_group("options of the model card")
+    card.add_argument("--task", help="the task; required if the study has several")
     card.add_argument("--method", help="the method (default: the one with the best mean)")
     card.add_argument("--seed", type=int, help="the seed (default: the first)")
     return report(**vars(parser.parse_args(arguments)))
@@ -198,17 +197,19 @@ def _add_edited(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--edited",
         action="store_true",
-        help="read on where a file is not what the run wrote: it was changed on purpose",
+        help="accept files that were edited on purpose after the run wrote them",
     )
 
 
 def _methods(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright methods",
-        description="What each method does, the slots it fills, what it leaves and what it costs.",
+        description="List the methods: summary, slots, artefact and cost of each.",
     )
-    parser.add_argument("show", nargs="?", choices=("show",), help="show one method in full")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="its name, or package.module:Class")
+    parser.add_argument("show", nargs="?", choices=("show",), help="print one method in full")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="name of the method, or package.module:Class"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.show is None:
         Console().print(methods_table())
@@ -222,17 +223,19 @@ def _methods(arguments: list[str]) -> int:
 def _parts(arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog="rankwright parts",
-        description="What can be plugged onto a method, by slot: `rankwright train --method lora "
-        "--init olora --procedure flat`.",
+        description="List the parts that can be plugged onto a method, by slot, as in `rankwright "
+        "train --method lora --init olora --procedure flat`.",
     )
     parser.add_argument(
         "what",
         nargs="?",
         choices=("show", "probe"),
-        help="show one part in full; or try every part on every method, and say what works",
+        help="print one part in full; or try every part on every method, and print what works",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the part to show")
-    parser.add_argument("--output", metavar="FILE", help="write what was found to this file")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the part to print")
+    parser.add_argument(
+        "--output", metavar="FILE", help="file for the results of probe (default: print them)"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.what is None:
         Console().print(parts_table())
@@ -257,7 +260,7 @@ def _demo(arguments: list[str]) -> int:
         default="runs/demo",
         help="folder of the run; an earlier demo in it is replaced (default: runs/demo)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     return demo(**vars(parser.parse_args(arguments)))
 
 

@@ -1,4 +1,4 @@
-"""The demo: BiDoRA on a task built on the spot, then its adapter in a process of its own."""
+"""The demo: BiDoRA on a built-in task, then its adapter in a process with peft alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rankwright.methods import BiDoRA
 from rankwright.tasks import SequenceClassification
 from rankwright.training.progress import progress_bar
 
-# Reached by logistic regression over the frozen embeddings; see docs/tasks.md.
 FROZEN_ACCURACY = 0.839
+"""Accuracy of logistic regression over the frozen embeddings; see docs/tasks.md."""
 
 
 def demo(output: str = "runs/demo", seed: int = 0) -> int:
@@ -30,11 +30,11 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
 
     Args:
         output: Folder of the run; an earlier demo in it is replaced.
-        seed: Seed of everything random.
+        seed: Seed of all random numbers.
 
     Raises:
         MethodError: The folder holds another run.
-        TrainingError: The run was stopped, or the adapter is another one with peft alone.
+        TrainingError: The run was stopped, or the accuracy differs with peft alone.
     """
     console = Console(stderr=True)
     config = TrainConfig(
@@ -48,7 +48,7 @@ def demo(output: str = "runs/demo", seed: int = 0) -> int:
     with progress_bar(console) as bar:
         folder, result = train(config, method, callback=bar)
     if result.interrupted:
-        raise TrainingError("stopped by a signal; the demo starts anew next time")
+        raise TrainingError("stopped by a signal; the next demo starts anew")
     Console().print(result_table(result))
     accuracy = result.after["accuracy"]
     print(f"logistic regression over the frozen embeddings: {FROZEN_ACCURACY}")
@@ -73,7 +73,7 @@ def _remove_earlier(found: RunFolder, config: TrainConfig) -> None:
 
 
 def accuracy_with_peft_alone(folder: RunFolder) -> float:
-    """Accuracy of a saved classifier in a process in which importing rankwright fails."""
+    """Compute the accuracy of a saved classifier in a process that cannot import rankwright."""
     task = folder.config.make_task()
     assert isinstance(task, SequenceClassification)
     prepared = task.prepare(load_tokenizer(folder.config.model))

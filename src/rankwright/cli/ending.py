@@ -1,4 +1,4 @@
-"""How a command ends: an exit status, and one message where it failed."""
+"""The end of a command: an exit status, and one message if it failed."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ from rankwright.errors import FieldError, MethodError, TrainingError
 from rankwright.tasks.errors import TaskError
 
 SIGNALLED = 128
-"""Added to a signal's number: the exit status after that signal, as shells report it."""
+"""Base of exit statuses after a signal: shells report 128 plus the signal's number."""
 
 
 @dataclass
 class Ending:
-    """The exit status of a command, 0 until something else is known."""
+    """The exit status of a command, 0 unless it is set."""
 
     status: int = 0
 
 
 @contextmanager
 def ending(command: str) -> Iterator[Ending]:
-    """Turns an error that a user can act on into one message and an exit status."""
+    """Turn an error that a user can act on into one message and an exit status."""
     end = Ending()
     try:
         yield end
     except UsageError as error:
         say(f"rankwright {command}: {error}\nrankwright {command} --help lists the options.")
         end.status = 2
-    except BrokenPipeError:  # of `rankwright methods | head`; main ends it
+    except BrokenPipeError:  # as after `rankwright methods | head`; `main` handles it
         raise
     except FieldError as error:
         say(f"rankwright {command}: {_with_option(error, command)}")
         end.status = 1
-    except (MethodError, TaskError, TrainingError, OSError) as error:  # a disk that is full, say
+    except (
+        MethodError,
+        TaskError,
+        TrainingError,
+        OSError,
+    ) as error:  # OSError: a full disk, for example
         say(f"rankwright {command}: {error}")
         end.status = 1
     except KeyboardInterrupt:
@@ -48,7 +53,7 @@ def ending(command: str) -> Iterator[Ending]:
 
 
 def _with_option(error: FieldError, command: str) -> str:
-    """The message, with the field replaced by the option that sets it."""
+    """Return the message, with the field replaced by the option that sets it."""
     option = None
     if error.owner in ("TrainConfig", "StudyConfig"):
         option = "--" + error.name.replace("_", "-")
@@ -58,7 +63,7 @@ def _with_option(error: FieldError, command: str) -> str:
 
 
 def _option_of(error: FieldError) -> str | None:
-    """The option of `train` that sets a field of a method or part; None if there is none."""
+    """Return the option of `train` that sets a field of a method or part; None without one."""
     from rankwright.core.method_registry import available_methods
     from rankwright.core.part_registry import (  # they import torch, as the owner did
         SLOTS,
@@ -75,5 +80,5 @@ def _option_of(error: FieldError) -> str | None:
 
 
 def say(text: str) -> None:
-    """A line for the user, beside what is printed for programs."""
+    """Print a line for the user on stderr; stdout is for results."""
     print(text, file=sys.stderr, flush=True)

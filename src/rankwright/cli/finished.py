@@ -1,4 +1,4 @@
-"""What can be done with a finished run: evaluate it, export it."""
+"""Evaluate and export finished runs."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def evaluate(
     output: str | None,
     notify: Callable[[str], None],
 ) -> int:
-    """Print the metrics of a finished run as JSON; computed on the accelerator, if there is one.
+    """Print the metrics of a finished run as JSON, computed on the accelerator if there is one.
 
     Args:
         run: Folder of the run.
         split: "train", "validation" or "test".
-        batch_size: Rows of one batch.
-        rows: So many rows only, drawn as `--eval-rows` draws them; None for all.
-        edited: Read on where a file is not what the run wrote.
-        output: Write the metrics to this JSON file, too.
-        notify: Called with what the user should know about the rows.
+        batch_size: Rows per batch.
+        rows: Number of rows, drawn as `--eval-rows` does; None for all.
+        edited: Accept files that differ from those that the run wrote.
+        output: A JSON file that the metrics are also written to.
+        notify: Called with each notice about the rows.
 
     Raises:
-        MethodError: An option is out of range, or the run is not finished or damaged.
+        MethodError: An option is out of range, or the run is unfinished or damaged.
     """
     folder = RunFolder.read(run, check=not edited)
     for name, value in (("--batch-size", batch_size), ("--rows", rows)):

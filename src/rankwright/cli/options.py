@@ -32,13 +32,13 @@ _SWITCHES = {
 }
 _USAGE = (
     "rankwright train --method NAME --model MODEL (--task TASK | --data FILE) [options]\n"
-    "       rankwright train --config RUN.yaml [options that win over the file]\n"
+    "       rankwright train --config RUN.yaml [options that override the file]\n"
     "       rankwright train --config RUN/run.yaml --resume"
 )
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Parse the options of `rankwright train`; those of the command line win over the YAML file.
+    """Parse the options of `rankwright train`; the command line overrides the YAML file.
 
     Args:
         arguments: The command line after `train`.
@@ -97,14 +97,14 @@ def _parser(method: str, plugs: Sequence[Plug]) -> Parser:
     parser = Parser(
         prog="rankwright train",
         usage=_USAGE,
-        description="Fine-tune a model with a method; leaves a folder with a plain PEFT adapter.",
+        description="Fine-tune a model with a method, into a folder with a plain PEFT adapter.",
     )
     parser.add_argument("--config", help="YAML file with any of these options")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the run that is in the folder; it is kept until this one is finished",
+        help="replace the run in the folder, which is kept until this one is finished",
     )
     parser.add_argument(
         "--method.name",

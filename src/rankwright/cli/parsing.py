@@ -1,4 +1,4 @@
-"""Parse the options of one call: those of its YAML file, and those of its command line, which win.
+"""Parse the options of one call: those of its YAML file, overridden by those of its command line.
 
 Nothing here imports torch or transformers, so that data can be checked first.
 """

@@ -1,4 +1,4 @@
-"""A script, not a module: load an adapter with peft, in a process without rankwright."""
+"""A script: load an adapter with peft in a process that cannot import rankwright."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
 def main(request_path: str) -> None:
-    """Print the accuracy of the adapter that the request names."""
+    """Print the accuracy of the adapter that a request file names."""
     request = json.loads(Path(request_path).read_text("utf-8"))
     base = AutoModelForSequenceClassification.from_pretrained(
         request["base"], num_labels=request["num_labels"]

@@ -1,4 +1,4 @@
-"""`rankwright parts probe`: which parts work on which methods."""
+"""`rankwright parts probe`: try which parts work on which methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def probe_parts(output: str | None) -> None:
     """Try all pairs; print the page, or write it to a file.
 
     Args:
-        output: The file.
+        output: The file; None to print the page.
 
     Raises:
         BrokenError: A pair is neither refused nor does it work.
@@ -30,7 +30,7 @@ def probe_parts(output: str | None) -> None:
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hide what is said of runs that are shorter than is sensible."""
+    """Hide warnings about runs that are too short."""
     logger = logging.getLogger("rankwright")
     level = logger.level
     logger.setLevel(logging.ERROR)

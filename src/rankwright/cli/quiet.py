@@ -1,4 +1,4 @@
-"""Without what other libraries say about themselves and a user can do nothing about."""
+"""Hide messages of other libraries that a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import datasets
 
 from rankwright.training.progress_bars import no_progress_bars
 
-# Start of a message -> where it comes from. Anything else is shown.
 _WARNINGS = {
     r"`is_gradient_checkpointing` is deprecated": FutureWarning,  # peft 0.21 reads it
     # peft 0.21 looks for modules only; a key that matches nothing is an error of ours
     r"The following (rank|alpha)_pattern keys did not match": RuntimeWarning,
 }
+"""Start of a hidden warning -> its category."""
 _LOGGED = (
     "The tokenizer has new PAD/BOS/EOS tokens",  # the Trainer copies them, as it should
-    "mtime may not be reliable",  # it goes by the step number then, as we do
+    "mtime may not be reliable",  # then it uses the step number, as we do
 )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide bars of loading and saving, the messages listed above, and source lines of warnings.
+    """Hide progress bars of loading and saving, the messages above, and source lines of warnings.
 
-    Everything is put back after.
+    All settings are restored afterwards.
     """
     handlers, form = logging.getLogger("transformers").handlers, warnings.formatwarning
     bars = datasets.is_progress_bar_enabled()

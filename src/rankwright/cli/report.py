@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankwright.errors import MethodError
-from rankwright.job.files import check_output, telling_output
+from rankwright.job.files import check_output, explain_output
 from rankwright.job.paths import expanded
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import write_card, write_html, write_markdown
@@ -74,7 +74,7 @@ def _check_target(target: Path, format: Format | None) -> None:  # noqa: A002
     if format not in FOLDERS:
         check_output(target)
         return
-    with telling_output(target):
+    with explain_output(target):
         target.mkdir(parents=True, exist_ok=True)
 
 

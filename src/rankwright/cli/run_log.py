@@ -13,10 +13,9 @@ from rankwright.tasks.metrics import METRICS
 
 TRAINING, VALIDATION = "training", "validation"
 _EVALUATION = "eval_"
-# Keys of the Trainer's log that are not measurements.
 _BESIDES = ("step", "epoch", "total_flos", "passes", "num_input_tokens_seen")
+"""Keys of the Trainer's log that are not measurements."""
 _TIMES = ("_runtime", "_per_second")
-# Logged name -> name for people, and unit.
 _NAMES = {
     "learning_rate": ("learning rate", ""),
     "grad_norm": ("gradient norm", "before clipping"),
@@ -40,8 +39,9 @@ _NAMES = {
     "binary_f1": ("F1 of class 1", ""),
     "entity_f1": ("entity F1", ""),
 }
+"""Logged name -> name in plots, and unit."""
 _LAST = ("learning_rate", "grad_norm")
-"""Quantities that are drawn last."""
+"""Quantities that are plotted last."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: int, value: float) -> None:
-        """One more point."""
+        """Append a point."""
         self.steps.append(step)
         self.values.append(value)
 
@@ -62,10 +62,10 @@ class Quantity:
     """The values logged under one name.
 
     Attributes:
-        name: Its name for people.
+        name: Its name in plots.
         unit: Its unit, or a word that explains the name; may be empty.
         lines: The values on `TRAINING` and on `VALIDATION` rows.
-        bounds: The smallest and the largest possible value.
+        bounds: The smallest and the largest possible values.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Quantity:
 
     @property
     def constant(self) -> float | None:
-        """The value that all points have; None where they differ."""
+        """The value of all points; None if they differ."""
         values = {value for line in self.lines.values() for value in line.values}
         return values.pop() if len(values) == 1 else None
 
@@ -91,10 +91,10 @@ class RunLog:
 
     Attributes:
         title: Method, task and seed.
-        summary: Its results, or how far it is.
-        quantities: By logged name, without the prefix of evaluations.
-        phases: Name and number of steps of every phase; empty where they were not logged.
-        steps: Steps of the whole run.
+        summary: Its results, or its progress.
+        quantities: Quantities by logged name, without the prefix of evaluations.
+        phases: Name and number of steps of every phase; empty if they were not logged.
+        steps: Number of steps of the run.
     """
 
     title: str
@@ -105,10 +105,10 @@ class RunLog:
 
     @classmethod
     def of(cls, folder: RunFolder) -> RunLog:
-        """Read what a run has logged so far.
+        """Read the log of a run so far.
 
         Raises:
-            MethodError: Nothing is on disk yet, or a file is not whole.
+            MethodError: Nothing is on disk yet, or a file is damaged.
         """
         entries = folder.logged()
         result = folder.outcome() if folder.result.is_file() else {}
@@ -163,7 +163,7 @@ def _quantities(
 
 
 def _with_ends(line: Line, metric: str, result: Mapping[str, Any], steps: int) -> Line:
-    """The line with the metric before training, and after it if that was not logged."""
+    """Add the metric before training, and after training if that was not logged."""
     values = dict(zip(line.steps, line.values, strict=True))
     for step, known in ((0, "before"), (steps, "after")):
         if metric in result.get(known, {}):
@@ -184,14 +184,14 @@ def _named(key: str) -> tuple[str, str]:
 
 
 def _order(key: str) -> tuple[int, str]:
-    """Loss, metrics, measurements of the method, then learning rate and gradient norm."""
+    """Sort key: loss, metrics, measurements of the method, learning rate, gradient norm."""
     if key in _LAST:
         return 3 + _LAST.index(key), key
     return (0 if key == "loss" else 1 if key in METRICS else 2), key
 
 
 def _unit_of_loss(lines: Mapping[str, Mapping[str, Line]]) -> str:
-    """Nats for cross-entropy, squared units for a squared error, as the metrics imply."""
+    """Return nats for cross-entropy and squared units for a squared error, by the metrics."""
     metrics = [METRICS[key] for key in lines if key in METRICS]
     if not metrics:
         return ""

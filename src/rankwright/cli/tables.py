@@ -1,4 +1,4 @@
-"""What the command line shows: the result of a run, the methods there are, one method in full."""
+"""Tables on the command line: the result of a run, the methods and parts, one of them in full."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rankwright.job import RunResult
 
 
 def result_table(result: RunResult) -> Table:
-    """Metrics before and after, and the cost."""
+    """Return a table of the metrics before and after training, and of the cost."""
     table = Table(
         title=Text(f"{result.method} on {result.task} ({result.model}, seed {result.seed})"),
         box=rich.box.SIMPLE_HEAD,
@@ -47,17 +47,17 @@ def result_table(result: RunResult) -> Table:
         ("step time, median", f"{cost.median_step_seconds:.3f} s"),
         ("steps, passes", f"{cost.steps}, {cost.passes:g}"),
         ("wall time", f"{result.seconds:.0f} s"),
-        ("of it validation while training", f"{result.evaluation_seconds:.0f} s"),
+        ("validation during training", f"{result.evaluation_seconds:.0f} s"),
     ):
         table.add_row(name, "", text)
     return table
 
 
 def methods_table() -> Table:
-    """What each method does, the slots it fills, what it leaves, what it costs."""
+    """Return a table of the methods: summary, slots, artefact and cost."""
     table = Table(box=rich.box.SIMPLE_HEAD, show_lines=True)
     table.add_column("method", style="bold")
-    table.add_column("what it does, the slots it fills, what it leaves, what it costs")
+    table.add_column("summary, slots, artefact and cost")
     for name, cls in available_methods().items():
         slots = cls().slots()
         facts = Table.grid(padding=(0, 2))
@@ -109,9 +109,9 @@ def _print_export(export: Export) -> None:
 
 
 def parts_table() -> Table:
-    """What can be plugged onto a method, by slot."""
+    """Return a table of the parts that can be plugged onto a method, by slot."""
     table = Table(box=rich.box.SIMPLE_HEAD)
-    for column in ("slot", "part", "what it does"):
+    for column in ("slot", "part", "summary"):
         table.add_column(column, style="bold" if column == "part" else "")
     for slot in SLOTS:
         for number, (name, cls) in enumerate(available_parts(slot).items()):
@@ -121,10 +121,10 @@ def parts_table() -> Table:
 
 
 def print_parts(name: str) -> None:
-    """Print what the parts of this name do, and every field with its default.
+    """Print the parts with this name, and every field with its default.
 
     Raises:
-        MethodError: There is none.
+        MethodError: There is no such part.
     """
     found = {slot: available_parts(slot)[name] for slot in SLOTS if name in available_parts(slot)}
     if not found:
@@ -146,7 +146,7 @@ def print_parts(name: str) -> None:
 
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """What the docstrings say of each field; a subclass has the last word."""
+    """Return the meanings of the fields in the docstrings; a subclass overrides its bases."""
     found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         found |= meanings(owner)

@@ -57,7 +57,7 @@ def load_adapted(folder: RunFolder, prepared: PreparedTask | None = None) -> Pef
 
 
 def load_adapter(base: PreTrainedModel, folder: str | os.PathLike[str], method: str) -> PeftModel:
-    """Put an adapter on a base model; needed for methods whose adapters PEFT alone does not load.
+    """Load an adapter onto a base model, for methods whose adapters PEFT alone does not load.
 
     Args:
         base: The model that the adapter was trained on; modified in place.
@@ -65,7 +65,7 @@ def load_adapter(base: PreTrainedModel, folder: str | os.PathLike[str], method: 
         method: Name of the method that trained it: registered, or `package.module:Class`.
 
     Raises:
-        MethodError: The method is unknown, or see `read_adapter`.
+        MethodError: The method is unknown, or the adapter cannot be read; see `read_adapter`.
     """
     return read_adapter(base, Path(folder), get_method(method)().slots().export)
 
@@ -94,7 +94,7 @@ def read_adapter(base: PreTrainedModel, folder: Path, export: Export) -> PeftMod
             model = export.load(base, folder)
     except MethodError:
         raise
-    except KeyError as error:  # a module that is saved whole
+    except KeyError as error:  # the weight of a module that is saved whole
         raise incomplete_error(folder, f"it lacks {error.args[0]}") from error
     except Exception as error:  # readers of damaged files raise anything
         raise incomplete_error(folder, error) from error
@@ -105,7 +105,7 @@ def read_adapter(base: PreTrainedModel, folder: Path, export: Export) -> PeftMod
 
 
 def _finite_tensors(path: Path) -> set[str]:
-    """Names of the tensors of a file.
+    """Return the names of the tensors in a file.
 
     Raises:
         MethodError: A tensor holds NaN or infinite values.
@@ -122,7 +122,7 @@ def _finite_tensors(path: Path) -> set[str]:
 
 
 def _check_names(model: PeftModel, stored: set[str], path: Path) -> None:
-    """Refuse missing and unexpected tensors; embeddings may be stored too.
+    """Refuse missing and unexpected tensors; embeddings are optional.
 
     DoRA's magnitudes may have the name that the loader in transformers reads, or PEFT's.
     """

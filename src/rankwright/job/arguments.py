@@ -1,4 +1,4 @@
-"""The Trainer's arguments of a run: made of its options, and tried before time is spent."""
+"""The Trainer's arguments of a run: built from its options, and tried out before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from rankwright.tasks import PreparedTask
 from rankwright.tasks.metrics import METRICS
 from rankwright.training import Trainer
 
-# TrainingArguments by the option of TrainConfig that sets them.
 ARGUMENTS = {
     "seed": "seed",
     "learning_rate": "learning_rate",
@@ -33,7 +32,7 @@ ARGUMENTS = {
     "activation_checkpointing": "gradient_checkpointing",
     "save_total_limit": "keep_checkpoints",
 }
-# The same for those that are derived, and for older names.
+"""Name in TrainingArguments -> field of TrainConfig with its value."""
 DERIVED = {
     "output_dir": "output",
     "max_steps": "steps",
@@ -41,16 +40,17 @@ DERIVED = {
     "warmup_ratio": "warmup",
     "gradient_checkpointing": "gradient_checkpointing",
 }
-# Arguments that may be "no", a word that YAML 1.1 takes for False.
+"""Name in TrainingArguments -> field that its value is derived from, and older names."""
 STRATEGIES = frozenset({"eval_strategy", "logging_strategy", "save_strategy"})
+"""Arguments that may be "no", a word that YAML 1.1 reads as False."""
 
 
 def training_arguments(config: TrainConfig, folder: RunFolder, rows: int) -> TrainingArguments:
-    """The Trainer's arguments of a run.
+    """Build the Trainer's arguments of a run.
 
     Raises:
-        MethodError: `config.trainer` names something that `TrainingArguments` does not have, or
-            that is an option of its own; or a value is not one that it takes.
+        MethodError: `config.trainer` has a name that `TrainingArguments` lacks or that is an option
+            of its own, or a value is out of its range.
     """
     _check_trainer_keys(config.trainer)
     steps = steps_of(config, rows)
@@ -76,7 +76,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, rows: int) -> Tra
 
 
 def steps_of(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps of a run on so many rows."""
+    """Return the number of optimizer steps of a run on `rows` training rows."""
     per_step = config.batch_size * config.accumulation
     return config.steps or max(1, round(config.epochs * -(-rows // per_step)))
 
@@ -95,7 +95,11 @@ def _check_trainer_keys(keys: Iterable[str]) -> None:
 
 
 def check_buildable(arguments: TrainingArguments, model: PeftModel, steps: int) -> None:
-    """Build optimizer and schedule once for a lone matrix: the Trainer does so only in training."""
+    """Build optimizer and schedule for a single matrix; the Trainer does so only in training.
+
+    Raises:
+        MethodError: The schedule cannot be built from its arguments.
+    """
     lone = torch.nn.Parameter(torch.zeros(2, 2))
     optimizer, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     of_weights = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
@@ -111,13 +115,17 @@ def check_buildable(arguments: TrainingArguments, model: PeftModel, steps: int) 
         )
     except (TypeError, ValueError) as error:
         raise MethodError(
-            f"schedule = {arguments.lr_scheduler_type.value!r} cannot be made ({error}); give what "
-            "it needs as --trainer.lr_scheduler_kwargs '{NAME: VALUE}', or choose another"
+            f"schedule = {arguments.lr_scheduler_type.value!r} cannot be built ({error}); give its "
+            "arguments as --trainer.lr_scheduler_kwargs '{NAME: VALUE}', or choose another"
         ) from error
 
 
 def check_best(arguments: TrainingArguments, prepared: PreparedTask) -> None:
-    """Refuse to choose a checkpoint by what no evaluation in training gives."""
+    """Refuse to choose a checkpoint by a metric that no evaluation in training computes.
+
+    Raises:
+        MethodError: `metric_for_best_model` is such a metric.
+    """
     given = [name for name in prepared.reported_metrics if prepared.form in METRICS[name].forms]
     asked = arguments.metric_for_best_model
     if asked is not None and asked.removeprefix("eval_") not in ("loss", *given):
@@ -128,5 +136,5 @@ def check_best(arguments: TrainingArguments, prepared: PreparedTask) -> None:
 
 
 def refusal(error: Exception) -> str:
-    """What to say of an error of the Trainer's own."""
+    """Return the message about an error that the Trainer itself raised."""
     return f"the Trainer refuses its arguments: {error}"

@@ -1,9 +1,9 @@
-"""The README of an adapter: what it is, the calls that load it, its metrics and its training.
+"""The README of an adapter: a summary, the calls that load it, its metrics and its training.
 
 The loader inside transformers reads nothing about the head from an adapter's folder: it takes the
-number of labels and their names as arguments, or in a config. A `config.json` beside the adapter
-would make transformers look for the weights of a whole model there, so the config of the base
-model, labels included, is in a subfolder that the calls name.
+number of labels and their names as arguments, or from a config. A `config.json` beside the adapter
+would make transformers look for the weights of a full model there, so the config of the base model,
+including the labels, is in a subfolder that the calls name.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PIPELINES = {
     "AutoModelForCausalLM": "text-generation",
 }
 """Class that loads a model -> name of its task on the hub."""
-# Options that may be paths on the machine that trained, or that have a line of their own.
 HIDDEN = frozenset({"model", "task", *FILES, "output", "seed", "steps"})
+"""Options that may be paths on the machine that trained, or that have a line of their own."""
 ALWAYS = ("learning_rate", "schedule", "warmup", "weight_decay", "batch_size", "accumulation")
 """Options that are shown even if they have their defaults."""
 
@@ -47,10 +47,10 @@ class Score:
 
     Attributes:
         split: "validation" or "test".
-        metric: Its name.
-        rows: Number of rows; None where it is not known.
-        before: Before training; None where it was not measured.
-        after: After training.
+        metric: Name of the metric.
+        rows: Number of rows; None if it is not known.
+        before: Value before training; None if it was not measured.
+        after: Value after training.
     """
 
     split: str
@@ -69,12 +69,12 @@ class Facts:
         base: The base model, without the folders of a machine.
         method: Registered name of the method.
         label: The method with the parts that are plugged onto it.
-        summary: What the method does, in one line.
+        summary: The method in one line.
         reference: Its paper.
         task: The task.
         scores: The metrics, the primary one first.
         settings: Fields of the method and options of the run; those of `HIDDEN` are not shown.
-        details: More about the training, as texts by name: cost, versions.
+        details: Further facts about the training as texts by name, such as cost and versions.
         export: The slot of the method that says how the adapter loads.
     """
 
@@ -126,7 +126,7 @@ def write_card(
     Args:
         folder: The adapter's folder; PEFT's blank README is replaced.
         model: The adapted model.
-        head: What its base model was loaded with.
+        head: The class and arguments that its base model was loaded with.
         facts: The run.
         lora: The form of a plain LoRA, if the folder holds one instead of the adapter as trained.
     """
@@ -148,7 +148,7 @@ def write_card(
 
 
 def front_matter(facts: Facts, head: Head) -> str:
-    """The metadata that the hub reads, as a YAML block."""
+    """Return the metadata that the hub reads, as a YAML block."""
     pipeline = PIPELINES.get(head.auto_class)
     first = next(iter(facts.scores), None)
     results: dict[str, Any] = {}
@@ -194,7 +194,7 @@ def lora_note(form: Form) -> str:
 
 
 def training_section(facts: Facts) -> str:
-    """How the adapter was trained, as a table."""
+    """Return a table of the settings and the cost of training."""
     settings = {
         name: parameter(value)
         for name, value in sorted(facts.settings.items())
@@ -216,7 +216,7 @@ def _results_section(facts: Facts) -> str:
 
 
 def _scores(folder: RunFolder, result: Mapping[str, Any]) -> list[Score]:
-    """The metrics of a run, the primary one first."""
+    """Return the metrics of a run, the primary one first."""
     splits = folder.splits() if folder.data.is_file() else {}
     scores = []
     for split, before, after in (
@@ -251,19 +251,19 @@ def _details(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def versions_text(versions: Mapping[str, str]) -> str:
-    """`python 3.11.7, torch 2.13.0`."""
+    """Return versions as in `python 3.11.7, torch 2.13.0`."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def parameter(value: object) -> str:
-    """A hyperparameter: floats to three digits."""
+    """Return a hyperparameter as a text, with floats to three digits."""
     if value is None:
         return "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def cell(text: str) -> str:
-    """The text as a cell of a Markdown table."""
+    """Return the text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -344,7 +344,7 @@ def _with_rankwright(imports: str, base_call: list[str], method: str) -> list[st
 
 
 def _call(name: str, auto_class: str, first: str, arguments: list[str]) -> list[str]:
-    """The lines of a call of `from_pretrained`, with a line for each argument."""
+    """Return the lines of a call of `from_pretrained`, with a line for each argument."""
     if not arguments:
         return [f"{name} = {auto_class}.from_pretrained({first})"]
     inside = [f"    {argument}," for argument in (first, *arguments)]

@@ -1,14 +1,14 @@
-"""Which parts work on which methods: found out by trying, on a model of a few thousand weights.
+"""Try which parts work on which methods, on a model of a few thousand weights.
 
-Every method is trained for a few steps with every part plugged in that has a name, and looked at:
+Every method is trained for a few steps with every named part plugged in, and checked:
 
 - a fresh adapter gives the base model's logits;
 - with the adapter disabled the model is the base model, bit for bit, after training too;
-- plain PEFT loads what is saved, and gives the trained model's logits;
-- a run that goes on from the middle ends at the bits of one that was never stopped.
+- plain PEFT loads the saved adapter, and gives the trained model's logits;
+- a run resumed from the middle ends at the same bits as one that was never stopped.
 
-A pair that is refused is refused before training, with the reason. `docs/combinations.md` is what
-`rankwright parts probe` found.
+A pair that does not work is refused before training, with the reason. `docs/combinations.md` has
+the results of `rankwright parts probe`.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ T = TypeVar("T")
 
 
 class BrokenError(Exception):
-    """A combination that was not refused and does not do what every method promises."""
+    """A combination that was not refused and breaks a promise of every method."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A method, a part, and what came of it.
+    """A method, a part, and the result of trying them together.
 
     Attributes:
         method: Name of the method.
         slot: Slot of the part.
         part: Name of the part.
         verdict: "yes", "no", "its own" or "taken"; see the head of the page.
-        reason: Why not, where it is "no".
+        reason: The reason for a "no".
     """
 
     method: str
@@ -99,7 +99,7 @@ def _pair(method: Method, slot: str, name: str) -> Pair:
 
 
 def probe(method: Method) -> None:
-    """Train a method for a few steps and look at what it promises.
+    """Train a method for a few steps and check its promises.
 
     Raises:
         MethodError: It is refused.
@@ -114,7 +114,7 @@ def probe(method: Method) -> None:
 
 
 def small(cls: type[T]) -> T:
-    """A method or part with its defaults, but small."""
+    """Return a method or part with its defaults, except for small sizes."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     try:
         return cls(**{name: value for name, value in SMALL.items() if name in names})
@@ -123,7 +123,7 @@ def small(cls: type[T]) -> T:
 
 
 def document(pairs: list[Pair]) -> str:
-    """What was found as a Markdown page."""
+    """Return the results as a Markdown page."""
     reasons = list(dict.fromkeys(pair.reason for pair in pairs if pair.reason))
     tables = [
         "\n".join(_table(slot, [pair for pair in pairs if pair.slot == slot], reasons))
@@ -134,7 +134,7 @@ def document(pairs: list[Pair]) -> str:
 
 
 def read(page: str) -> list[Pair]:
-    """What a page of `document` says, in no particular order."""
+    """Return the results on a page of `document`, in no particular order."""
     reasons = dict(re.findall(r"^(\d+)\. (.+)$", page, flags=re.MULTILINE))
     found = []
     for slot, table in re.findall(r"^## (\w+)\n\n((?:\|.*\n)+)", page, flags=re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The description of one run: options of `rankwright train`, keys of its YAML."""
+"""The description of one run: the options of `rankwright train`, and the keys of its YAML."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DATA_OPTIONS = (
     "held_out_data",
     *_TASK_OPTIONS,
 )
-"""Options that say what the rows of a run are."""
+"""Options that determine the rows of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,58 +57,59 @@ class TrainConfig:
         task: "stdlib-docs", "glue/<name>", a hub data set as owner/name, or a task file (YAML).
         data: Instead of a task: the training file (.jsonl, .json, .csv, .tsv, .conll or .txt, also
             .gz, or .parquet), several, or a pattern such as 'part-*.csv'.
-        validation_data: What to report on; without it, give validation_share.
-        test_data: A second file to report on.
-        held_out_data: File that a method with two levels learns its upper level from; without one
-            it sets rows of the training file aside.
-        delimiter: Character between the cells of CSV files, or tab; seen in the header if left out.
+        validation_data: File to evaluate on; without it, give validation_share.
+        test_data: A second file to evaluate on, after training.
+        held_out_data: File that a bilevel method learns its upper level from; without one, it holds
+            out rows of the training file.
+        delimiter: Character between the cells of CSV files, or tab; inferred from the header by
+            default.
         kind: Kind of task (sequence_classification, regression, multi_label, token_classification,
-            causal_lm, multiple_choice); told by the columns if left out.
+            causal_lm, multiple_choice); inferred from the columns by default.
         text_column: Column of the text.
         text_pair_column: Column of the second text of a pair.
         label_column: Column of the label.
-        label_names: Every label in the order of the indices, where the data does not tell.
+        label_names: Every label in the order of the indices, if the data does not determine it.
         tokens_column: Column of the words of token classification.
-        tags_column: Column of their tags.
+        tags_column: Column of the tags of these words.
         prompt_column: Column of the prompt of a causal language model.
-        prompt_template: Text around a prompt, or a question, with {prompt} where it goes and
+        prompt_template: Text around a prompt or a question, with {prompt} as its placeholder and
             {column} for any other column; {{ and }} are braces.
-        completion_column: Column of what it should say; of the whole text without a prompt.
+        completion_column: Column of the completion; without a prompt, of the text.
         references_column: Column of all acceptable completions, for evaluation.
-        max_new_tokens: Most tokens of a generated completion.
+        max_new_tokens: Maximum number of tokens of a generated completion.
         question_column: Column of the question of multiple choice.
         choices_column: Column of the list of choices.
-        length_normalised: Whether a choice is scored by the mean of its tokens, not by their sum.
-        validation_share: Share of the training rows to report on where there is no such file.
-        max_length: Most tokens of a row.
+        length_normalised: Whether to score a choice by the mean of its tokens instead of their sum.
+        validation_share: Share of the training rows to hold out for validation, without a file.
+        max_length: Maximum number of tokens of a row; longer rows are truncated.
         metrics: Name of the metric, or a list of names.
-        primary_metric: The metric that a result is judged by.
-        skip_bad_rows: Leave out rows with empty cells, unknown labels and the like, and say which,
-            instead of refusing all.
-        tuning_share: For choosing hyperparameters: report on this share of the training rows, which
-            is not trained on, and leave validation and test rows alone.
-        train_rows: Train on the first so many rows of a seeded shuffle; None for all.
+        primary_metric: Metric that a result is judged by.
+        skip_bad_rows: Leave out rows with empty cells, unknown labels and the like, and list them,
+            instead of stopping with an error.
+        tuning_share: For choosing hyperparameters: hold out this share of the training rows, and
+            evaluate on it instead of the validation and test rows.
+        train_rows: Number of training rows, the first of a seeded shuffle; None for all.
         output: Folder of the run; by default runs/<method>-<task>-<seed>.
-        seed: Seed of everything random.
+        seed: Seed of all random numbers.
         learning_rate: Peak learning rate.
         head_learning_rate: Peak learning rate of a new head, which starts from random weights; None
             for `learning_rate`.
         schedule: Learning-rate schedule by its transformers name.
-        warmup: Share of the steps (below 1) or number of steps with rising learning rate.
+        warmup: Warmup of the learning rate, as a share of the steps (below 1) or a number of steps.
         weight_decay: Decoupled weight decay of the matrices.
-        epochs: Passes over the training rows; a method with phases divides their steps.
+        epochs: Passes over the training rows; a method with phases divides the steps among them.
         steps: Optimizer steps, instead of epochs.
-        batch_size: Rows of one micro-batch on one device.
-        accumulation: Micro-batches of one optimizer step.
-        max_grad_norm: Gradients are clipped to this global norm; 0 for no clipping.
+        batch_size: Rows per micro-batch and device.
+        accumulation: Micro-batches per optimizer step.
+        max_grad_norm: Global norm that gradients are clipped to; 0 for no clipping.
         bf16: Compute under bfloat16 autocast.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        eval_batch_size: Rows of one batch in evaluation.
-        eval_rows: Report on so many rows only, drawn by class where there are classes and the same
+        eval_batch_size: Rows per batch in evaluation.
+        eval_rows: Number of rows to evaluate on, drawn by class if there are classes, and the same
             for every method and seed; None for all.
         save_steps: Optimizer steps between two checkpoints; None for a tenth of the run.
-        keep_checkpoints: How many checkpoints are kept.
-        trainer: More of `transformers.TrainingArguments` by name, such as report_to.
+        keep_checkpoints: Number of checkpoints to keep.
+        trainer: Further fields of `transformers.TrainingArguments` by name, such as report_to.
     """
 
     model: str
@@ -161,7 +162,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make paths absolute, and check what needs no data.
+        """Make paths absolute, and check every value that needs no data.
 
         Raises:
             MethodError: A value is out of its range, or there is not exactly one source of data.
@@ -195,7 +196,7 @@ class TrainConfig:
             raise MethodError("give exactly one of --task and --data, to say what to train on")
 
     def make_task(self) -> Task:
-        """The task, not yet read.
+        """Return the task; its data is not read yet.
 
         Raises:
             TaskError: There is no such task, or an option does not fit it.
@@ -218,7 +219,7 @@ class TrainConfig:
         return dataclasses.replace(task, source=source)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as YAML values."""
+        """Return the fields that differ from their defaults, as YAML values."""
         values = {}
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)

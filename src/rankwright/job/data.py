@@ -1,4 +1,4 @@
-"""The rows of a run, read and tokenised, and by what it knows them again."""
+"""The rows of a run, tokenised, with the digests that identify them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rankwright.tasks.rows import digest
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads.
+    """The data of a run.
 
     Attributes:
-        prepared: What it trains on and is scored on.
-        held_out: Tokenised rows of the user's own second split; None without one.
+        prepared: Tokenised rows to train on and to evaluate on.
+        held_out: Tokenised rows of `held_out_data`; None without such data.
         splits: Number and digest of the rows of every split by its name, `held_out` among them:
             `{"train": {"rows": 8, "sha256": "..."}}`.
-        notices: What the user should know about the rows.
+        notices: Notices for the user about the rows.
     """
 
     prepared: PreparedTask

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files completely or not at all, and read JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rankwright.locks import acquire, remove_unheld, unique_name
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path`, flushed to disk, if nothing is raised.
+    """Provide a temporary file that replaces `path`, flushed to disk, unless an error is raised.
 
-    Temporary files that killed processes left of the same file are deleted.
+    Temporary files of the same path that killed processes left behind are deleted.
 
     Args:
-        path: The file; folders on the way to it are made.
+        path: The file; missing parent folders are created.
 
     Yields:
-        Where to write.
+        The temporary file to write to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unheld(path.parent.glob(f".{glob.escape(path.name)}.*.saving"))
@@ -44,17 +44,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def telling_output(path: Path) -> Iterator[None]:
+def explain_output(path: Path) -> Iterator[None]:
     """Turn a failed write into an error that asks for another `--output`.
 
     Raises:
-        MethodError: Making or opening a file within failed.
+        MethodError: A file could not be created or opened within the block.
     """
     try:
         yield
@@ -72,28 +72,28 @@ def check_output(path: Path) -> None:
     """
     if path.is_dir():
         raise MethodError(f"cannot write to {path}: it is a folder; choose another --output")
-    with telling_output(path):
+    with explain_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; see `json_text`."""
+    """Write JSON completely or not at all; see `json_text`."""
     write_text(path, json_text(value) + "\n")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The values by name in a JSON file.
+    """Read the values by name in a JSON file.
 
     Raises:
-        TypeError: It holds something else.
+        TypeError: The file holds something else.
     """
     values = json.loads(path.read_text("utf-8"))
     if not isinstance(values, dict):
@@ -102,13 +102,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """A value as indented JSON; NaN and infinity, which JSON does not have, are null."""
-    return json.dumps(_nulled(value), indent=1, allow_nan=False)
+    """Return a value as indented JSON; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_without_nan(value), indent=1, allow_nan=False)
 
 
-def _nulled(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nulled(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_nulled(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

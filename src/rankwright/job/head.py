@@ -36,7 +36,7 @@ class Head:
 
     @classmethod
     def of(cls, prepared: PreparedTask, *, replaces: bool = False) -> Head:
-        """The head that a task wants."""
+        """Return the head that a task needs."""
         return cls(prepared.auto_class, prepared.model_kwargs, replaces)
 
     @classmethod
@@ -44,9 +44,9 @@ class Head:
         """Read the JSON file.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is not JSON.
-            TypeError: It is of another shape.
+            OSError: The file cannot be read.
+            ValueError: The file is not JSON.
+            TypeError: Its content has another form.
         """
         head = json.loads(path.read_text("utf-8"))
         kwargs = head.get("model_kwargs") if isinstance(head, dict) else None
@@ -59,10 +59,10 @@ class Head:
         return cls(**head)
 
     def save(self, path: Path) -> None:
-        """Write the JSON file whole or not at all."""
+        """Write the JSON file completely or not at all."""
         write_json(path, dataclasses.asdict(self))
 
     def __str__(self) -> str:
-        """The class, and the labels where there are some."""
+        """Return the class, and the labels if there are any."""
         labels = ", ".join(self.model_kwargs.get("label2id", ()))
         return self.auto_class + (f" with the labels {labels}" if labels else "")

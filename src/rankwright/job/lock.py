@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankwright.errors import MethodError
-from rankwright.job.files import telling_output
+from rankwright.job.files import explain_output
 from rankwright.locks import Lock, acquire
 
 NAME = ".lock"
 
 
 class FolderLock:
-    """Holds a folder against other processes; the system lets go when this one ends.
+    """Holds a folder against other processes; the system releases it when this process ends.
 
-    `release` lets go at once, and removes the folder again if nothing was written into it.
+    `release` does so at once, and removes the folder again if nothing was written into it.
 
     Args:
-        folder: The folder; it is made if it is not there.
+        folder: The folder; it is created if it does not exist.
 
     Raises:
-        MethodError: Another process holds it, or it cannot be made or written to.
+        MethodError: Another process holds the folder, or it cannot be created or written to.
     """
 
     def __init__(self, folder: Path) -> None:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        with telling_output(folder):
+        with explain_output(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = acquire(folder / NAME)
         if lock is None:
@@ -38,6 +38,6 @@ class FolderLock:
 
 def _release(lock: Lock, made: Sequence[Path]) -> None:
     lock.release()
-    with contextlib.suppress(OSError):  # what is not empty stays
+    with contextlib.suppress(OSError):  # a folder that is not empty stays
         for folder in made:
             folder.rmdir()

@@ -16,7 +16,7 @@ PHASES = "phases"
 
 
 class PhaseNote(TrainerCallback):
-    """Puts the phases of a run at the head of its log.
+    """Puts the phases of a run at the start of its log.
 
     Args:
         run: The run.
@@ -28,14 +28,14 @@ class PhaseNote(TrainerCallback):
     def on_train_begin(
         self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any
     ) -> None:
-        """Log them, unless a resumed run has them in its log already."""
+        """Log the phases, unless the log of a resumed run has them."""
         if not any(PHASES in entry for entry in state.log_history):
             phases = [{"name": phase.name, "steps": phase.steps} for phase in self._run.phases]
             state.log_history.insert(0, {"step": 0, PHASES: phases})
 
 
 class ValidationCurve(TrainerCallback):
-    """Evaluates on the validation rows at equal distances during training.
+    """Evaluates on the validation rows at equal intervals during training.
 
     The steps are fixed, so that a resumed run has the same points.
     """
@@ -50,5 +50,5 @@ class ValidationCurve(TrainerCallback):
 
 
 def evaluation_seconds(log: Iterable[Mapping[str, Any]]) -> float:
-    """Wall time of the evaluations in a log."""
+    """Return the wall time of the evaluations in a log, in seconds."""
     return float(sum(entry.get("eval_runtime", 0.0) for entry in log))

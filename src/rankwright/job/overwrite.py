@@ -1,4 +1,4 @@
-"""Replace a run by another one; the older one is kept until the new one is finished."""
+"""Replace a run by another one; the old run is kept until the new one is finished."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rankwright.job import lock
 from rankwright.job.folder import RunFolder
 
 REPLACED = ".replaced"
-"""Subfolder that keeps the files of the older run meanwhile."""
+"""Subfolder with the files of the old run until then."""
 _MOVING = ".replacing"
 _DERIVED = ("plot.png", "*-export")
-"""Default outputs of `rankwright plot` and `export`, which belong to the run."""
+"""Default outputs of `rankwright plot` and `export`, replaced with the run."""
 
 
 def check_replaceable(folder: RunFolder) -> None:
     """Refuse to replace anything but a run.
 
     Raises:
-        MethodError: The folder has files, and holds no run.
+        MethodError: The folder has files and holds no run.
     """
     path = folder.path
-    there = {each.name for each in path.iterdir()} if path.is_dir() else set()
-    if not there - {lock.NAME, REPLACED, _MOVING}:
+    present = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    if not present - {lock.NAME, REPLACED, _MOVING}:
         return
     try:
         RunFolder.read(path, check=False)
@@ -36,19 +36,19 @@ def check_replaceable(folder: RunFolder) -> None:
 
 
 def set_aside(folder: RunFolder) -> list[str]:
-    """Move the files of a run away, for those of the next one; other files stay.
+    """Move the files of a run aside to make room for the next one; other files stay.
 
-    If an older run is kept already, the unfinished run that was to replace it is deleted.
+    If an old run is already kept, the unfinished run that was to replace it is deleted.
 
     Returns:
-        Notices for the user; none if there is no older run.
+        Notices for the user; none if there is no old run.
     """
     replaced, moving = folder.path / REPLACED, folder.path / _MOVING
     if replaced.exists():
         for path in _files(folder):
             _remove(path)
     elif folder.description.exists() or moving.exists():
-        moving.mkdir(exist_ok=True)  # there already if a process was killed here
+        moving.mkdir(exist_ok=True)  # it exists if a process was killed here
         for path in _files(folder):
             path.rename(moving / path.name)
         moving.rename(replaced)
@@ -63,7 +63,7 @@ def drop_replaced(folder: RunFolder) -> None:
 
 
 def _files(folder: RunFolder) -> list[Path]:
-    """All that belongs to a run; last the description, which makes a folder a run."""
+    """Return the files of a run, the description last: it makes a folder a run."""
     own = [
         folder.result, folder.manifest, folder.history, folder.data, folder.head, folder.adapter,
         folder.checkpoints, *(path for name in _DERIVED for path in folder.path.glob(name)),

@@ -1,4 +1,4 @@
-"""Whether a run may start in a folder, or go on there: nothing is written over or mixed up."""
+"""Check that a run may start in a folder, or resume there, without overwriting or mixing runs."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from rankwright.errors import MethodError
 from rankwright.job.folder import RunFolder
 from rankwright.training import checkpoint
 
-# Options that may change when a run goes on: they do not touch what is computed in a step. Whether
-# those of the Trainer do, the user has to know.
 FREE_ON_RESUME = frozenset(
     {"output", "eval_batch_size", "eval_rows", "save_steps", "keep_checkpoints", "trainer"}
 )
+"""Options that may change on resume, since they do not affect a training step.
+
+Those in `trainer` may do so; the user is trusted with them.
+"""
 
 
 def check_new(folder: RunFolder) -> None:
-    """Refuse to write over a run, or into a folder where checkpoints cannot be written.
+    """Refuse to overwrite a run, and folders in which checkpoints cannot be written.
 
     Raises:
-        MethodError: The folder holds a run, or something is in the way of checkpoints.
+        MethodError: The folder holds a run, or a file blocks the folders of checkpoints.
     """
     checkpoint.check_places(folder.checkpoints)
     _refuse_finished(folder)
     if _newest(folder) is not None:
         raise MethodError(
-            f"{folder.checkpoints} holds checkpoints of an unfinished run; go on with --resume, "
+            f"{folder.checkpoints} holds checkpoints of an unfinished run; continue with --resume, "
             "choose another --output, or delete it"
         )
     if folder.adapter.exists():
         raise MethodError(
-            f"{folder.adapter} is there already, and would be replaced; choose another --output"
+            f"{folder.adapter} exists already, and would be replaced; choose another --output"
         )
 
 
 def resume_point(folder: RunFolder) -> Path | None:
-    """The checkpoint to go on from; None if the run was stopped before the first one.
+    """Return the checkpoint to resume from; None if the run was stopped before the first one.
 
     Raises:
-        MethodError: There is no such run, it is finished, or it is another one.
+        MethodError: There is no run in the folder, it is finished, or its options differ.
     """
     _refuse_finished(folder)
     checkpoint.check_places(folder.checkpoints)
-    there = RunFolder.read(folder.path, check=False)
-    old, new = there.options(), folder.options()
+    started = RunFolder.read(folder.path, check=False)
+    old, new = started.options(), folder.options()
     for name in sorted(old.keys() | new.keys()):
         if name not in FREE_ON_RESUME and old.get(name) != new.get(name):
             raise MethodError(
-                f"{there.description} has {name} = {old.get(name)!r}, this run {new.get(name)!r}; "
-                f"a run goes on with its own options: {there.resume}"
+                f"{started.description} has {name} = {old.get(name)!r}, this run "
+                f"{new.get(name)!r}; a run is resumed with its own options: {started.resume}"
             )
     return _newest(folder)
 
 
 def start_notice(start: Path | None) -> str:
-    """Where a run goes on, for the user."""
-    return f"going on from {start}" if start else "no complete checkpoint: starting at step 0"
+    """Return the notice about the step that a resumed run starts from."""
+    return f"resuming from {start}" if start else "no complete checkpoint: starting at step 0"
 
 
 def _refuse_finished(folder: RunFolder) -> None:
@@ -73,7 +75,7 @@ def _newest(folder: RunFolder) -> Path | None:
 
 
 def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to go on with other rows than the run started with; a study's start has no file.
+    """Refuse to resume with other rows than the run started with; new runs of a study have no file.
 
     Raises:
         MethodError: Number or content of the rows of a split differ.
@@ -88,7 +90,7 @@ def check_same_data(folder: RunFolder, data: Mapping[str, Mapping[str, Any]]) ->
             name = getattr(config, f"{split}_data", None) or config.data or config.task
             name = name if isinstance(name, str) else ", ".join(name or ())
             raise MethodError(
-                f"{name} is not what it was when the run started: {old['rows']} {split} rows, now "
-                f"{new['rows']}, with other contents; restore it, or start anew with another "
+                f"{name} has changed since the run started: {old['rows']} {split} rows then, "
+                f"{new['rows']} now, with other contents; restore it, or start anew with another "
                 "--output"
             )

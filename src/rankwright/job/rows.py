@@ -1,4 +1,4 @@
-"""The rows of a run, read and checked; nothing here needs a tokenizer or torch."""
+"""The rows of a run, read and checked without a tokenizer or torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunRows:
     Attributes:
         task: The task of the run.
         splits: Its rows.
-        held_out: The same with the user's own second split as test rows; None without one.
+        held_out: The same, with the rows of `held_out_data` as test rows; None without such data.
     """
 
     task: Task
@@ -40,7 +40,7 @@ class RunRows:
         check_field(config, "train_rows", wanted is None or wanted <= found, expected)
         if config.held_out_data is None:
             return cls(task, splits)
-        # Labelled as the training rows are, so the task has to know both.
+        # The task has to know both: held-out rows get the label indices of the training rows.
         source = WithTest(
             source=Known(source=task.source, splits=splits),
             path=data_paths(config.held_out_data),

@@ -1,7 +1,7 @@
 """Refuse a rank that is too large for every layer, from the model's config alone.
 
 A layer's rank is at most the smaller of its two sizes, which is in the config or derived from a
-larger number there. `Method.apply` looks at the layers themselves.
+larger number there. `Method.apply` checks the layers themselves.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from rankwright.errors import MethodError
 from rankwright.job.model_names import resolve_model
 
 _NO_WIDTH = re.compile(r"vocab|position|token|length|max_|window|n_ctx|theta|version|seed|label")
-"""Keys of numbers that are not layer sizes; a key that is missing here makes the check lenient."""
+"""Keys of numbers that are not layer sizes; a missing key makes the check more lenient."""
 
 
 def check_rank(model: str, rank: int) -> None:
     """Refuse a rank that is larger than every size in the config of a model.
 
     Args:
-        model: Folder or name of the model; one that is in no local folder is not checked.
+        model: Folder or name of the model; a model that is not in a local folder is not checked.
         rank: The rank.
 
     Raises:
-        MethodError: It is larger, or the folder does not exist.
+        MethodError: The rank is larger, or the folder does not exist.
     """
     config = Path(resolve_model(model)) / "config.json"
     try:
@@ -42,7 +42,7 @@ def check_rank(model: str, rank: int) -> None:
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """All integers of a config except those under keys that are not sizes."""
+    """Yield the integers of a config, except those under keys that are not sizes."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not _NO_WIDTH.search(key):

@@ -1,4 +1,4 @@
-"""Collect the rows that a task cannot use, to report all of them in one message."""
+"""Collect the rows that a task cannot use, and report all of them in one message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankwright.tasks.errors import TaskError, Where, listing
 from rankwright.tasks.rows import Row
 
 SHOWN = 10
-"""How many bad rows a message names."""
+"""Number of bad rows that a message lists."""
 _ADVICE = "leave {them} out with --skip-bad-rows (skip_bad_rows in Python and YAML)."
 
 
@@ -19,8 +19,8 @@ class BadRow:
     """A row that does not parse.
 
     Attributes:
-        where: The file and line it came from.
-        problem: What is wrong with it, `where` included.
+        where: The file and line that it came from.
+        problem: The message about it, `where` included.
     """
 
     where: Where
@@ -46,8 +46,8 @@ class BadRows:
     """Separates bad rows from good ones, and reports them.
 
     Attributes:
-        skip: Whether to go on without the bad rows.
-        count: How many there are.
+        skip: Whether to continue without the bad rows.
+        count: Number of bad rows.
     """
 
     def __init__(self, check: Callable[[Row], object] | None = None, *, skip: bool = False) -> None:
@@ -58,13 +58,15 @@ class BadRows:
         self._notes: list[str] = []
         self._problems: list[str] = []
         self._places: list[str] = []
-        self._shared: dict[str, tuple[str, int]] = {}  # by file, its first problem and how often
+        self._shared: dict[
+            str, tuple[str, int]
+        ] = {}  # by file: its first problem and how often it occurs
 
     def sift(self, items: Iterable[Item]) -> list[Row]:
-        """Returns the rows that parse and pass the check of every row.
+        """Return the rows that parse and pass the check.
 
         Raises:
-            TaskError: If bad rows are skipped and no other is left.
+            TaskError: If bad rows are skipped and no good one is left.
         """
         every: list[Row | BadRow] = []
         for item in items:
@@ -73,17 +75,17 @@ class BadRows:
             else:
                 every.append(item)
         self._rows.update(row.where.path for row in every)
-        return self._sifted(every, self._check)
+        return self._sift(every, self._check)
 
     def sift_again(self, rows: Iterable[Row], check: Callable[[Row], object]) -> list[Row]:
-        """Returns the sifted rows that pass another check, too.
+        """Return those sifted rows that also pass another check.
 
         Raises:
-            TaskError: If bad rows are skipped and no other is left.
+            TaskError: If bad rows are skipped and no good one is left.
         """
-        return self._sifted(list(rows), check)
+        return self._sift(list(rows), check)
 
-    def _sifted(
+    def _sift(
         self, rows: list[Row | BadRow] | list[Row], check: Callable[[Row], object] | None
     ) -> list[Row]:
         good = []
@@ -114,10 +116,10 @@ class BadRows:
             self._shared[where.path] = first, times + 1
 
     def refuse(self) -> None:
-        """Raises one error for all bad rows, unless they are skipped.
+        """Raise one error for all bad rows, unless they are skipped.
 
         Raises:
-            TaskError: If there are bad rows; it shows the first ten, and how many there are.
+            TaskError: If there are bad rows; it lists the first ten and states their number.
         """
         if self.skip or not self.count:
             return
@@ -140,7 +142,7 @@ class BadRows:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """How files were read, and which rows were left out."""
+        """Notices about how files were read and which rows were left out."""
         notes = tuple(dict.fromkeys(self._notes))
         if not self.count:
             return notes

@@ -19,17 +19,17 @@ from rankwright.tasks.template import Template
 class CausalLM(Task):
     """Completing prompts, with loss on the completions only; or plain text, with loss on all of it.
 
-    Metrics over generated text (`bleu`, `exact_number`) let the model complete every prompt
-    greedily; `evaluate` reports them, a `Trainer` in mid-training does not.
+    Metrics over generated text (`bleu`, `exact_number`) complete every prompt greedily; `evaluate`
+    reports them, a `Trainer` during training does not.
 
     Attributes:
         prompt_column: The prompt. `None` for plain text.
         prompt_template: The text before a completion, with `{prompt}` for the prompt and `{column}`
             for any other column; see `Template`.
-        completion_column: What the model is to say, or the plain text.
-        references_column: In validation and test rows, a list of acceptable completions; where a
-            row has it, the completion is its first. `None` if there is one completion a row.
-        max_new_tokens: Most tokens to generate for a prompt.
+        completion_column: The completion, or the plain text.
+        references_column: A list of acceptable completions, in validation and test rows; the first
+            one is the completion of such a row. `None` if every row has one completion.
+        max_new_tokens: Maximum number of tokens to generate for a prompt.
     """
 
     prompt_column: str | None = None
@@ -78,7 +78,7 @@ class CausalLM(Task):
         return any("texts" in METRICS[name].forms for name in self.metrics)
 
     def load(self) -> Splits:
-        """Reads and checks all rows; equal prompts are held out by their completions."""
+        """Read and check all rows; if all prompts are equal, rows are held out by completion."""
         try:
             return super().load()
         except EqualInputsError:
@@ -91,10 +91,10 @@ class CausalLM(Task):
         return replace(splits, notices=(equal, *splits.notices))
 
     def references(self, row: Row) -> list[str]:
-        """Returns every acceptable completion of a row.
+        """Return every acceptable completion of a row.
 
         Raises:
-            TaskError: If there is none, or `exact_number` is asked for and it has no number.
+            TaskError: If there is none, or one has no number and `exact_number` is a metric.
         """
         column = self.references_column
         if column is not None and column in row.fields:
@@ -108,10 +108,10 @@ class CausalLM(Task):
         return texts
 
     def check(self, row: Row) -> None:
-        """Checks the prompt and the completions."""
+        """Check the prompt and the completions."""
         self.shown(row)
         self.references(row)
 
     def shown(self, row: Row) -> str:
-        """Returns what the model is shown before it completes; nothing for plain text."""
+        """Return the text before a completion; an empty one for plain text."""
         return self.template.fill(row) if self.prompt_column else ""

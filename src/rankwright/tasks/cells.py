@@ -12,11 +12,11 @@ from rankwright.tasks.errors import cell_error
 from rankwright.tasks.rows import Row
 
 LONGEST_TEXT = 1_000_000
-"""Most characters of a text; a tokenizer needs seconds for this many."""
+"""Maximum number of characters of a text; a tokenizer takes seconds for this many."""
 
 
 def text(row: Row, column: str) -> str:
-    """Returns a cell that must be a string with something other than white space in it.
+    """Return a cell that must be a string with more than white space.
 
     Raises:
         TaskError: If it is not a string, is empty, is longer than `LONGEST_TEXT`, or contains a
@@ -39,7 +39,7 @@ def text(row: Row, column: str) -> str:
 
 
 def shown(row: Row, column: str) -> str:
-    """Returns a cell as a prompt shows it: a text or a number, or nothing if it is missing.
+    """Return a cell as a prompt shows it: a text or a number; a missing value becomes empty.
 
     Raises:
         TaskError: If it is a list or a mapping, or contains a lone surrogate.
@@ -62,9 +62,9 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
 def number(row: Row, column: str) -> float:
-    """Returns a cell that must be a finite number, or a string that spells one (as in CSV).
+    """Return a cell that must be a finite number, or a string that spells one (as in CSV).
 
-    Spaces around it do not count.
+    Surrounding spaces are ignored.
 
     Raises:
         TaskError: If it is anything else.
@@ -82,7 +82,7 @@ def number(row: Row, column: str) -> float:
 
 
 def _number(value: object) -> float | None:
-    """The finite number that a value is or spells."""
+    """Return the finite number that a value is or spells; `None` for any other value."""
     if isinstance(value, str):
         value = value.strip(" \t")
         if not NUMBER.fullmatch(value):
@@ -102,9 +102,9 @@ MISSING = frozenset(
         "<na>", "n/a", "na", "nan", "null",
     ]
 )  # fmt: skip
-"""How programs write a missing value into a text file: what pandas reads as one, in any case.
+"""Spellings of a missing value in text files, in any case: those that pandas recognises.
 
-`None` counts as well, but `none` and `NONE` are classes of well-known data sets.
+`None` is missing too, but `none` and `NONE` are classes of well-known data sets.
 """
 
 
@@ -117,7 +117,7 @@ def is_missing(value: object) -> bool:
 
 
 def label(row: Row, column: str, names: Sequence[str] | None = None) -> str:
-    """Returns the name of a class: the cell must be a string, an integer or a boolean.
+    """Return the name of a class: the cell must be a string, an integer or a boolean.
 
     Args:
         row: The row.
@@ -125,13 +125,13 @@ def label(row: Row, column: str, names: Sequence[str] | None = None) -> str:
         names: The names that the user gave; "None" may be one of them.
 
     Raises:
-        TaskError: If it is anything else, or says that the label is missing.
+        TaskError: If it is anything else, or the label is missing.
     """
     return _label(row, column, row[column], names or ())
 
 
 def labels(row: Row, column: str, names: Sequence[str] | None = None) -> list[str]:
-    """Returns the names in a list of classes; the list may be empty.
+    """Return the names in a list of classes; the list may be empty.
 
     Args:
         row: The row.
@@ -149,7 +149,7 @@ SEPARATORS = (";", "|")
 
 
 def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list[str]:
-    """Returns the names in a list, or in a text that separates them by `;` or `|`.
+    """Return the names in a list, or in a text that separates them by `;` or `|`.
 
     Args:
         row: The row.
@@ -157,10 +157,10 @@ def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list
         names: The names that the user gave.
 
     Raises:
-        TaskError: If the cell is neither, an item is not a class name, or the separator is not
-            clear.
+        TaskError: If the cell is neither, an item is not a class name, or the separator is
+            ambiguous.
     """
-    value = decoded(row[column])
+    value = decode(row[column])
     if not isinstance(value, str):
         return labels(row, column, names)
     if is_missing(value) or value in (names or ()):
@@ -174,7 +174,7 @@ def label_set(row: Row, column: str, names: Sequence[str] | None = None) -> list
 
 
 def separators_in(value: str) -> list[str]:
-    """Returns which of the separators of names a text holds."""
+    """Return the separators of names that a text contains."""
     return [mark for mark in SEPARATORS if mark in value]
 
 
@@ -193,7 +193,7 @@ def _label(row: Row, column: str, value: object, names: Sequence[str]) -> str:
 
 
 def strings(row: Row, column: str) -> list[str]:
-    """Returns a cell that must be a list of at least one non-empty string.
+    """Return a cell that must be a list of at least one non-empty string.
 
     Raises:
         TaskError: If it is not a list, is empty, or an item is not a string, is empty, or contains
@@ -203,7 +203,7 @@ def strings(row: Row, column: str) -> list[str]:
 
 
 def strings_in(row: Row, column: str, items: Sequence[object]) -> list[str]:
-    """Returns the strings of a list within a cell, checked as by `strings`.
+    """Return the strings of a list within a cell, checked as by `strings`.
 
     Raises:
         TaskError: See `strings`.
@@ -218,7 +218,7 @@ def strings_in(row: Row, column: str, items: Sequence[object]) -> list[str]:
 
 
 def _check_characters(row: Row, column: str, value: str) -> None:
-    """Refuses a lone surrogate, which JSON can encode and no tokenizer accepts."""
+    """Refuse a lone surrogate, which JSON can encode and no tokenizer accepts."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -228,7 +228,7 @@ def _check_characters(row: Row, column: str, value: str) -> None:
 
 
 def index(row: Row, column: str, size: int) -> int:
-    """Returns a cell that must be an integer in `[0, size)`, or a string that spells one.
+    """Return a cell that must be an integer in `[0, size)`, or a string that spells one.
 
     Raises:
         TaskError: If it is anything else.
@@ -248,8 +248,8 @@ def is_integer(value: object) -> bool:
     return isinstance(value, str | int) and str(value).strip().removeprefix("-").isdecimal()
 
 
-def decoded(value: object) -> object:
-    """Returns a cell; one that is a list or a mapping written in JSON, as in CSV, is parsed."""
+def decode(value: object) -> object:
+    """Return a cell, parsed if it is a list or a mapping written in JSON, as in CSV files."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
@@ -257,7 +257,7 @@ def decoded(value: object) -> object:
 
 
 def _items(row: Row, column: str) -> list[object]:
-    value = decoded(row[column])
+    value = decode(row[column])
     if not isinstance(value, list):
         fix = 'Write it as a JSON list such as ["a", "b"].'
         raise cell_error(row.where, column, value, "a list", fix)

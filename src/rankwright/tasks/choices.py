@@ -19,7 +19,7 @@ class Choices:
 
     Attributes:
         texts: The text of every choice.
-        labels: Their labels in the file, such as A, B, C; empty if it has none.
+        labels: Their labels in the file, such as A, B, C; empty if there are none.
     """
 
     texts: list[str]
@@ -27,19 +27,19 @@ class Choices:
 
 
 def choices(row: Row, column: str) -> Choices:
-    """Returns the choices of a row: a list of texts, or texts with labels.
+    """Return the choices of a row: a list of texts, or texts with labels.
 
-    Labels stand beside the texts as in ARC, OpenBookQA and CommonsenseQA: `{"text": [...],
+    Labels lie beside the texts as in ARC, OpenBookQA and CommonsenseQA: `{"text": [...],
     "label": [...]}`, or a list of `{"text": ..., "label": ...}`.
 
     Raises:
         TaskError: If the cell is neither, or has fewer than two choices.
     """
-    value = cells.decoded(row[column])
+    value = cells.decode(row[column])
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         value = {name: [item.get(name) for item in value] for name in ("text", "label")}
     if isinstance(value, Mapping):
-        texts, labels = _both(row, column, value)
+        texts, labels = _labelled_texts(row, column, value)
     else:
         texts, labels = cells.strings(row, column), []
     if len(texts) < 2:
@@ -47,7 +47,9 @@ def choices(row: Row, column: str) -> Choices:
     return Choices(texts, labels)
 
 
-def _both(row: Row, column: str, value: Mapping[str, object]) -> tuple[list[str], list[str]]:
+def _labelled_texts(
+    row: Row, column: str, value: Mapping[str, object]
+) -> tuple[list[str], list[str]]:
     texts, labels = value.get("text"), value.get("label")
     if not isinstance(texts, list):
         raise cell_error(row.where, column, row[column], "a list of texts", f"Write {FORM}.")
@@ -62,7 +64,7 @@ def _both(row: Row, column: str, value: Mapping[str, object]) -> tuple[list[str]
 
 
 def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
-    """Returns the index of the right choice, and how the row names it: "label", "index", ...
+    """Return the index of the right choice, and how the row gives it: "label", "index", ...
 
     Raises:
         TaskError: If the cell names no choice, or several.
@@ -84,7 +86,7 @@ def answer(row: Row, column: str, among: Choices) -> tuple[int, str]:
 
 
 def _readings(value: object, among: Choices) -> list[tuple[int, str]]:
-    """Every way to read an answer; labels in the file win over all other ways."""
+    """Return every reading of an answer; labels in the file take precedence over all others."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return []
     spelled = str(value).strip()

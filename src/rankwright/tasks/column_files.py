@@ -1,4 +1,4 @@
-"""Rows from column files (CoNLL): a word and its tag a line, a blank line between sentences."""
+"""Rows from column files (CoNLL): one word and its tag per line, a blank line after a sentence."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rankwright.tasks.rows import Row
 
 DOCUMENT = "-DOCSTART-"
 MOSTLY = 0.9
-"""Share of lines that must have the same number of columns."""
+"""Minimum share of lines with the same number of columns."""
 
 
 def column_rows(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow | Note]:
-    """Reads sentences in the format of CoNLL's shared tasks.
+    """Read sentences in the format of CoNLL's shared tasks.
 
     The columns of a line are separated by tabs or, without tabs, by spaces. Document
     marks (`-DOCSTART-`) are left out, and so are comments: lines that start with `#` and have
     another number of columns.
 
     Returns:
-        Rows with the lists of every column under its number from 1 on. The first is also called
-        `tokens` and the last `tags`, unless the first is a count of the words: then both have to be
-        named.
+        Rows with the list of every column under its number, counted from 1. The first is also
+        called `tokens` and the last `tags`, unless the first one numbers the words; then the user
+        has to name both.
 
     Raises:
-        TaskError: If the lines have no columns, or too many differ in their number.
+        TaskError: If the lines have no columns, or too many of them differ in their number.
     """
     split = [_columns(line) for line in lines]
     width = _width(path, split)
@@ -63,7 +63,7 @@ def _is_mark(columns: list[str], width: int) -> bool:
 
 
 def _width(path: Path, split: list[list[str]]) -> int:
-    """Returns the number of columns of the file, which is that of most lines."""
+    """Return the number of columns of the file, which is that of most lines."""
     words = [line for line in split if line and line[0] != DOCUMENT and line[0] != "#"]
     width, same = next(iter(Counter(map(len, words)).most_common(1)), (0, 0))
     if width < 2 or same < MOSTLY * len(words):

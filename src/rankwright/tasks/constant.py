@@ -1,7 +1,7 @@
-"""The baseline that ignores its input, and whether a model is any better.
+"""The baseline that ignores its input, and a check that a model does better.
 
-It gives every row the most frequent class, set of classes, tag or position of a choice of the
-training rows, or the mean of their numbers.
+The baseline predicts for every row the most frequent class, set of classes, tag or position of a
+choice among the training rows, or the mean of their numbers.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Consta
 
     Args:
         prepared: The task.
-        outcomes: A model's outcomes on the rows, of which only the references are used.
+        outcomes: A model's outcomes on the rows; only their references are used.
 
     Returns:
         `None` for generated text and likelihoods, which have no such answer.
     """
     for form, outcome in outcomes.items():
-        if (suggested := _suggested(prepared, form)) is not None:
+        if (suggested := _constant_answer(prepared, form)) is not None:
             answer, given = suggested
             everywhere = [[given] * len(r) if form == "tags" else given for r in outcome.references]
             found = Outcome(everywhere, outcome.references)
@@ -55,7 +55,7 @@ def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Consta
 
 
 def alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
-    """Whether all predictions are equal, numbers nearly so, though the references differ."""
+    """Whether all predictions are equal (numbers nearly so) although the references differ."""
     if _numbers(references):
         spread = float(np.std(references))
         return spread > 0 and float(np.std(predictions)) < ALIKE * spread
@@ -64,7 +64,7 @@ def alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
 
 
 def _flat(answers: Sequence[Any]) -> Iterable[Any]:
-    """The tags of all rows; other answers as they are."""
+    """Return the tags of all rows in one sequence; other answers unchanged."""
     if any(isinstance(a, list) and any(isinstance(tag, str) for tag in a) for a in answers):
         return itertools.chain.from_iterable(answers)
     return answers
@@ -78,10 +78,10 @@ def _numbers(references: Sequence[Any]) -> bool:
     return all(isinstance(reference, float) for reference in references)
 
 
-def _suggested(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
-    """The constant answer of the training rows, in words and as a prediction."""
+def _constant_answer(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
+    """Return the constant answer of the training rows, in words and as a prediction."""
     if form == "classes" and isinstance(prepared.task, MultipleChoice):
-        place = _commonest(map(prepared.task.answer, prepared.rows.train))
+        place = _most_frequent(map(prepared.task.answer, prepared.rows.train))
         return f"choice {place + 1}", place
     if form != prepared.form or form not in ("classes", "sets", "tags", "numbers"):
         return None
@@ -91,19 +91,19 @@ def _suggested(prepared: PreparedTask, form: Form) -> tuple[str, Any] | None:
         mean = float(np.mean(answers))
         return f"the mean, {mean:.4g}", mean
     if form == "tags":
-        tag = _commonest(itertools.chain.from_iterable(answers))
+        tag = _most_frequent(itertools.chain.from_iterable(answers))
         return tag, tag
-    names = prepared.labels.names  # type: ignore[attr-defined]  # both of these kinds have them
+    names = prepared.labels.names  # type: ignore[attr-defined]  # both of these kinds have labels
     if form == "classes":
-        index = _commonest(answers)
+        index = _most_frequent(answers)
         return names[index], index
-    found = _commonest(map(tuple, answers))
+    found = _most_frequent(map(tuple, answers))
     named = [name for name, there in zip(names, found, strict=True) if there]
     return " and ".join(named) or "no label", list(found)
 
 
-def _commonest(answers: Iterable[Any]) -> Any:
-    """The most frequent answer; the smallest of several."""
+def _most_frequent(answers: Iterable[Any]) -> Any:
+    """Return the most frequent answer; the smallest one of several."""
     counts = Counter(answers)
     most = max(counts.values())
     return min(answer for answer, count in counts.items() if count == most)

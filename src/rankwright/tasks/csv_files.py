@@ -19,7 +19,7 @@ from rankwright.tasks.rows import Row
 LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LOOKED_AT = 50
-"""Rows that a delimiter has to fit if the header leaves several possible."""
+"""Number of rows that decide between several delimiters that fit the header."""
 SPACED_QUOTE = re.compile(' +"')
 
 Line = tuple[Where, "list[str] | BadRow"]
@@ -31,7 +31,7 @@ class Dialect:
 
     Attributes:
         delimiter: The character between two cells.
-        quoted: Whether quotes enclose cells; else they are text.
+        quoted: Whether quotes enclose cells; otherwise they are text.
         spaced: Whether spaces before a cell are dropped.
     """
 
@@ -40,7 +40,7 @@ class Dialect:
     spaced: bool = False
 
     def reader(self, every: list[str]) -> Any:
-        """Returns the standard library's reader of these lines."""
+        """Return the standard library's reader of these lines."""
         return csv.reader(
             every,
             strict=True,
@@ -72,7 +72,7 @@ def parse_delimiter(text: str) -> str:
 def csv_rows(
     path: Path, lines: Iterable[str], *, delimiter: str | None = None, usual: str = ","
 ) -> Iterator[Row | BadRow | Note]:
-    """Reads a file with a header; a row is a line, or several lines within quotes.
+    """Read a file with a header; a row is one line, or several lines within quotes.
 
     Args:
         path: The file.
@@ -81,11 +81,11 @@ def csv_rows(
         usual: The usual delimiter for the extension of the file.
 
     Raises:
-        TaskError: If several characters may be the delimiter, or two columns have one name.
+        TaskError: If several characters may be the delimiter, or two columns have the same name.
     """
-    every = _ended(list(lines))
+    every = _split_old_mac(list(lines))
     with _long_cells():
-        start = Dialect(delimiter or _seen(path, every, usual))
+        start = Dialect(delimiter or _infer_delimiter(path, every, usual))
         dialect, parsed = _parsed(path, every, start)
     yield from _notes(path, dialect, usual if delimiter is None else delimiter)
     parsed = [(where, cells) for where, cells in parsed if cells]
@@ -101,22 +101,24 @@ def csv_rows(
         yield cells if isinstance(cells, BadRow) else _row(where, dialect, header, cells)
 
 
-def _ended(every: list[str]) -> list[str]:
-    """Returns the lines; of one alone those that end in carriage returns, as on old Macs."""
+def _split_old_mac(every: list[str]) -> list[str]:
+    """Split a single line at carriage returns, which ended lines on old Macs."""
     return re.findall(r"[^\r]*\r\n?|[^\r]+", every[0]) if len(every) == 1 else every
 
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    limit = csv.field_size_limit(LONGEST_CELL)  # of the process; a whole document may be a cell
+    limit = csv.field_size_limit(
+        LONGEST_CELL
+    )  # a limit of the process; a cell may hold a full document
     try:
         yield
     finally:
         csv.field_size_limit(limit)
 
 
-def _seen(path: Path, every: list[str], usual: str) -> str:
-    """Returns the delimiter that the header contains; the usual one if it contains none."""
+def _infer_delimiter(path: Path, every: list[str], usual: str) -> str:
+    """Return the delimiter in the header; the usual one if the header has none."""
     head = [line for line in every[:LOOKED_AT] if line.strip()][:1]
     able = [delimiter for delimiter in DELIMITERS if _width(delimiter, head) > 1]
     if len(able) < 2:
@@ -148,7 +150,7 @@ def _fits(delimiter: str, every: list[str]) -> bool:
 
 
 def _parsed(path: Path, every: list[str], start: Dialect) -> tuple[Dialect, list[Line]]:
-    """Parses the lines; detects spaces before quotes, and unquoted files with tabs."""
+    """Parse the lines; detects spaces before quotes, and unquoted files with tabs."""
     parsed = list(_lines(path, every, start))
     cells = (cell for _, row in parsed if isinstance(row, list) for cell in row)
     if any(SPACED_QUOTE.match(cell) for cell in cells):
@@ -171,7 +173,7 @@ def _is_table(parsed: list[Line]) -> bool:
 
 
 def _lines(path: Path, every: list[str], dialect: Dialect) -> Iterator[Line]:
-    """Yields the cells of every row with its place; none for a blank line."""
+    """Yield the cells of every row with its place; no cells for a blank line."""
     reader = dialect.reader(every)
     while True:
         where = Where(str(path), reader.line_num + 1)  # a quoted cell may span several lines

@@ -1,7 +1,7 @@
-"""Rows out of data files, each with the exact line it starts at.
+"""Rows from data files, each with the exact line that it starts at.
 
-The text formats are read by the standard library line by line, because the readers of `pandas`
-and `datasets` do not say on which line of the file a row that they reject stands.
+Text formats are read line by line with the standard library, because the readers of `pandas` and
+`datasets` do not report the line of a row that they reject.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rankwright.tasks.lines import lines
 from rankwright.tasks.rows import Row
 
 Paths = Path | tuple[Path, ...]
-"""A file or several; a name may be a pattern."""
+"""One file or several; a name may be a pattern."""
 PARQUET_BATCH = 4096
-"""Rows; a look at the columns of a file reads one batch."""
+"""Rows per batch; one batch is enough to find the columns."""
 
 
 def read_rows(path: str | Path, delimiter: str | None = None) -> list[Row]:
-    """Reads every row of a data file; see `parsed_rows`.
+    """Read every row of a data file; see `parsed_rows`.
 
     Raises:
         TaskError: If the file cannot be read, or rows of it do not parse.
@@ -40,15 +40,15 @@ def read_rows(path: str | Path, delimiter: str | None = None) -> list[Row]:
 
 
 def parsed_rows(path: str | Path, delimiter: str | None = None) -> list[Item]:
-    """Reads every row of a data file, also those that do not parse.
+    """Read every row of a data file, including rows that do not parse.
 
     Args:
         path: A file with one of the endings of `READERS`; all but `.parquet` may also be `.gz`.
             Text is UTF-8. Blank lines are skipped. A CSV file starts with a header.
-        delimiter: What separates the cells of a CSV file; `None` to see it in the header.
+        delimiter: Delimiter of a CSV file; `None` to infer it from the header.
 
     Raises:
-        TaskError: If the file is missing, unreadable, of an unknown extension or without rows.
+        TaskError: If the file is missing, unreadable or empty, or has an unknown extension.
     """
     path = Path(path)
     items = list(_items(path, delimiter, None))
@@ -58,10 +58,10 @@ def parsed_rows(path: str | Path, delimiter: str | None = None) -> list[Item]:
 
 
 def files_of(paths: Paths) -> list[Path]:
-    """Returns the files of names and patterns with `*`, `?` or `[]`.
+    """Return the files that names and patterns with `*`, `?` or `[]` stand for.
 
     Raises:
-        TaskError: If a pattern has no file, or a file is named twice.
+        TaskError: If a pattern matches no file, or a file is named twice.
     """
     files: list[Path] = []
     for path in paths if isinstance(paths, tuple) else (paths,):
@@ -70,7 +70,7 @@ def files_of(paths: Paths) -> list[Path]:
             continue
         found = sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207 - the pattern may start at /
         if not found:
-            raise TaskError(f"{path}: no file has such a name. Check the path and the pattern.")
+            raise TaskError(f"{path}: no file matches. Check the path and the pattern.")
         files += found
     for path in files:
         if files.count(path) > 1:
@@ -79,7 +79,7 @@ def files_of(paths: Paths) -> list[Path]:
 
 
 def data_paths(names: str | Sequence[str]) -> Paths:
-    """Returns the paths of one or several names, with `~` replaced."""
+    """Return the paths of one or several names, with `~` replaced."""
     paths = tuple(
         Path(name).expanduser() for name in ([names] if isinstance(names, str) else names)
     )
@@ -87,7 +87,7 @@ def data_paths(names: str | Sequence[str]) -> Paths:
 
 
 def rows_of(paths: Paths, delimiter: str | None = None) -> list[Item]:
-    """Reads every row of one or several files; see `parsed_rows`.
+    """Read every row of one or several files; see `parsed_rows`.
 
     Raises:
         TaskError: See `files_of` and `parsed_rows`.
@@ -96,10 +96,10 @@ def rows_of(paths: Paths, delimiter: str | None = None) -> list[Item]:
 
 
 def first_columns(path: Path, delimiter: str | None = None) -> tuple[str, ...]:
-    """Returns the columns of the first row that parses, from a look at the start of a file.
+    """Return the columns of the first row that parses, from the start of a file.
 
     Raises:
-        TaskError: If the file is missing, unreadable or of an unknown extension, or no row parses.
+        TaskError: If the file is missing or unreadable, its extension is unknown, or no row parses.
     """
     for item in _items(path, delimiter, LOOKED_AT):
         if isinstance(item, Row):
@@ -109,7 +109,7 @@ def first_columns(path: Path, delimiter: str | None = None) -> tuple[str, ...]:
 
 
 def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item]:
-    """Yields the items of a file, from all of its lines or the first `most` of them."""
+    """Yield the items of a file, from all of its lines or the first `most` ones."""
     if path.is_dir():
         raise TaskError(f"{path}: it is a folder; name its files, or a pattern such as part-*.csv.")
     kind = extension(path).removesuffix(".gz")
@@ -130,18 +130,18 @@ def _items(path: Path, delimiter: str | None, most: int | None) -> Iterator[Item
 
 
 def extension(path: Path) -> str:
-    """Returns the lower-case extension that decides the format, `.gz` included."""
+    """Return the lower-case extension that decides the format, `.gz` included."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return "".join(suffixes if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether a file of this name can be read."""
+    """Whether the extension of a file is one of `READERS`."""
     return extension(path).removesuffix(".gz") in READERS
 
 
 def parquet_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:  # noqa: ARG001
-    """Reads a parquet file, whose rows are counted from 1, a batch at a time.
+    """Read a parquet file, whose rows are counted from 1, a batch at a time.
 
     Raises:
         OSError: If the file is damaged.

@@ -25,9 +25,9 @@ GLUE = frozenset(TASKS)
 
 
 def glue_options(name: str) -> dict[str, object]:
-    """Returns the options of a GLUE task, as `load_task` takes them.
+    """Return the options of a GLUE task, as `load_task` takes them.
 
-    The test split is left out: its labels are not public. MNLI validates on the matched part.
+    The test split is left out, since its labels are not public. MNLI validates on the matched part.
 
     Raises:
         TaskError: If GLUE has no such task.

@@ -22,7 +22,8 @@ class Hub(Source):
     Attributes:
         path: The name on the hub, such as `nyu-mll/glue`.
         config: The part of it, such as `rte`.
-        splits: Our split names to those of the hub. `None` takes those of the three that exist.
+        splits: Our split name -> the name on the hub. `None` takes train, validation and test, if
+            they exist.
     """
 
     path: str
@@ -30,7 +31,7 @@ class Hub(Source):
     splits: Mapping[str, str] | None = None
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """Downloads the data set, or takes it from the local cache.
+        """Download the data set, or takes it from the local cache.
 
         Raises:
             TaskError: If it cannot be loaded, or a split is missing.
@@ -40,8 +41,8 @@ class Hub(Source):
         name = self.path if self.config is None else f"{self.path} ({self.config})"
         try:
             loaded = datasets.load_dataset(self.path, self.config)
-        # ConnectionError and "not found" are OSErrors; a set with a script of its own is refused by
-        # a RuntimeError.
+        # ConnectionError and "not found" are OSErrors; a data set with a loading script raises a
+        # RuntimeError.
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise TaskError(
                 f"hub data set {name}: cannot be loaded ({type(error).__name__}: {error}). "

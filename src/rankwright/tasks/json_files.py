@@ -1,4 +1,4 @@
-"""Rows from JSON: an object a line, or one array of objects."""
+"""Rows from JSON: one object per line, or one array of objects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WHITE = " \t\r\n"
 
 
 def json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
-    """Reads a JSON object a line; blank lines are skipped."""
+    """Read one JSON object per line; blank lines are skipped."""
     yield from _rows_of_lines(path, lines)
 
 
 def json_array(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
-    """Reads an array of JSON objects, or JSON lines in a `.json` file.
+    """Read an array of JSON objects, or JSON lines in a `.json` file.
 
     Raises:
         TaskError: If the file is neither, or the array does not parse.
@@ -40,7 +40,7 @@ def json_array(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
 
 
 def _is_object(every: list[str]) -> bool:
-    """Whether the first line with something in it is a whole JSON object."""
+    """Whether the first line that is not blank is a complete JSON object."""
     first = next(line for line in every if line.strip())
     try:
         return isinstance(json.loads(first), dict)
@@ -58,7 +58,7 @@ def _rows_of_lines(path: Path, lines: Iterable[str]) -> Iterator[Row | BadRow]:
 def _row_of_line(where: Where, line: str) -> Row | BadRow:
     try:
         fields = json.loads(line, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, too
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         return BadRow(
             where,
             f"{where}: the row does not parse as JSON ({_problem(error)}): "
@@ -68,7 +68,7 @@ def _row_of_line(where: Where, line: str) -> Row | BadRow:
 
 
 def _rows_of_array(path: Path, text: str) -> Iterator[Row | BadRow]:
-    """Yields the objects of an array, each with the line that it starts in."""
+    """Yield the objects of an array, each with the line that it starts on."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_repeats)
     position = _skip_white(text, text.index("[") + 1)
     line, counted = 1, 0
@@ -79,7 +79,7 @@ def _rows_of_array(path: Path, text: str) -> Iterator[Row | BadRow]:
         try:
             fields, position = decoder.raw_decode(text, position)
             ended = _check_separator(text, _skip_white(text, position)) == "]"
-        except (ValueError, RecursionError) as error:  # where the next row starts is not known
+        except (ValueError, RecursionError) as error:  # the start of the next row is unknown
             raise TaskError(
                 f"{where}: the array does not parse as JSON ({_problem(error)}): "
                 f"{shorten(text[counted : counted + 60])}. Correct it."
@@ -116,7 +116,7 @@ def _row(where: Where, fields: object) -> Row | BadRow:
 
 
 def _unnested(fields: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a question that has its choices within, as in the files of ARC."""
+    """Return the columns of a question that contains its choices, as in the files of ARC."""
     question = fields.get("question")
     if (
         not isinstance(question, dict)
@@ -138,5 +138,5 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there more than once")
+        raise ValueError(f"the key {twice!r} occurs more than once")
     return fields

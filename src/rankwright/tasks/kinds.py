@@ -15,7 +15,7 @@ from rankwright.tasks.files import files_of, first_columns
 from rankwright.tasks.layouts import Layout, layout_of, unknown_layout
 from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.multiple_choice import MultipleChoice
-from rankwright.tasks.options import DATA_FILES, Options, converted
+from rankwright.tasks.options import DATA_FILES, Options, convert
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.sequence_classification import SequenceClassification
 from rankwright.tasks.token_classification import TokenClassification
@@ -114,7 +114,7 @@ def _first_file(options: Options) -> Path | None:
         name: value for name, value in options.values.items() if name in ("train", "root")
     }
     try:
-        values["train"] = converted(values.get("train"), DATA_FILES)
+        values["train"] = convert(values.get("train"), DATA_FILES)
     except TypeError:  # the check of all options reports it
         return None
     train = Options(values, options.path, options.lines).data_path("train")

@@ -20,8 +20,8 @@ class LabelledTask(Task):
     """A task whose one target column names classes.
 
     Attributes:
-        label_names: The classes in the order of their indices. `None` takes those of the training
-            rows: in numerical order if all are integers, else alphabetical.
+        label_names: The classes in the order of their indices. With `None` they are the classes of
+            the training rows, in numerical order if all are integers, otherwise alphabetical.
     """
 
     label_names: tuple[str, ...] | None = None
@@ -31,14 +31,14 @@ class LabelledTask(Task):
 
     @abstractmethod
     def named(self, row: Row) -> list[str]:
-        """Returns the classes that a row names.
+        """Return the classes that a row names.
 
         Raises:
-            TaskError: If its cell does not name classes.
+            TaskError: If the cell does not name classes.
         """
 
     def labels(self, splits: Splits) -> Labels:
-        """Returns the classes of the task.
+        """Return the classes of the task.
 
         Args:
             splits: The result of `load`.
@@ -52,14 +52,14 @@ class LabelledTask(Task):
         return Labels(self.label_names)
 
     def found(self, rows: Iterable[Row]) -> dict[str, Found]:
-        """Returns the names in some rows, with their number and first place."""
+        """Return the names in the rows, with the number and the first place of each."""
         return occurrences((name, row.where) for row in rows for name in self.named(row))
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and adds notices about doubtful class names."""
+        """Read and checks all rows, and adds notices about doubtful class names."""
         splits = super().load()
         if self.label_names is None:
-            doubtful = doubts(self.apart(self.found(self.source.naming(splits))))
+            doubtful = doubts(self.spelling_groups(self.found(self.source.naming(splits))))
         else:
             missing = [name for name, count in self.counts(splits).items() if not count]
             sentence = f"label_names that no training row has: {listing(missing)}"
@@ -67,7 +67,7 @@ class LabelledTask(Task):
         return replace(splits, notices=(*splits.notices, *doubtful))
 
     def counts(self, splits: Splits) -> dict[str, int]:
-        """Returns how often each class occurs in the training rows, in the order of the classes."""
+        """Return how often each class occurs in the training rows, in the order of the classes."""
         labels = self.labels(splits)
         counts = dict.fromkeys(labels.names, 0)
         for name, found in self.found(self.source.naming(splits)).items():
@@ -75,18 +75,18 @@ class LabelledTask(Task):
         return counts
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns one sentence: the classes with their counts, the most frequent first."""
+        """Return one sentence: the classes with their counts, the most frequent first."""
         each = sorted(self.counts(splits).items(), key=lambda item: -item[1])
         shares = listing(f"{name} {count:,}" for name, count in each)
         rows = len(self.source.naming(splits))
         return (f"{self.noun} of the {rows:,} training rows: {shares}",)
 
-    def apart(self, found: dict[str, Found]) -> dict[str, Found]:
-        """Returns the names that may be misspellings of each other."""
+    def spelling_groups(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Return the names that may be misspellings of each other."""
         return found
 
     def indices(self, row: Row, labels: Labels) -> list[int]:
-        """Returns the indices of the classes that a row names.
+        """Return the indices of the classes that a row names.
 
         Raises:
             TaskError: If one of them is not known.
@@ -95,7 +95,7 @@ class LabelledTask(Task):
         return [labels.index(name, row.where, column) for name in self.named(row)]
 
     def check_among(self, splits: Splits) -> Callable[[Row], object]:
-        """Returns a check that every class of a row is known.
+        """Return a check that every class of a row is known.
 
         Raises:
             TaskError: If indices of given labels seem to count from 1.

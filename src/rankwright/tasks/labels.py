@@ -11,19 +11,19 @@ from rankwright.tasks.errors import TaskError, Where, cell_error, listing, sugge
 from rankwright.tasks.spelling import Found, folded
 
 LONGEST_INTEGER = 20
-"""Characters of an index; Python refuses to read thousands of digits."""
+"""Maximum number of characters of an index; Python refuses to read thousands of digits."""
 
 
 @dataclass(frozen=True)
 class Labels:
     """The classes of a task, in the order of their indices.
 
-    A cell names its class. Where the user gave the names, and none is an integer, it may hold an
-    index: with the names `("entailment", "not_entailment")` the cell `1` is `not_entailment`.
+    A cell names its class. If the user gave the names, and none is an integer, it may hold an index
+    instead: with the names `("entailment", "not_entailment")` the cell `1` is `not_entailment`.
 
     Attributes:
         names: The classes.
-        given: Whether the user gave them in this order, so that an index has a meaning.
+        given: Whether the user gave them, so that an index has a meaning.
     """
 
     names: tuple[str, ...]
@@ -31,21 +31,22 @@ class Labels:
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
-            raise TaskError(f"labels: {listing(self.names)}: a name stands there more than once.")
+            raise TaskError(f"labels: {listing(self.names)}: a name occurs more than once.")
         if not self.names:
             raise TaskError("labels: there is none. Is the label column the right one?")
 
     @classmethod
     def inferred(cls, found: Mapping[str, Found]) -> Labels:
-        """Returns the names that occur.
+        """Return the labels with the names that occur.
 
-        They are in numerical order if all of them are integers, else in alphabetical order.
+        They are in numerical order if all of them are integers, otherwise in alphabetical order.
 
         Args:
-            found: The names, and where they are.
+            found: The names and their places.
 
         Raises:
-            TaskError: They are numbers with fractions, or two differ in case or white space alone.
+            TaskError: If they are numbers with fractions, or two differ in case or white space
+                alone.
         """
         names = set(found)
         _check_spelling(found)
@@ -54,17 +55,17 @@ class Labels:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Index by name; also by its spelled-out index, where that has a meaning."""
+        """Index by name, and by the index as a text if that has a meaning."""
         by_name = {name: index for index, name in enumerate(self.names)}
         if not self.given or any(map(_is_integer, self.names)):
             return by_name
         return {str(index): index for index in range(len(self.names))} | by_name
 
     def index(self, name: str, where: Where, column: str) -> int:
-        """Returns the index of the class that a cell names.
+        """Return the index of the class that a cell names.
 
         Raises:
-            TaskError: If the class is not known, or an integer stands among inferred names.
+            TaskError: If the class is unknown, or an integer occurs among inferred names.
         """
         if not self.given and _is_integer(name) and self._words:
             fix = "Write the name, or list label_names in the order of the indices."
@@ -81,11 +82,11 @@ class Labels:
         return self.ids[name]
 
     def check_indices(self, found: Mapping[str, Found], column: str) -> None:
-        """Checks that indices among the cells count from 0.
+        """Check that indices among the cells count from 0.
 
         Args:
-            found: What the cells hold.
-            column: Where they stand.
+            found: The values of the cells.
+            column: Their column.
 
         Raises:
             TaskError: If none is 0 and the largest is the number of names, so they count from 1.
@@ -119,7 +120,7 @@ class Labels:
 
 
 def _check_spelling(found: Mapping[str, Found]) -> None:
-    """Refuses names that differ in case or white space alone, and numbers with fractions."""
+    """Refuse names that differ in case or white space alone, and numbers with fractions."""
     alike: dict[str, Found] = {}
     for label in sorted(found.values(), key=lambda label: label.name):
         other = alike.setdefault(folded(label.name), label)

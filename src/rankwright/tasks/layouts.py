@@ -1,4 +1,4 @@
-"""Infer the kind of a task and its columns from usual column names of a file."""
+"""Infer the kind of a task and its columns from the usual column names of files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Layout:
 
     Attributes:
         kind: The kind.
-        columns: The column by the option that names it.
+        columns: Option that names a column -> the column.
         alone: Whether the file must have no other column.
-        optional: By a further column, options to set if a file has it.
+        optional: Further column -> options to set if a file has it.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Layout:
     optional: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def fits(self, found: Sequence[str], given: Mapping[str, str]) -> bool:
-        """Whether a file has these columns, under the user's names where there are some.
+        """Whether a file has these columns, under the user's names if given.
 
         Args:
             found: The columns of the file.
@@ -44,7 +44,7 @@ class Layout:
         )
 
     def options(self, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-        """The options that name these columns, without those that the user has set."""
+        """Return the options that name these columns, except those that the user has set."""
         options = dict(self.columns)
         for column, more in self.optional.items():
             if column in found:
@@ -54,7 +54,7 @@ class Layout:
 
 LAYOUTS = (
     Layout("sequence_classification", {"text_column": "text", "label_column": "label"}),
-    # beside other columns, such as a question, a sentence may be one of a pair
+    # alone: beside other columns, such as a question, a sentence may be one of a pair
     Layout(
         "sequence_classification", {"text_column": "sentence", "label_column": "label"}, alone=True
     ),
@@ -85,12 +85,12 @@ USUAL = "text,label; text,labels; tokens,tags; question,choices,label; prompt,co
 def layout_of(
     found: Sequence[str], given: Mapping[str, str], kind: str | None = None
 ) -> Layout | None:
-    """Returns the layout of a file; `None` if its columns fit no kind, or several.
+    """Return the layout of a file; `None` if its columns fit no kind, or several.
 
     Args:
         found: The columns of the file.
         given: Columns by the options that the user has set.
-        kind: The kind, where it is known.
+        kind: The kind, if it is known.
     """
     fitting = [layout for layout in LAYOUTS if layout.fits(found, given)]
     fitting = [layout for layout in fitting if kind in (None, layout.kind)]
@@ -98,15 +98,15 @@ def layout_of(
     return fitting[0] if len(kinds) == 1 else None
 
 
-def _suspicion(found: Sequence[str]) -> str:
-    """Advice for a file with a single column, such as `text:label`; empty if it looks right."""
+def _delimiter_advice(found: Sequence[str]) -> str:
+    """Return advice about a single column such as `text:label`; nothing if it looks right."""
     if len(found) > 1 or found[0].replace("_", "").isalnum():
         return ""
     return " If this is more than one column, say what separates cells: --delimiter."
 
 
 def unknown_layout(path: Path, found: Sequence[str]) -> TaskError:
-    """The error about a file whose columns fit no kind or several, with the options to give."""
+    """Return the error about a file whose columns fit no kind or several, with a remedy."""
     if any(column in CHAT for column in found):
         return TaskError(
             f"{path}: the columns are {listing(found)}. Conversations are not read yet: write each "
@@ -125,9 +125,9 @@ def unknown_layout(path: Path, found: Sequence[str]) -> TaskError:
         )
     return TaskError(
         f"{path}: the columns are {listing(found)}, which do not determine the kind of task; "
-        f"usual ones are {USUAL}.{_suspicion(found)} Name them: --text-column, --label-column and, "
-        "of a pair, --text-pair-column for classes; --tokens-column and --tags-column; "
+        f"usual ones are {USUAL}.{_delimiter_advice(found)} Name them: --text-column, "
+        "--label-column and, for pairs, --text-pair-column; --tokens-column and --tags-column; "
         "--question-column, --choices-column and --label-column; or --prompt-column and "
-        "--completion-column. For numbers add --kind regression, for several labels a text "
+        "--completion-column. For numbers add --kind regression, for several labels per text "
         "--kind multi_label."
     )

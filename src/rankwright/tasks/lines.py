@@ -1,4 +1,4 @@
-"""Lines of text files, decoded one by one, so that a wrong byte costs its row and not the file."""
+"""Lines of text files, decoded one by one: a wrong byte makes its row bad and not the file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rankwright.tasks.bad_rows import BadRow
 from rankwright.tasks.errors import Where, shorten
 
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
-"""Bytes that are not UTF-8, as `surrogateescape` keeps them."""
+"""Bytes that are not UTF-8, as `surrogateescape` represents them."""
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a file, ends included; bytes that are not UTF-8 as lone surrogates.
+    """Yield the lines of a file with their ends; bytes that are not UTF-8 become lone surrogates.
 
     Args:
         path: A text file, also `.gz`. With a byte order mark it may be UTF-16, as spreadsheet
@@ -38,7 +38,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def undecoded(where: Where, text: str) -> BadRow | None:
-    """Returns a bad row if a byte of the text was not UTF-8, else `None`."""
+    """Return a bad row if a byte of the text was not UTF-8, otherwise `None`."""
     wrong = NOT_UTF8.search(text)
     if wrong is None:
         return None

@@ -27,12 +27,12 @@ class MultiLabel(TextTask, LabelledTask):
     forms: ClassVar[frozenset[Form]] = frozenset({"sets"})
 
     def named(self, row: Row) -> list[str]:
-        """Returns the classes of a row."""
+        """Return the classes of a row."""
         return cells.label_set(row, self.label_column, self.label_names)
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns the classes with their counts, and the separators found in cells."""
-        values = (cells.decoded(row[self.label_column]) for row in splits.train)
+        """Return the classes with their counts, and the separators found in cells."""
+        values = (cells.decode(row[self.label_column]) for row in splits.train)
         texts = (value for value in values if isinstance(value, str))
         found = {mark for text in texts for mark in cells.separators_in(text)}
         marks = " and ".join(f"'{mark}'" for mark in sorted(found))
@@ -40,6 +40,6 @@ class MultiLabel(TextTask, LabelledTask):
         return (*super().summary(splits), *([said] if found else []))
 
     def check(self, row: Row) -> None:
-        """Checks the texts and the list of classes."""
+        """Check the texts and the list of classes."""
         super().check(row)
         self.named(row)

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: the answer is the choice that a causal model finds likeliest."""
+"""Multiple choice by likelihood: the answer is the most likely choice under a causal model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rankwright.tasks.splits import Splits
 from rankwright.tasks.template import Template
 
 ENOUGH = 10
-"""From this many rows on, it is doubtful that no answer is the first choice."""
+"""From this number of rows on, a file in which no answer is the first choice is suspicious."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class MultipleChoice(Task):
     """One of several choices per question.
 
     A model learns the right choice as a completion of the question. To answer, it scores every
-    choice and takes the one of the greatest log-likelihood. Encoders have no likelihood of a
+    choice and takes the one with the greatest log-likelihood. Encoders have no likelihood of a
     completion: `check_model` and `evaluate` refuse them.
 
     Attributes:
@@ -33,9 +33,9 @@ class MultipleChoice(Task):
         prompt_template: The text before a choice, with `{prompt}` for the question and `{column}`
             for any other column; see `Template`.
         choices_column: A list of at least two texts; or texts with labels, see `choices`.
-        label_column: The right one: its index, counted from 0, its label or letter, or its text.
-        length_normalised: Whether to compare the mean log-likelihood of a token rather than the
-            sum, which favours short choices.
+        label_column: The right choice: its index, counted from 0, its label or letter, or its text.
+        length_normalised: Whether to compare the mean log-likelihood per token instead of the sum,
+            which favours short choices.
     """
 
     question_column: str = "question"
@@ -68,13 +68,13 @@ class MultipleChoice(Task):
         return Template(self.prompt_template, self.question_column)
 
     def check(self, row: Row) -> None:
-        """Checks the question, its choices and the answer; `check_among` finds counts from 1."""
+        """Check the question, its choices and the answer; `check_among` finds counts from 1."""
         self.shown(row)
         if not self._is_last_from_1(row):
             self.answer(row)
 
     def check_among(self, splits: Splits) -> Callable[[Row], object]:
-        """Returns a check of the answers, once all rows of every file show that they count from 0.
+        """Return a check of the answers, once all rows of every file show that they count from 0.
 
         Raises:
             TaskError: If the answers of a file count from 1.
@@ -92,7 +92,7 @@ class MultipleChoice(Task):
         return self.answer
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and adds a notice if no answer is the first choice."""
+        """Read and checks all rows, and adds a notice if no answer is the first choice."""
         splits = super().load()
         doubts = tuple(
             f"no answer in {path} is 0, the first choice; if they count from 1, subtract 1"
@@ -116,11 +116,11 @@ class MultipleChoice(Task):
         return self._is_last_from_1(row) or self._answer(row)[1] == "index"
 
     def shown(self, row: Row) -> str:
-        """Returns what the model is shown before a choice."""
+        """Return the text before a choice."""
         return self.template.fill(row)
 
     def choices(self, row: Row) -> list[str]:
-        """Returns the choices of a row.
+        """Return the choices of a row.
 
         Raises:
             TaskError: If there are fewer than two.
@@ -128,15 +128,15 @@ class MultipleChoice(Task):
         return choices(row, self.choices_column).texts
 
     def answer(self, row: Row) -> int:
-        """Returns the index of the right choice.
+        """Return the index of the right choice.
 
         Raises:
-            TaskError: If the row names no choice, or it is not clear which.
+            TaskError: If the row names no choice, or is ambiguous.
         """
         return self._answer(row)[0]
 
     def summary(self, splits: Splits) -> tuple[str, ...]:
-        """Returns a sentence about how answers are written, unless as indices."""
+        """Return a sentence about the form of the answers, unless they are indices."""
         forms = sorted({self._answer(row)[1] for row in splits.train} - {"index"})
         every = f"the {' or '.join(forms)} of a choice"
         return (f"answers in {self.label_column!r} are read as {every}",) if forms else ()

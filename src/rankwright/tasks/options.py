@@ -1,4 +1,4 @@
-"""Options of a task by name, from keyword arguments or a YAML file, checked against types."""
+"""Options of a task by name, from keyword arguments or a YAML file, checked against their types."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DATA_FILES: Any = tuple[str, ...] | None
 
 @dataclass
 class Options:
-    """Options by name, and for those out of a YAML file their lines.
+    """Options by name, with their lines if they are from a YAML file.
 
     Attributes:
         values: The options.
-        path: The YAML file, if it is one; relative data paths start at its folder.
-        lines: The 1-based line of an option in that file.
+        path: The YAML file, if there is one; relative data paths start at its folder.
+        lines: The 1-based line of every option in that file.
     """
 
     values: dict[str, Any]
@@ -36,21 +36,21 @@ class Options:
     lines: dict[str, int] = field(default_factory=dict)
 
     def error(self, option: str, problem: str) -> TaskError:
-        """Returns an error that names the option, and its line where it has one."""
+        """Return an error that names the option, and its line if it has one."""
         place = f"{self.path}:{self.lines[option]}: " if option in self.lines else ""
         return TaskError(f"{place}option {option}: {problem}")
 
     def override(self, overrides: Mapping[str, object]) -> None:
-        """Replaces options; what is replaced no longer has a line."""
+        """Replace options; replaced options no longer have a line."""
         self.values |= overrides
         for option in overrides:
             self.lines.pop(option, None)
 
     def check(self, hints: Mapping[str, object]) -> None:
-        """Checks the names and types of all options, and turns lists into tuples.
+        """Check the names and types of all options, and turns lists into tuples.
 
         Args:
-            hints: The type of every option that there may be.
+            hints: The type of every valid option.
 
         Raises:
             TaskError: If an option is unknown or of a wrong type.
@@ -62,22 +62,24 @@ class Options:
                     option, f"unknown here; expected one of {known}.{suggestion(option, hints)}"
                 )
             try:
-                self.values[option] = converted(value, hints[option])
+                self.values[option] = convert(value, hints[option])
             except TypeError as error:
                 raise self.error(option, f"it is {shorten(value)}; expected {error}.") from None
 
     def take(self, names: Iterable[str]) -> dict[str, Any]:
-        """Removes the named options and returns those that are set."""
+        """Remove the named options, and return those that are set."""
         return {name: self.values.pop(name) for name in names if name in self.values}
 
     def data_path(self, option: str) -> Path | tuple[Path, ...] | None:
-        """Removes data paths; relative ones start at `root`, and that at the YAML file.
+        """Remove an option with data paths, and return the paths.
+
+        Relative paths start at `root`, and a relative `root` at the folder of the YAML file.
 
         Returns:
-            A path, or several; `None` where the option is not set.
+            One path or several; `None` if the option is not set.
 
         Raises:
-            TaskError: If one names an environment variable that is not set.
+            TaskError: If a path names an environment variable that is not set.
         """
         value = self.values.pop(option, None)
         if value is None:
@@ -101,7 +103,7 @@ class Options:
 
 
 def read_yaml(path: Path) -> Options:
-    """Reads a mapping of options and remembers their lines.
+    """Read a mapping of options and their lines.
 
     Raises:
         TaskError: If the file is missing, does not parse, or is not a mapping of distinct names.
@@ -127,7 +129,7 @@ def read_yaml(path: Path) -> Options:
 
 
 def _lines(root: yaml.MappingNode, path: Path) -> dict[str, int]:
-    """The 1-based line of every option of a file."""
+    """Return the 1-based line of every option of a file."""
     options = Options({}, path)
     for key, _ in root.value:
         line_number = key.start_mark.line + 1
@@ -137,11 +139,11 @@ def _lines(root: yaml.MappingNode, path: Path) -> dict[str, int]:
     return options.lines
 
 
-def converted(value: object, hint: Any) -> object:
-    """Returns a value as its type hint wants it: paths as text, lists as tuples.
+def convert(value: object, hint: Any) -> object:
+    """Convert a value to the type of its hint: paths to texts, lists to tuples.
 
     Raises:
-        TypeError: If it cannot be; the message is what was expected.
+        TypeError: If that is impossible; the message is the expected value.
     """
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType):

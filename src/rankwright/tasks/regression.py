@@ -21,10 +21,10 @@ class Regression(TextTask):
     forms: ClassVar[frozenset[Form]] = frozenset({"numbers"})
 
     def number(self, row: Row) -> float:
-        """Returns the number of a row."""
+        """Return the number of a row."""
         return cells.number(row, self.label_column)
 
     def check(self, row: Row) -> None:
-        """Checks the texts and the number."""
+        """Check the texts and the number."""
         super().check(row)
         self.number(row)

@@ -12,10 +12,10 @@ from rankwright.tasks.errors import TaskError, Where, listing, suggestion
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as it stands in its file.
+    """One example as it is in its file.
 
     Attributes:
-        where: The file and line it came from; every error about the row starts with it.
+        where: The file and line that it came from; every error about the row starts with it.
         fields: The cells by column name.
     """
 
@@ -23,7 +23,7 @@ class Row:
     fields: Mapping[str, object]
 
     def __getitem__(self, column: str) -> object:
-        """Returns the cell of `column`.
+        """Return the cell of `column`.
 
         Raises:
             TaskError: If the row has no such column.
@@ -38,7 +38,7 @@ class Row:
 
 
 def digest(rows: Iterable[Row], columns: Sequence[str]) -> str:
-    """Returns the SHA-256 of these cells of all rows, in their order."""
+    """Return the SHA-256 of the cells of these columns of all rows, in order."""
     hashed = hashlib.sha256()
     for row in rows:
         cells = {column: row.fields.get(column) for column in columns}

@@ -25,22 +25,22 @@ class SequenceClassification(TextTask, LabelledTask):
     forms: ClassVar[frozenset[Form]] = frozenset({"classes"})
 
     def named(self, row: Row) -> list[str]:
-        """Returns the one class of a row."""
+        """Return the one class of a row."""
         return [cells.label(row, self.label_column, self.label_names)]
 
     def check(self, row: Row) -> None:
-        """Checks the texts and the class name."""
+        """Check the texts and the class name."""
         super().check(row)
         self.named(row)
 
     def load(self) -> Splits:
-        """Reads and checks all rows, and that there are at least two classes."""
+        """Read and checks all rows, and that there are at least two classes."""
         splits = super().load()
         self._check_classes(self.labels(splits))
         return splits
 
     def _check_classes(self, labels: Labels) -> None:
-        """Refuses a single class, and a number of classes that a metric does not fit."""
+        """Refuse a single class, and a number of classes that a metric does not fit."""
         count = len(labels.names)
         if count < 2:
             raise TaskError(

@@ -15,12 +15,12 @@ from rankwright.tasks.splits import Splits, hold_out
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Rows by split.
+    """A source of rows by split.
 
     Attributes:
         validation_share: The share of the training rows, between 0 and 1, that becomes the
-            validation split where the source has none.
-        seed: Chooses which rows these are.
+            validation split if the source has none.
+        seed: Seed of the choice of these rows.
     """
 
     validation_share: float | None = None
@@ -33,15 +33,15 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """Returns the rows of every split that there is; `"train"` is always one."""
+        """Return the rows of every split of the source; `"train"` is always there."""
 
     def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
-        """Reads the rows, and splits off a validation part where there is none.
+        """Read the rows, and hold out a validation part if the source has none.
 
         Args:
             key_columns: The columns of the input. Rows that are equal in them stay on one side
                 of the split, so that no validation input was trained on.
-            bad: Checks every row, and takes out what does not pass.
+            bad: Checks every row, and removes those that do not pass.
 
         Raises:
             TaskError: If the data cannot be read, a row is bad, or there is no validation split and
@@ -58,7 +58,7 @@ class Source(ABC):
         return Splits(tuple(rows["train"]), tuple(rows["validation"]), test)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
-        """The rows that class names are inferred from: the training rows.
+        """Return the rows that class names are inferred from: the training rows.
 
         Args:
             splits: The result of `load`.
@@ -91,17 +91,17 @@ class SetAside(Source):
     source: Source
 
     def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
-        """Divides the training rows of the other source."""
+        """Divide the training rows of the other source."""
         whole = self.source.load(key_columns, bad)
         parts = self._hold_out(whole.train, key_columns)
         return Splits(**parts, notices=whole.notices)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
-        """Both parts: all are training rows of the other source, and its classes are the same."""
+        """Return both parts: all are training rows of the other source, with the same classes."""
         return splits.train + splits.validation
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """The training rows of the other source, not yet divided."""
+        """Return the training rows of the other source, not yet divided."""
         return {"train": self.source.read()["train"]}
 
 
@@ -122,15 +122,15 @@ class Known(Source):
         key_columns: Sequence[str],  # noqa: ARG002 - the rows are divided already
         bad: BadRows | None = None,  # noqa: ARG002 - and checked
     ) -> Splits:
-        """The rows, without the notices about them."""
+        """Return the rows, without the notices about them."""
         return replace(self.splits, notices=())
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
-        """As in the other source."""
+        """Return the rows that the other source infers class names from."""
         return self.source.naming(splits)
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """The rows of every split."""
+        """Return the rows of every split."""
         return {name: rows for name, rows in self.splits.by_name.items() if rows is not None}
 
 
@@ -138,12 +138,12 @@ class Known(Source):
 class WithTest(Source):
     """Another source with the rows of a file as its test split.
 
-    For rows of the user's own that have to be labelled as the training rows of any source are.
+    It gives rows of the user's own the same labels as the training rows of any source.
 
     Attributes:
         source: The other source.
-        path: The file, or several.
-        delimiter: What separates the cells of CSV files; `None` to see it in the header.
+        path: One file or several.
+        delimiter: Delimiter of CSV files; `None` to infer it from the header.
     """
 
     source: Source
@@ -151,7 +151,7 @@ class WithTest(Source):
     delimiter: str | None = None
 
     def load(self, key_columns: Sequence[str], bad: BadRows | None = None) -> Splits:
-        """Reads both."""
+        """Read the other source, and the file."""
         bad = bad or BadRows()
         splits = self.source.load(key_columns, bad)
         test = tuple(bad.sift(rows_of(self.path, self.delimiter)))
@@ -159,11 +159,11 @@ class WithTest(Source):
         return replace(splits, test=test)
 
     def naming(self, splits: Splits) -> tuple[Row, ...]:
-        """As in the other source."""
+        """Return the rows that the other source infers class names from."""
         return self.source.naming(splits)
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """The rows of the other source with those of the file as `"test"`."""
+        """Return the rows of the other source with those of the file as `"test"`."""
         return {**self.source.read(), "test": rows_of(self.path, self.delimiter)}
 
 
@@ -172,10 +172,10 @@ class Files(Source):
     """Data files; see `files.parsed_rows` for the formats.
 
     Attributes:
-        train: The file of a split, or several. A name may be a pattern.
-        validation: The same.
-        test: The same.
-        delimiter: What separates the cells of CSV files; `None` to see it in the header.
+        train: The training file, or several. A name may be a pattern.
+        validation: The same for validation.
+        test: The same for test.
+        delimiter: Delimiter of CSV files; `None` to infer it from the header.
         notes: Notices for the user about how the columns were understood.
     """
 
@@ -186,7 +186,7 @@ class Files(Source):
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def read(self) -> Mapping[str, Iterable[Item]]:
-        """Reads every named file."""
+        """Read every named file."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         rows = {
             split: rows_of(paths, self.delimiter)

@@ -1,4 +1,4 @@
-"""From a name, a YAML file or data files to a task: one vocabulary of options for all of them."""
+"""Make tasks from a name, a YAML file or data files, with one set of options for all of them."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ COMMON: dict[str, Any] = {
 
 
 def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
-    """Finds or makes the task that a short text names. Reads no data yet.
+    """Make the task that a short text names, without reading its data.
 
     Args:
         spec: One of
 
             - `stdlib-docs`, the built-in task;
-            - `glue/rte`, or `rte`, and its siblings, or any other data set of the hub as
+            - `glue/rte`, or `rte`, and the other GLUE tasks, or any data set on the hub as
               `owner/name`;
-            - a file `my.yaml` that holds options, see docs/tasks.md;
-            - a data file with one of the endings of `READERS`, to train on.
-        **overrides: Options of `task_from_files`, which win over those of the spec.
+            - a file `my.yaml` with options, see docs/tasks.md;
+            - a data file with one of the extensions in `READERS`, to train on.
+        **overrides: Options of `task_from_files`; they override those of the spec.
 
     Raises:
         TaskError: If there is no such task, or an option is unknown, missing or of a wrong type.
@@ -78,11 +78,11 @@ def load_task(spec: str | os.PathLike[str], **overrides: object) -> Task:
 
 
 def task_name(spec: str) -> str:
-    """Returns the name of the task that `load_task` would make of a short text.
+    """Return the name of the task that `load_task` would make of a short text.
 
     Returns:
-        The `name` in a YAML file, if there is one; else for YAML and data files the file name
-        without folders and endings; any other text as it is.
+        The `name` in a YAML file, if there is one; otherwise for YAML and data files the file name
+        without folders and extensions; any other text unchanged.
 
     Raises:
         TaskError: If it is a YAML file that cannot be read.
@@ -94,9 +94,10 @@ def task_name(spec: str) -> str:
 
 
 def file_name(path: Path) -> str:
-    """The name of a file without folders and endings: `reviews` of `data/reviews.jsonl.gz`.
+    """Return the name of a file without folders and extensions.
 
-    For a pattern it is the part before the first wildcard: `part` of `part-*.csv`.
+    It is `reviews` for `data/reviews.jsonl.gz`. For a pattern it is the part before the first
+    wildcard: `part` for `part-*.csv`.
     """
     name = path.name.split(".")[0]
     return re.split(r"[*?\[]", name)[0].rstrip("-_") or "data"
@@ -111,13 +112,13 @@ def task_from_files(
     test: PathLike | Sequence[PathLike] | None = None,
     **options: object,
 ) -> Task:
-    """Makes a task of data files; reads the columns of the first row only.
+    """Make a task from data files; only the columns of the first row are read.
 
     Args:
-        train: The file to learn from, with one of the endings of `READERS`; or several, or a
-            pattern such as `part-*.jsonl`.
-        validation: What to choose by; without it, give `validation_share`.
-        test: What to report on.
+        train: The training file, with one of the extensions in `READERS`; or several, or a pattern
+            such as `part-*.jsonl`.
+        validation: The validation file; without it, give `validation_share`.
+        test: The test file.
         **options: `validation_share` and `seed` of the split; `root`, the folder that relative
             paths start at; `delimiter` of CSV files; `kind`, inferred from the columns if left out;
             `name`, `max_length`, `metrics`, `primary_metric`, `skip_bad_rows`; and the fields of
@@ -130,7 +131,7 @@ def task_from_files(
 
 
 def _build(options: Options, *, built_in: bool = False) -> Task:
-    """Checks all options and makes the task."""
+    """Check all options and makes the task."""
     task, notes = find_kind(options)
     hints = typing.get_type_hints(task)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(task) if f.name != "source"}
@@ -143,7 +144,7 @@ def _build(options: Options, *, built_in: bool = False) -> Task:
 
 
 def _source(options: Options, notes: tuple[str, ...]) -> Source:
-    """Takes the options that say where the rows are out of the others."""
+    """Remove the options that determine where the rows are, and return the source."""
     hub = options.take(["hub", "hub_config", "hub_splits"])
     splitting = options.take(SPLITTING)
     train, validation, test = map(options.data_path, FILES)
@@ -171,7 +172,7 @@ def _source(options: Options, notes: tuple[str, ...]) -> Source:
 
 
 def _put_primary_first(options: Options, task: type[Task]) -> None:
-    """Turns the option `primary_metric` into the order of `metrics`."""
+    """Turn the option `primary_metric` into the order of `metrics`."""
     default = next(f.default for f in dataclasses.fields(task) if f.name == "metrics")
     metrics = options.values.get("metrics", default)
     primary = options.values.pop("primary_metric", None)

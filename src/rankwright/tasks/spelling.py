@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from rankwright.tasks.errors import Where, listing
 
 SHOWN = 5
-"""Most doubtful names in a sentence."""
+"""Maximum number of doubtful names in a sentence."""
 RARE = 5
-"""A misspelling is at least this many times rarer than the right name."""
+"""Factor by which a misspelling is at least rarer than the right name."""
 LOOKED_AT = 200
-"""This many of the rarest names are compared with as many of the most frequent ones."""
+"""Number of the rarest names, and of the most frequent ones that they are compared with."""
 SEPARATOR = re.compile(r"(?<=[^\W_])(?!(?<=\d)[_.-]+\d)[_.-]+(?=[^\W_])")
 """Separators between two parts of a name, not between two digits; -1 and A- have none."""
 LONGEST = 40
@@ -27,8 +27,8 @@ class Found:
 
     Attributes:
         name: The name.
-        count: How often it occurs.
-        first: Where it occurs first.
+        count: Number of occurrences.
+        first: Place of the first occurrence.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Found:
 
 
 def occurrences(names: Iterable[tuple[str, Where]]) -> dict[str, Found]:
-    """Counts names, in the order of their first occurrence."""
+    """Count names, in the order of their first occurrence."""
     counts: dict[str, int] = {}
     first: dict[str, Where] = {}
     for name, where in names:
@@ -50,12 +50,12 @@ def occurrences(names: Iterable[tuple[str, Where]]) -> dict[str, Found]:
 
 
 def folded(name: str) -> str:
-    """Returns a name without case, white space and compatibility forms of characters (NFKC)."""
+    """Return a name without case, white space and compatibility forms of characters (NFKC)."""
     return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def doubts(names: Mapping[str, Found]) -> list[str]:
-    """Returns sentences about names that may be misspelt, or that occur once."""
+    """Return sentences about names that may be misspelt, or that occur once."""
     close = misspelt(names.values())
     known = {rare.name for rare, _ in close}
     once = [name for name in names.values() if name.count == 1 and name.name not in known]
@@ -73,7 +73,7 @@ def doubts(names: Mapping[str, Found]) -> list[str]:
 
 
 def misspelt(names: Iterable[Found]) -> list[tuple[Found, Found]]:
-    """Returns the names that are close to a more frequent one, each with that one."""
+    """Return the names that are close to a more frequent one, each with that one."""
     by_count = sorted(names, key=lambda name: name.count)
     pairs = _variants(by_count)
     known = {rare.name for rare, _ in pairs}
@@ -87,7 +87,7 @@ def misspelt(names: Iterable[Found]) -> list[tuple[Found, Found]]:
 
 
 def _variants(by_count: Sequence[Found]) -> list[tuple[Found, Found]]:
-    """Returns the names that differ from a more frequent one in separators or their plural."""
+    """Return the names that differ from a more frequent one in separators or their plural."""
     often: dict[str, Found] = {}
     pairs = []
     for name in reversed(by_count):
@@ -102,7 +102,7 @@ def _variants(by_count: Sequence[Found]) -> list[tuple[Found, Found]]:
 
 
 def _other_numbers(name: str) -> Iterator[str]:
-    """Yields what may be the English plural, or the singular, of a name."""
+    """Yield possible English plurals and singulars of a name."""
     yield from (f"{name}s", f"{name}es", re.sub("y$", "ies", name))
     yield from (name.removesuffix("s"), name.removesuffix("es"), re.sub("ies$", "y", name))
 
@@ -126,9 +126,9 @@ def _typing_error(a: str, b: str) -> bool:
 
 
 def edits(a: str, b: str) -> int:
-    """Returns the optimal string alignment distance.
+    """Return the optimal string alignment distance.
 
-    This is the least number of letters inserted, deleted, replaced or swapped with the next.
+    It is the least number of letters inserted, deleted, replaced or swapped with the next one.
     """
     before: list[int] = []
     row = list(range(len(b) + 1))

@@ -19,9 +19,9 @@ class Splits:
     """The rows of a task, in the order of their source.
 
     Attributes:
-        train: The rows to learn from.
-        validation: The rows to choose by.
-        test: The rows to report on, where the source has them.
+        train: The training rows.
+        validation: The validation rows.
+        test: The test rows, if the source has them.
         notices: Notices for the user about how they were read.
     """
 
@@ -32,11 +32,11 @@ class Splits:
 
     @property
     def by_name(self) -> dict[str, tuple[Row, ...] | None]:
-        """The rows of every split; `None` where it has none."""
+        """The rows of every split; `None` for a split that does not exist."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def __getitem__(self, split: str) -> tuple[Row, ...]:
-        """Returns the rows of `"train"`, `"validation"` or `"test"`.
+        """Return the rows of `"train"`, `"validation"` or `"test"`.
 
         Raises:
             TaskError: If there is no such split.
@@ -48,7 +48,7 @@ class Splits:
         return rows
 
     def seen(self, columns: Sequence[str]) -> dict[str, int]:
-        """Counts the rows of other splits that equal a training row in these columns."""
+        """Count the rows of other splits that equal a training row in these columns."""
         known = {_key(row, columns) for row in self.train}
         counts = self.map(lambda rows: sum(_key(row, columns) in known for row in rows))
         return {name: count for name, count in counts.items() if count and name != "train"}
@@ -63,13 +63,13 @@ class Splits:
         return files
 
     def sift(self, sift: Callable[[Sequence[Row]], Sequence[Row]]) -> Splits:
-        """Returns the same with fewer rows in every split."""
+        """Return the splits with the rows that `sift` returns for each."""
         train, validation = tuple(sift(self.train)), tuple(sift(self.validation))
         test = None if self.test is None else tuple(sift(self.test))
         return replace(self, train=train, validation=validation, test=test)
 
     def map(self, function: Callable[[Sequence[Row]], T]) -> dict[str, T | None]:
-        """Applies a function to the rows of every split; `None` for a split that is not there."""
+        """Apply a function to the rows of every split; `None` for a split that does not exist."""
         return {
             name: None if rows is None else function(rows) for name, rows in self.by_name.items()
         }
@@ -105,7 +105,7 @@ def hold_out(
 
 
 def _one_sided(rows: Sequence[Row], key_columns: Sequence[str], share: float) -> TaskError:
-    """The error about a share of the rows that leaves one side of a split empty."""
+    """Return the error about a share of the rows that leaves one side of a split empty."""
     remedy = "or name a validation file (--validation-data; validation in a task file)."
     inputs = {_key(row, key_columns) for row in rows}
     if len(rows) == 1 or len(inputs) > 1:

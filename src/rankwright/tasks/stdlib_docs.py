@@ -39,8 +39,8 @@ PACKAGES = (
     "urllib",
     "xml",
 )
-# Where a newer Python keeps the pure-Python source of a module.
 ELSEWHERE = {"datetime": "_pydatetime"}
+"""Module -> module with its pure-Python source in a newer Python."""
 MIN_WORDS = 8
 MASK = "[MASK]"
 
@@ -51,26 +51,26 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 class StdlibDocs(Source):
     """Docstrings with the package they are from, in the columns `text` and `package`.
 
-    A docstring is cleaned of its indentation, and the name of its own package is masked wherever
-    it stands, also inside a word. Exact duplicates count once; a text that two packages share is
-    left out, for neither answer would be right.
+    The indentation of a docstring is removed, and the name of its own package is masked everywhere,
+    even inside a word. Exact duplicates count once; a text that two packages share is left out,
+    since neither answer would be right.
 
     Attributes:
-        validation_share: About this share is held out, by a hash of the text.
-        library: The folder of the standard library; `None` is that of the running Python.
+        validation_share: Approximate share that is held out, by a hash of the text.
+        library: The folder of the standard library; `None` for that of the running Python.
     """
 
     validation_share: float | None = 0.2
     library: Path | None = None
 
     def read(self) -> dict[str, list[Row]]:
-        """Collects the docstrings of every package."""
+        """Collect the docstrings of every package."""
         library = self.library or Path(sysconfig.get_paths()["stdlib"])
         found: dict[str, dict[str, Where]] = defaultdict(dict)
         for package in PACKAGES:
             for text, where in docstrings(library, package):
                 if len(text.split()) >= MIN_WORDS:
-                    found[masked(text, package)].setdefault(package, where)
+                    found[mask_name(text, package)].setdefault(package, where)
         rows = [
             Row(where, {"text": text, "package": package})
             for text, origins in found.items()
@@ -80,20 +80,20 @@ class StdlibDocs(Source):
         return {"train": rows}
 
 
-def masked(text: str, package: str) -> str:
-    """Replaces the name of a package in any case, `HTTPServer` included, by a mask."""
+def mask_name(text: str, package: str) -> str:
+    """Replace the name of a package by a mask, in any case and in words such as `HTTPServer`."""
     return re.sub(re.escape(package), MASK, text, flags=re.IGNORECASE)
 
 
 def docstrings(library: Path, package: str) -> Iterator[tuple[str, Where]]:
-    """Yields every docstring of a package with its place, in the order of files and lines.
+    """Yield every docstring of a package with its place, in the order of files and lines.
 
     Args:
         library: The folder of the standard library.
         package: A package, or a module in one file.
 
     Raises:
-        TaskError: If the library has no source of it.
+        TaskError: If the library has no source of the package.
     """
     for path in source_files(library, package):
         with tokenize.open(path) as stream:
@@ -107,7 +107,7 @@ def docstrings(library: Path, package: str) -> Iterator[tuple[str, Where]]:
 
 
 def source_files(library: Path, package: str) -> list[Path]:
-    """Returns the source files of a package, tests left out, in a fixed order.
+    """Return the source files of a package, tests left out, in a fixed order.
 
     Raises:
         TaskError: If there are none.

@@ -1,4 +1,4 @@
-"""The prompt of a row: a template filled in with the row's cells."""
+"""The prompt of a row: a template filled with the row's cells."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 @dataclass(frozen=True)
 class Template:
-    """Text with `{column}` where a cell goes, `{prompt}` for the main one.
+    """Text with placeholders: `{column}` for a cell, `{prompt}` for the main one.
 
     `{{` and `}}` are literal braces, as in Python's `str.format`. Braces within a cell are text.
 
     Attributes:
         text: The template.
-        main: The column that `{prompt}` stands for. It must be named, by either name.
+        main: The column that `{prompt}` stands for. The text must name it, by either name.
     """
 
     text: str
@@ -38,10 +38,10 @@ class Template:
             )
 
     def check_hidden(self, columns: Iterable[str | None]) -> None:
-        """Checks that none of these columns, which hold the answer, is shown.
+        """Check that the template shows none of these columns, which hold the answer.
 
         Raises:
-            TaskError: If one is shown.
+            TaskError: If it shows one.
         """
         for column in columns:
             if column in self.named:
@@ -52,10 +52,10 @@ class Template:
 
     @cached_property
     def parts(self) -> tuple[tuple[str, bool], ...]:
-        """Literal text and names of columns in their order, each with whether it is a column.
+        """Literal texts and names of columns in order, each with whether it is a column.
 
         Raises:
-            TaskError: If a brace stands alone, or a pair of them is empty.
+            TaskError: If a brace is unpaired, or a pair of braces is empty.
         """
         parts, end = [], 0
         for match in BRACES.finditer(self.text):
@@ -80,11 +80,11 @@ class Template:
         return tuple(dict.fromkeys(sorted(shown, key=lambda name: name != self.main)))
 
     def fill(self, row: Row) -> str:
-        """Returns the template with the cells of a row.
+        """Return the template with the cells of a row.
 
         Raises:
             TaskError: If the row lacks a column, its main cell is not a text or is empty, or
-                another cell is a list or a mapping. Missing cells are shown as nothing.
+                another cell is a list or a mapping. Missing cells become empty.
         """
         return "".join(
             self._cell(row, part) if is_column else part for part, is_column in self.parts

@@ -1,4 +1,4 @@
-"""What tasks with one answer per text, or pair of texts, share."""
+"""Common parts of tasks with one answer per text or pair of texts."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class TextTask(Task):
         return (self.label_column,)
 
     def check(self, row: Row) -> None:
-        """Checks the texts."""
+        """Check the texts."""
         for column in self.input_columns:
             cells.text(row, column)

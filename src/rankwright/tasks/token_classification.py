@@ -22,15 +22,15 @@ BIO = re.compile(r"O|[BI]-\S+")
 class TokenClassification(LabelledTask):
     """One tag per word of a text that is already split into words.
 
-    The metric `entity_f1` needs BIO tags, which say where an entity starts and ends; without it, as
-    for parts of speech under `tag_accuracy`, a tag may be any name.
+    The metric `entity_f1` needs BIO tags, which mark where an entity starts and ends. With other
+    metrics, such as `tag_accuracy` for parts of speech, a tag may be any name.
 
     Attributes:
         tokens_column: The list of words.
-        tags_column: The list of tags, `O`, `B-type` or `I-type` for entities, one a word; or of
+        tags_column: The list of tags, one per word: `O`, `B-type` or `I-type` for entities; or of
             their indices in `label_names`.
-        label_names: The tags in the order of their indices. `None` takes those of the training
-            rows, alphabetically.
+        label_names: The tags in the order of their indices. With `None` they are the tags of the
+            training rows, in alphabetical order.
     """
 
     tokens_column: str = "tokens"
@@ -53,11 +53,11 @@ class TokenClassification(LabelledTask):
         return (self.tags_column,)
 
     def named(self, row: Row) -> list[str]:
-        """Returns the tags of a row."""
+        """Return the tags of a row."""
         return self.tags(row)
 
-    def apart(self, found: dict[str, Found]) -> dict[str, Found]:
-        """Returns the types of entities with the words of each; B-LOC and I-LOC are one type."""
+    def spelling_groups(self, found: dict[str, Found]) -> dict[str, Found]:
+        """Return the types of entities with the words of each; B-LOC and I-LOC are one type."""
         types: dict[str, Found] = {}
         for tag in found.values():
             name = tag.name[2:] if tag.name[:2] in ("B-", "I-") else tag.name
@@ -66,30 +66,30 @@ class TokenClassification(LabelledTask):
         return types
 
     def check(self, row: Row) -> None:
-        """Checks the words and their tags."""
+        """Check the words and their tags."""
         self.tags(row)
 
     def tags(self, row: Row) -> list[str]:
-        """Returns the tags of a row, checked.
+        """Return the tags of a row, checked.
 
         Raises:
-            TaskError: If there are not as many tags as words; under `entity_f1` also if a tag is
-                not BIO, or an `I-` does not go on with the entity before it.
+            TaskError: If the numbers of tags and words differ; under `entity_f1` also if a tag is
+                not BIO, or an `I-` tag does not continue the entity before it.
         """
         column = self.tags_column
         words = cells.strings(row, self.tokens_column)
-        tags = [self._named(tag) for tag in cells.labels(row, column, self.label_names)]
+        tags = [self._tag_name(tag) for tag in cells.labels(row, column, self.label_names)]
         if len(words) != len(tags):
             raise TaskError(
                 f"{row.where}: column {column!r} has {len(tags)} tags for the {len(words)} words "
-                f"of {self.tokens_column!r}; expected one tag a word. Correct the row."
+                f"of {self.tokens_column!r}; expected one tag per word. Correct the row."
             )
         if "entity_f1" in self.metrics:
             self._check_entities(row.where, tags)
         return tags
 
     def _check_entities(self, where: Where, tags: Sequence[str]) -> None:
-        """Refuses tags that do not say where an entity starts and ends."""
+        """Refuse tags that do not mark where an entity starts and ends."""
         column = self.tags_column
         for tag in tags:
             if not BIO.fullmatch(tag):
@@ -115,7 +115,7 @@ class TokenClassification(LabelledTask):
             return "If the tags are indices, list their names in label_names, in their order."
         return f"label_names has {len(self.label_names)} names, with the indices from 0."
 
-    def _named(self, tag: str) -> str:
-        """The tag behind an index, as data sets of the hub hold them; any other tag as it is."""
+    def _tag_name(self, tag: str) -> str:
+        """Return the tag that an index stands for, as in data sets on the hub; others unchanged."""
         names = self.label_names or ()
         return names[int(tag)] if tag.isdecimal() and int(tag) < len(names) else tag

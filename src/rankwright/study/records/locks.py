@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rankwright.errors import MethodError
-from rankwright.job.files import telling_output
+from rankwright.job.files import explain_output
 
 LOCK = "lock"
 """Name of the lock file."""
@@ -37,7 +37,7 @@ def lock_folder(folder: Path, *, name: str = LOCK, wait: bool = True) -> Iterato
     Raises:
         MethodError: The file system has no locks.
     """
-    with telling_output(folder):
+    with explain_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a") as file:
         try:

@@ -1,1 +1,1 @@
-"""Tasks tokenised for one model family; everything of a task that needs torch is here."""
+"""Tasks tokenised for one model family: the part of `tasks` that needs torch."""

@@ -26,16 +26,16 @@ from rankwright.tasks.splits import Splits
 class CausalEncoder:
     """Turns prompts and completions into rows of tokens with an exact boundary.
 
-    Both parts are tokenised on their own and put together, so that no token spans the boundary:
-    `prefix prompt completion EOS`. The prefix is what the tokenizer itself puts before a text: BOS
-    for Llama 3, nothing for GPT-2 and SmolLM2. A text that starts with the prefix (a chat template
-    writes it) or ends with EOS gets no second one. What is too long is cut, and counted: the prompt
-    first and from its left, so that what stands next to the completion stays; then the end of a
-    completion that alone fills the row.
+    Both parts are tokenised separately and joined, so that no token spans the boundary:
+    `prefix prompt completion EOS`. The prefix is the tokens that the tokenizer itself puts before a
+    text: BOS for Llama 3, none for GPT-2 and SmolLM2. A text that starts with the prefix (a chat
+    template writes it) or ends with EOS gets no second one. Rows that are too long are truncated
+    and counted: first the prompt, from the left, to keep the text next to the completion; then the
+    end of a completion that fills the row by itself.
 
     Attributes:
         tokenizer: A copy of the given one that can pad.
-        limit: Most tokens of a row.
+        limit: Maximum number of tokens of a row.
         prefix: The tokens that the tokenizer puts before every text.
         collator: Pads rows on the right, their labels with -100.
     """
@@ -56,7 +56,7 @@ class CausalEncoder:
         self._cut = {"prompts": 0, "completions": 0}
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenises texts without special tokens."""
+        """Tokenise texts without special tokens."""
         encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
@@ -64,10 +64,10 @@ class CausalEncoder:
     def row(
         self, where: Where, prompt: Sequence[int], completion: Sequence[int], *, end: bool = True
     ) -> dict[str, list[int]]:
-        """Joins a tokenised prompt and completion to a row with loss on the completion only.
+        """Join a tokenised prompt and completion to a row with loss on the completion only.
 
         Args:
-            where: Where the texts are from.
+            where: The place of the row.
             prompt: May be empty.
             completion: At least one token.
             end: Whether the completion ends with EOS.
@@ -77,7 +77,7 @@ class CausalEncoder:
             prompt.
 
         Raises:
-            TaskError: If the row has no token that a model could predict from those before it.
+            TaskError: If the row has no token that a model could predict from earlier ones.
         """
         answer = list(completion)
         if not prompt:
@@ -99,11 +99,11 @@ class CausalEncoder:
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
     def prompt(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
-        """Returns the tokens to generate from, leaving room for `new_tokens` more."""
+        """Return the tokens to generate from, leaving room for `new_tokens` more."""
         return self._start(prompt, self.limit - len(self.prefix) - new_tokens)
 
     def check_prompt(self, where: Where, prompt: Sequence[int]) -> None:
-        """Checks that there is a token to generate from.
+        """Check that there is a token to generate from.
 
         Raises:
             TaskError: If the prompt has none and the tokenizer adds none.
@@ -116,7 +116,7 @@ class CausalEncoder:
             )
 
     def _start(self, prompt: Sequence[int], room: int) -> list[int]:
-        """The prefix and the end of a prompt that has the room, counted if it is cut."""
+        """Return the prefix and as much of the prompt's end as fits; count truncated prompts."""
         prompt = self._without_prefix(prompt)
         self._cut["prompts"] += len(prompt) > room
         return self.prefix + prompt[max(0, len(prompt) - room) :]
@@ -127,7 +127,7 @@ class CausalEncoder:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """The cuts so far, and the source of the padding token."""
+        """Notices about truncated rows so far, and about the source of the padding token."""
         cuts = (
             f"{count} {what} were cut to fit max_length={self.limit} tokens"
             for what, count in self._cut.items()
@@ -141,7 +141,7 @@ class PreparedCausal(ForwardTask):
     """Rows whose `labels` are token ids where loss is wanted and -100 elsewhere.
 
     Attributes:
-        encoder: What made them.
+        encoder: The encoder of the rows.
     """
 
     encoder: CausalEncoder
@@ -157,15 +157,15 @@ class PreparedCausal(ForwardTask):
         encoder: CausalEncoder,
         encode: Callable[[Sequence[Row]], Dataset],
     ) -> Self:
-        """Tokenises every split.
+        """Tokenise every split.
 
         Args:
             task: The task.
             splits: Its rows.
             encoder: Used by `encode`, and then by the metrics.
-            encode: Rows to their tokens, in the same order.
+            encode: Turns rows into tokenised rows, in the same order.
         """
-        datasets = splits.map(encode)  # before the notices: they count what was cut
+        datasets = splits.map(encode)  # before the notices, which count truncated rows
         return cls(
             task=task,
             tokenizer=encoder.tokenizer,
@@ -183,18 +183,18 @@ class PreparedCausal(ForwardTask):
 
     @property
     def reported_metrics(self) -> tuple[str, ...]:
-        """The task's metrics, and always the likelihood ones."""
+        """The task's metrics, and always loss_per_token and perplexity."""
         return tuple(dict.fromkeys((*self.task.metrics, "loss_per_token", "perplexity")))
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks positions, and that logits are over the vocabulary and of earlier tokens only."""
+        """Check the number of positions, and that the model is a causal language model."""
         check_positions(model, self.longest)
         check_causal(model, len(self.tokenizer))
 
     def preprocess_logits_for_metrics(
         self, logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor
     ) -> torch.Tensor:
-        """Returns summed -log p and the number of scored tokens of every row, `(rows, 2)`."""
+        """Return summed -log p and the number of scored tokens of every row, `(rows, 2)`."""
         return negative_log_likelihood(first(logits), labels)
 
     def outcome(
@@ -202,13 +202,13 @@ class PreparedCausal(ForwardTask):
         reduced: Sequence[np.ndarray],
         labels: Sequence[np.ndarray],  # noqa: ARG002 - already within `reduced`
     ) -> Outcome:
-        """Pairs summed -log p in nats with the numbers of scored tokens."""
+        """Pair summed -log p in nats with the numbers of scored tokens."""
         nats, tokens = np.array(reduced, dtype=np.float64).T
         return Outcome(nats.tolist(), tokens.astype(int).tolist())
 
 
 def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Scores the labelled tokens of a batch; the logits at `t` predict the token at `t + 1`.
+    """Score the labelled tokens of a batch; the logits at `t` predict the token at `t + 1`.
 
     Args:
         logits: `(rows, tokens, vocabulary)`.

@@ -33,7 +33,7 @@ class PreparedCausalLM(PreparedCausal):
         split: str = "validation",
         limit: int | None = None,
     ) -> dict[Form, Outcome]:
-        """Scores the completions and, where a metric needs it, generates some."""
+        """Score the completions, and generate some if a metric needs them."""
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
         if self.task.generates:
             some = [self.rows[split][row] for row in self.draw_rows(split, limit)]
@@ -44,11 +44,11 @@ class PreparedCausalLM(PreparedCausal):
     def generate(
         self, model: torch.nn.Module, prompts: Sequence[str], batch_size: int = 32
     ) -> list[str]:
-        """Completes prompts greedily, in batches padded on the left.
+        """Complete prompts greedily, in batches padded on the left.
 
         Args:
             model: A causal language model.
-            prompts: What the model is shown, template included.
+            prompts: The prompts, with the template.
             batch_size: Prompts per batch.
 
         Returns:
@@ -80,7 +80,7 @@ class PreparedCausalLM(PreparedCausal):
 
 
 def left_padded(starts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns token ids and attention mask, `(rows, tokens)`; every row ends at the right edge."""
+    """Return token ids and attention mask, `(rows, tokens)`; every row ends at the right edge."""
     width = max(map(len, starts))
     ids = [[pad] * (width - len(start)) + list(start) for start in starts]
     mask = [[0] * (width - len(start)) + [1] * len(start) for start in starts]
@@ -88,7 +88,7 @@ def left_padded(starts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor
 
 
 def prepare(task: CausalLM, tokenizer: PreTrainedTokenizerBase, splits: Splits) -> PreparedCausalLM:
-    """Tokenises prompts and completions apart and joins them at an exact boundary.
+    """Tokenise prompts and completions separately, and join them at an exact boundary.
 
     Raises:
         TaskError: If `max_new_tokens` leaves no room, or a row has too few tokens.

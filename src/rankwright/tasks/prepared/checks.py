@@ -1,4 +1,4 @@
-"""Whether a model can do a kind of task, asked before any training time is spent."""
+"""Checks that a model can do a kind of task, before any training time is spent."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from rankwright.tasks.errors import TaskError
 from rankwright.tasks.prepared.forward import inference
 
 PROBE_LENGTH = 8
-# Where transformers keep a learned embedding for every position; rotary ones have no end.
 POSITIONS = frozenset({"position_embeddings", "wpe", "embed_positions"})
+"""Names of learned position embeddings in transformers; rotary ones have no limit."""
 
 
 def check_positions(model: torch.nn.Module, longest: int) -> None:
-    """Checks that a model with learned positions has one for every token of the longest row.
+    """Check that a model with learned positions has one for every token of the longest row.
 
     Raises:
-        TaskError: If it has not.
+        TaskError: If it has fewer.
     """
     for name, module in model.named_modules():
         learned = name.rpartition(".")[2] in POSITIONS and isinstance(module, torch.nn.Embedding)
@@ -29,7 +29,7 @@ def check_positions(model: torch.nn.Module, longest: int) -> None:
 
 
 def check_head(model: torch.nn.Module, expected: int, auto_class: str) -> None:
-    """Checks that a model's configuration announces `expected` outputs.
+    """Check that a model's configuration announces `expected` outputs.
 
     Raises:
         TaskError: If it announces another number, or none.
@@ -43,10 +43,10 @@ def check_head(model: torch.nn.Module, expected: int, auto_class: str) -> None:
 
 
 def check_causal(model: torch.nn.Module, vocabulary: int) -> None:
-    """Checks by a probe that no prediction depends on a later token.
+    """Check with a probe that no prediction depends on a later token.
 
-    Two rows that differ in their second half must give the same logits in the first. A look at
-    the configuration would not do: `BertLMHeadModel` calls itself a language model.
+    Two rows that differ in their second half must give the same logits in the first. The
+    configuration is not enough: `BertLMHeadModel` calls itself a language model.
 
     Args:
         model: Any model.

@@ -1,4 +1,4 @@
-"""Running a model over tokenised rows without a trainer."""
+"""Run a model over tokenised rows without a trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @contextmanager
 def inference(model: torch.nn.Module) -> Iterator[torch.device]:
-    """Turns dropout and gradients off for a while, and yields the device of the model."""
+    """Turn dropout and gradients off within the block; yield the device of the model."""
     training = model.training
     model.eval()
     try:
@@ -26,9 +26,9 @@ def inference(model: torch.nn.Module) -> Iterator[torch.device]:
 
 
 def by_length(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Yields batches of row indices, longest rows first.
+    """Yield batches of row indices, longest rows first.
 
-    Rows of like length waste little padding, and a batch that does not fit fails at once.
+    Rows of similar length waste little padding, and a batch that does not fit fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
@@ -42,7 +42,7 @@ def forward_rows(
     reduce: Reduce,
     batch_size: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the reduced logits and the labels of every row, in row order.
+    """Return the reduced logits and the labels of every row, in row order.
 
     Args:
         model: Any model whose output has `logits`.
@@ -65,5 +65,5 @@ def forward_rows(
 
 
 def first(logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Returns the logits, which a `Trainer` hands over in a tuple if a model gives more."""
+    """Return the logits, which a `Trainer` passes in a tuple if the model has further outputs."""
     return logits if isinstance(logits, torch.Tensor) else logits[0]

@@ -14,7 +14,7 @@ from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.multi_label import MultiLabel
 from rankwright.tasks.prepared.forward import first
-from rankwright.tasks.prepared.text import PreparedText, tokenised
+from rankwright.tasks.prepared.text import PreparedText, tokenise
 from rankwright.tasks.rows import Row
 from rankwright.tasks.splits import Splits
 
@@ -42,7 +42,7 @@ class PreparedMultiLabel(PreparedText):
         }
 
     def classes(self, split: str) -> Sequence[object]:
-        """The set of classes of every row, as zeros and ones."""
+        """Return the set of classes of every row, as zeros and ones."""
         return list(map(tuple, self.dataset(split)["labels"]))
 
     def preprocess_logits_for_metrics(
@@ -50,22 +50,22 @@ class PreparedMultiLabel(PreparedText):
         logits: torch.Tensor | tuple[torch.Tensor, ...],
         labels: torch.Tensor,  # noqa: ARG002 - the Trainer's signature
     ) -> torch.Tensor:
-        """Returns 1 for every class of probability above one half, `(rows, classes)`."""
+        """Return 1 for every class with a probability above one half, `(rows, classes)`."""
         return (first(logits) > 0).int()
 
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
-        """Pairs 0/1 matrices."""
+        """Pair 0/1 matrices."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).astype(int).tolist())
 
 
 def prepare(
     task: MultiLabel, tokenizer: PreTrainedTokenizerBase, splits: Splits
 ) -> PreparedMultiLabel:
-    """Tokenises the texts and turns lists of names into rows of zeros and ones."""
+    """Tokenise the texts, and turn lists of names into rows of zeros and ones."""
     labels = task.labels(splits)
 
     def target(row: Row) -> list[float]:
         named = task.indices(row, labels)
         return [float(index in named) for index in range(len(labels.names))]
 
-    return PreparedMultiLabel(**tokenised(task, tokenizer, splits, target), labels=labels)
+    return PreparedMultiLabel(**tokenise(task, tokenizer, splits, target), labels=labels)

@@ -33,7 +33,7 @@ class PreparedMultipleChoice(PreparedCausal):
         split: str = "validation",
         limit: int | None = None,
     ) -> dict[Form, Outcome]:
-        """Scores the right choices as completions, then chooses among all."""
+        """Score the right choices as completions, then choose among all choices."""
         self.check_model(model)
         outcomes = super().predict(model, batch_size=batch_size, split=split, limit=limit)
         some = [self.rows[split][row] for row in self.draw_rows(split, limit)]
@@ -44,7 +44,7 @@ class PreparedMultipleChoice(PreparedCausal):
     def log_likelihoods(
         self, model: torch.nn.Module, questions: Sequence[Row], batch_size: int = 32
     ) -> list[np.ndarray]:
-        """Returns for every question the log-likelihoods of its choices, `(choices,)`, in nats.
+        """Return for every question the log-likelihoods of its choices, `(choices,)`, in nats.
 
         They are means over the tokens of a choice if the task is length-normalised, else sums; the
         end of text is not scored.
@@ -71,7 +71,7 @@ class PreparedMultipleChoice(PreparedCausal):
 def prepare(
     task: MultipleChoice, tokenizer: PreTrainedTokenizerBase, splits: Splits
 ) -> PreparedMultipleChoice:
-    """Tokenises every question with its right choice."""
+    """Tokenise every question with its right choice."""
     encoder = CausalEncoder(tokenizer, token_limit(tokenizer, task.max_length))
 
     def encode(split: Sequence[Row]) -> Dataset:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.prepared.forward import first
-from rankwright.tasks.prepared.text import PreparedText, tokenised
+from rankwright.tasks.prepared.text import PreparedText, tokenise
 from rankwright.tasks.regression import Regression
 from rankwright.tasks.splits import Splits
 
@@ -34,16 +34,16 @@ class PreparedRegression(PreparedText):
         logits: torch.Tensor | tuple[torch.Tensor, ...],
         labels: torch.Tensor,  # noqa: ARG002 - the Trainer's signature
     ) -> torch.Tensor:
-        """Returns the predicted number of every row, `(rows,)`, in float32."""
+        """Return the predicted number of every row, `(rows,)`, in float32."""
         return first(logits).squeeze(-1).float()
 
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
-        """Pairs numbers."""
+        """Pair numbers."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).tolist())
 
 
 def prepare(
     task: Regression, tokenizer: PreTrainedTokenizerBase, splits: Splits
 ) -> PreparedRegression:
-    """Tokenises the texts and reads the numbers."""
-    return PreparedRegression(**tokenised(task, tokenizer, splits, task.number))
+    """Tokenise the texts, and read the numbers."""
+    return PreparedRegression(**tokenise(task, tokenizer, splits, task.number))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rankwright.tasks.labels import Labels
 from rankwright.tasks.metrics import Form, Outcome
 from rankwright.tasks.prepared.forward import first
-from rankwright.tasks.prepared.text import PreparedText, tokenised
+from rankwright.tasks.prepared.text import PreparedText, tokenise
 from rankwright.tasks.sequence_classification import SequenceClassification
 from rankwright.tasks.splits import Splits
 
@@ -41,7 +41,7 @@ class PreparedSequenceClassification(PreparedText):
         }
 
     def classes(self, split: str) -> Sequence[object]:
-        """The index of the class of every row."""
+        """Return the index of the class of every row."""
         return list(self.dataset(split)["labels"])
 
     def preprocess_logits_for_metrics(
@@ -49,18 +49,18 @@ class PreparedSequenceClassification(PreparedText):
         logits: torch.Tensor | tuple[torch.Tensor, ...],
         labels: torch.Tensor,  # noqa: ARG002 - the Trainer's signature
     ) -> torch.Tensor:
-        """Returns the most likely class of every row, `(rows,)`."""
+        """Return the most likely class of every row, `(rows,)`."""
         return first(logits).argmax(-1)
 
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
-        """Pairs class indices."""
+        """Pair class indices."""
         return Outcome(np.array(reduced).tolist(), np.array(labels).tolist())
 
 
 def prepare(
     task: SequenceClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
 ) -> PreparedSequenceClassification:
-    """Tokenises the texts and turns class names into indices."""
+    """Tokenise the texts, and turn class names into indices."""
     labels = task.labels(splits)
-    fields = tokenised(task, tokenizer, splits, lambda row: task.indices(row, labels)[0])
+    fields = tokenise(task, tokenizer, splits, lambda row: task.indices(row, labels)[0])
     return PreparedSequenceClassification(**fields, labels=labels)

@@ -19,19 +19,19 @@ from rankwright.tasks.splits import Splits
 from rankwright.tasks.text import TextTask
 
 
-def tokenised(
+def tokenise(
     task: TextTask,
     tokenizer: PreTrainedTokenizerBase,
     splits: Splits,
     target: Callable[[Row], object],
 ) -> dict[str, Any]:
-    """Returns the fields of a prepared task; of a pair, the longer text is cut first.
+    """Tokenise all rows to the fields of a prepared task; of a pair, the longer text is cut first.
 
     Args:
         task: The task.
         tokenizer: The tokenizer of the model.
         splits: The rows.
-        target: Gives the entry of `labels` for a row.
+        target: Returns the entry of `labels` for a row.
     """
     tokenizer, notices = with_padding(tokenizer)
     limit = token_limit(tokenizer, task.max_length)
@@ -43,7 +43,7 @@ def tokenised(
         targets = [target(row) for row in split]
         encoded = tokenizer(*texts, verbose=False)
         too_long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
-        if too_long:  # these alone once more
+        if too_long:  # tokenise only these again, truncated
             cut += len(too_long)
             longest = [[column[row] for row in too_long] for column in texts]
             shorter = tokenizer(*longest, truncation="longest_first", max_length=limit)
@@ -72,6 +72,6 @@ class PreparedText(ForwardTask):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks the size of the head, and that every token has a position."""
+        """Check the size of the head, and that every token has a position."""
         check_positions(model, self.longest)
         check_head(model, self.model_kwargs["num_labels"], self.auto_class)

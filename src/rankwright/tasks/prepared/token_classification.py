@@ -25,10 +25,10 @@ from rankwright.tasks.token_classification import TokenClassification
 
 
 def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns the text to put before a word, so that it gets the pieces that it has within a text.
+    """Return the text to put before a word to get the pieces that the word has within a text.
 
     It is a space for tokenizers that include it in the piece (GPT-2, RoBERTa and other byte-level
-    ones), and nothing for others.
+    ones), and empty for others.
     """
 
     def pieces(*words: str) -> list[int]:
@@ -41,11 +41,11 @@ def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def align(labels: Sequence[int], word_ids: Sequence[int | None]) -> list[int]:
-    """Gives the first piece of every word the word's label, and every other piece -100.
+    """Return the word's label for the first piece of every word, and -100 for every other piece.
 
     Args:
         labels: One index per word.
-        word_ids: The word that a piece belongs to, `None` for special tokens.
+        word_ids: The index of the word that a piece belongs to; `None` for special tokens.
     """
     return [
         IGNORED if word is None or word == before else labels[word]
@@ -75,7 +75,7 @@ class PreparedTokenClassification(ForwardTask):
         }
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Checks the size of the head, and that every token has a position."""
+        """Check the size of the head, and that every token has a position."""
         check_positions(model, self.longest)
         check_head(model, len(self.labels.names), self.auto_class)
 
@@ -84,11 +84,11 @@ class PreparedTokenClassification(ForwardTask):
         logits: torch.Tensor | tuple[torch.Tensor, ...],
         labels: torch.Tensor,  # noqa: ARG002 - the Trainer's signature
     ) -> torch.Tensor:
-        """Returns the most likely tag of every piece, `(rows, tokens)`."""
+        """Return the most likely tag of every piece, `(rows, tokens)`."""
         return first(logits).argmax(-1)
 
     def outcome(self, reduced: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Outcome:
-        """Pairs the tags of the words that were seen."""
+        """Pair the tags of the words that were seen."""
         seen = [label != IGNORED for label in labels]
         return Outcome(
             [self._names(row[mask]) for row, mask in zip(reduced, seen, strict=True)],
@@ -102,7 +102,7 @@ class PreparedTokenClassification(ForwardTask):
 def prepare(
     task: TokenClassification, tokenizer: PreTrainedTokenizerBase, splits: Splits
 ) -> PreparedTokenClassification:
-    """Tokenises the words; the first piece of a word gets its tag, all else is ignored."""
+    """Tokenise the words; the first piece of a word gets its tag, all else is ignored."""
     tokenizer, notices = with_padding(tokenizer)
     limit = token_limit(tokenizer, task.max_length)
     labels = task.labels(splits)

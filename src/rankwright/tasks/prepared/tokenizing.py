@@ -1,4 +1,4 @@
-"""Small facts about tokenizers that every kind of task needs."""
+"""Length limit, padding and prefix of a tokenizer, which every kind of task needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ UNLIMITED = 1_000_000  # tokenizers without a limit of their own report about 1e
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
-    """Returns the most tokens that a row may have.
+    """Return the maximum number of tokens of a row.
 
     Args:
-        tokenizer: Its `model_max_length` is what the model can take.
-        wanted: What the user asked for; `None` is the model's limit, at most 512.
+        tokenizer: The tokenizer; its `model_max_length` is the limit of the model.
+        wanted: The user's limit; `None` for the model's limit, at most 512.
 
     Raises:
-        TaskError: If more is wanted than the model can take.
+        TaskError: If the user's limit exceeds that of the model.
     """
     own = int(min(tokenizer.model_max_length, UNLIMITED))
     if wanted is None:
@@ -37,7 +37,7 @@ def token_limit(tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
 def with_padding(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
-    """Returns a copy of the tokenizer that can pad, and a notice where it could not before.
+    """Return a copy of the tokenizer that can pad, and a notice if the original could not.
 
     Raises:
         TaskError: If it has neither a padding nor an end-of-text token.
@@ -48,18 +48,18 @@ def with_padding(
     if tokenizer.eos_token_id is None:
         raise TaskError(
             "the tokenizer has no padding token, and no end-of-text token to use in its place. "
-            "Take a model whose tokenizer has one, or set tokenizer.pad_token in Python."
+            "Use a model whose tokenizer has one, or set tokenizer.pad_token in Python."
         )
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, (f"the tokenizer has no padding token; {tokenizer.eos_token!r} is used",)
 
 
 def prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Returns the tokens that a tokenizer adds before a text.
+    """Return the tokens that a tokenizer adds before a text.
 
-    They are found by encoding a text with and without special tokens. The configuration does not
-    tell: SmolLM2's tokenizer has a `bos_token` and never adds it, Llama 3's has no `add_bos_token`
-    and adds it.
+    They are found by encoding a text with and without special tokens. The configuration is not
+    enough: SmolLM2's tokenizer has a `bos_token` and never adds it, Llama 3's has no
+    `add_bos_token` and adds it.
 
     Raises:
         TaskError: If the text with special tokens does not hold the text without them.
