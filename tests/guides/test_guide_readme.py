@@ -76,7 +76,9 @@ def test_commands_parse(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(GUIDES)
     # tests/job/test_combinations.py probes every method; here the command has to run
-    monkeypatch.setattr(combinations, "available", lambda: {"full": available_methods()["full"]})
+    monkeypatch.setattr(
+        combinations, "available_methods", lambda: {"full": available_methods()["full"]}
+    )
     described = {"model": "minilm", "task": "stdlib-docs", "method": "bidora"}
     for words in commands(page):
         arguments = words[1:]
