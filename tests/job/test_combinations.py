@@ -17,15 +17,8 @@ from rankwright.core.run import Run
 from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.errors import MethodError
 from rankwright.inits import Pissa
-from rankwright.job.combinations import (
-    BrokenError,
-    Pair,
-    document,
-    probe,
-    probe_method,
-    read,
-    small,
-)
+from rankwright.job.combinations import BrokenError, Pair, probe, probe_method, small
+from rankwright.job.combinations_page import parse_page, render_page
 from rankwright.methods import COLA, DoRA, LoRA, LoRAPro, OLoRA, RACLoRA, SoRA, XGBLoRA
 from rankwright.optimizers import LoraPro, LoraRite
 from rankwright.penalties import Gram, Outputs
@@ -37,7 +30,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "combinations.md").read_t
 
 def test_the_page_has_every_method_and_every_named_part() -> None:
     named = {(slot, name) for slot in SLOTS for name in available_parts(slot)}
-    found = {(pair.method, pair.slot, pair.part) for pair in read(PAGE)}
+    found = {(pair.method, pair.slot, pair.part) for pair in parse_page(PAGE)}
     assert found == {(method, *part) for method in METHODS for part in named}, "probe again"
 
 
@@ -46,7 +39,7 @@ def test_the_page_says_what_probing_finds(method: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = probe_method(method)
-    said = {(pair.slot, pair.part): pair for pair in read(PAGE) if pair.method == method}
+    said = {(pair.slot, pair.part): pair for pair in parse_page(PAGE) if pair.method == method}
     for pair in found:
         assert said[pair.slot, pair.part] == pair, "rankwright parts probe --output docs/combi..."
 
@@ -85,8 +78,8 @@ def test_a_page_is_read_as_it_was_written() -> None:
         Pair("a", "penalty", "z", "no", "another reason"),
         Pair("b", "penalty", "z", "no", "too large; use (3)"),
     ]
-    assert read(document(pairs)) == pairs
-    assert read(PAGE) == read(document(read(PAGE)))
+    assert parse_page(render_page(pairs)) == pairs
+    assert parse_page(PAGE) == parse_page(render_page(parse_page(PAGE)))
 
 
 # What probing would not let pass ------------------------------------------------------------------

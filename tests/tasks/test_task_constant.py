@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rankwright.tasks import Outcome, task_from_files
-from rankwright.tasks.constant import Constant, alike, constant
+from rankwright.tasks.constant import Constant, are_alike, score_constant
 
 
 def prepared(tokenizer, folder, train, validation, **options):
@@ -30,13 +30,13 @@ def test_the_commonest_class_of_the_training_rows(words, tmp_path):
         words, tmp_path, texts("no", "no", "yes"), texts("yes", "yes", "no", "yes"), **CLASSES
     )
     outcome = Outcome([0, 0, 0, 0], [1, 1, 0, 1])
-    found = constant(task, {"classes": outcome})
+    found = score_constant(task, {"classes": outcome})
     assert found == Constant("no", {"accuracy": 0.25, "macro_f1": pytest.approx(0.2)})
 
 
 def test_of_classes_as_common_the_first(words, tmp_path):
     task = prepared(words, tmp_path, texts("b", "a", "b", "a"), texts("a", "b"), **CLASSES)
-    assert constant(task, {"classes": Outcome([0, 0], [0, 1])}).answer == "a"
+    assert score_constant(task, {"classes": Outcome([0, 0], [0, 1])}).answer == "a"
 
 
 def test_the_mean_of_the_training_rows(words, tmp_path):
@@ -44,7 +44,7 @@ def test_the_mean_of_the_training_rows(words, tmp_path):
         words, tmp_path, texts(1.0, 2.0, 6.0), texts(2.0, 4.0),
         kind="regression", metrics=["mse", "pearson"], **CLASSES,
     )  # fmt: skip
-    found = constant(task, {"numbers": Outcome([0.0, 0.0], [2.0, 4.0])})
+    found = score_constant(task, {"numbers": Outcome([0.0, 0.0], [2.0, 4.0])})
     assert found == Constant("the mean, 3", {"mse": 1.0, "pearson": 0.0})
 
 
@@ -53,7 +53,7 @@ def test_the_commonest_set(words, tmp_path):
         words, tmp_path, texts(["x", "y"], ["x", "y"], ["x"], []), texts(["x", "y"], []),
         kind="multi_label", **CLASSES,
     )  # fmt: skip
-    found = constant(task, {"sets": Outcome([[0, 0], [0, 0]], [[1, 1], [0, 0]])})
+    found = score_constant(task, {"sets": Outcome([[0, 0], [0, 0]], [[1, 1], [0, 0]])})
     assert found.answer == "x and y"
     assert found.metrics["micro_f1"] == pytest.approx(2 / 3)
 
@@ -62,7 +62,7 @@ def test_the_commonest_tag(words, tmp_path):
     rows = [{"tokens": ["a", "b", "c"], "tags": ["O", "B-X", "O"]}]
     task = prepared(words, tmp_path, rows, rows, tokens_column="tokens", tags_column="tags")
     references = [["O", "B-X", "O"], ["B-X"]]
-    found = constant(task, {"tags": Outcome([["O"] * 3, ["O"]], references)})
+    found = score_constant(task, {"tags": Outcome([["O"] * 3, ["O"]], references)})
     assert found == Constant("O", {"entity_f1": 0.0})
 
 
@@ -74,7 +74,7 @@ def test_the_commonest_place_of_the_right_choice(words, tmp_path):
         words, tmp_path, rows, rows, question_column="question", choices_column="choices",
         label_column="label",
     )  # fmt: skip
-    found = constant(task, {"classes": Outcome([0, 0, 0], [1, 1, 0])})
+    found = score_constant(task, {"classes": Outcome([0, 0, 0], [1, 1, 0])})
     assert found.answer == "choice 2"
     assert found.metrics["accuracy"] == pytest.approx(2 / 3)
 
@@ -84,7 +84,7 @@ def test_text_has_no_such_answer(words, tmp_path):
     task = prepared(
         words, tmp_path, rows, rows, prompt_column="prompt", completion_column="completion"
     )
-    assert constant(task, {"nats": Outcome([1.0], [1])}) is None
+    assert score_constant(task, {"nats": Outcome([1.0], [1])}) is None
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_text_has_no_such_answer(words, tmp_path):
     ],
 )
 def test_one_answer_for_every_row(predictions, references, same):
-    assert alike(predictions, references) is same
+    assert are_alike(predictions, references) is same

@@ -6,7 +6,8 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from rankwright.job.combinations import document, probe_all
+from rankwright.job.combinations import probe_all
+from rankwright.job.combinations_page import render_page
 from rankwright.job.files import write_text
 from rankwright.job.paths import expanded
 
@@ -20,8 +21,8 @@ def probe_parts(output: str | None) -> None:
     Raises:
         BrokenError: A pair is neither refused nor does it work.
     """
-    with _without_advice():
-        page = document(probe_all())
+    with _without_warnings():
+        page = render_page(probe_all())
     if output is None:
         print(page, end="")
     else:
@@ -29,7 +30,7 @@ def probe_parts(output: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Hide warnings about runs that are too short."""
     logger = logging.getLogger("rankwright")
     level = logger.level

@@ -17,7 +17,6 @@ import copy
 import dataclasses
 import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -34,9 +33,9 @@ from rankwright.core.part_registry import SINGLE_PART_SLOTS, SLOTS, available_pa
 from rankwright.errors import MethodError
 
 STEPS = 4
-TOLERANCE = 1e-5  # between logits, float32: a stack's products round otherwise when PEFT adds them
+TOLERANCE = 1e-5  # of float32 logits: products of a stack round differently when PEFT adds them
 SMALL = {"r": 2, "rounds": 2, "target_modules": ["q_proj", "down_proj"]}
-"""Fields that make a method or a part fit the model and the steps, where it takes them."""
+"""Fields that make a method or a part small enough for the model and the steps, if it has them."""
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class Pair:
         method: Name of the method.
         slot: Slot of the part.
         part: Name of the part.
-        verdict: "yes", "no", "its own" or "taken"; see the head of the page.
+        verdict: "yes", "no", "its own" or "taken"; see `combinations_page`.
         reason: The reason for a "no".
     """
 
@@ -80,10 +79,10 @@ def probe_method(name: str) -> list[Pair]:
         BrokenError: A pair is neither refused nor does it work.
     """
     method = small(available_methods()[name])
-    return [_pair(method, slot, part) for slot in SLOTS for part in available_parts(slot)]
+    return [_probe_pair(method, slot, part) for slot in SLOTS for part in available_parts(slot)]
 
 
-def _pair(method: Method, slot: str, name: str) -> Pair:
+def _probe_pair(method: Method, slot: str, name: str) -> Pair:
     filling = getattr(method.slots(), slot)
     own = [part_name(part) for part in (filling.members() if filling else ())]
     if name in own:
@@ -106,7 +105,7 @@ def probe(method: Method) -> None:
         BrokenError: It breaks a promise, or fails in another way.
     """
     try:
-        _look(method)
+        _check_promises(method)
     except (MethodError, BrokenError):
         raise
     except Exception as error:
@@ -122,62 +121,21 @@ def small(cls: type[T]) -> T:
         return cls()
 
 
-def document(pairs: list[Pair]) -> str:
-    """Return the results as a Markdown page."""
-    reasons = list(dict.fromkeys(pair.reason for pair in pairs if pair.reason))
-    tables = [
-        "\n".join(_table(slot, [pair for pair in pairs if pair.slot == slot], reasons))
-        for slot in dict.fromkeys(pair.slot for pair in pairs)
-    ]
-    notes = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))
-    return "\n\n".join([_HEAD, *tables, f"## Why not\n\n{notes}"]) + "\n"
-
-
-def read(page: str) -> list[Pair]:
-    """Return the results on a page of `document`, in no particular order."""
-    reasons = dict(re.findall(r"^(\d+)\. (.+)$", page, flags=re.MULTILINE))
-    found = []
-    for slot, table in re.findall(r"^## (\w+)\n\n((?:\|.*\n)+)", page, flags=re.MULTILINE):
-        (_, *names), _, *rows = (
-            [c.strip() for c in r.split("|")[1:-1]] for r in table.splitlines()
-        )
-        for method, *cells in rows:
-            for name, cell in zip(names, cells, strict=True):
-                verdict, _, number = cell.rstrip(")").partition(" (")
-                found.append(Pair(method, slot, name, verdict, reasons.get(number, "")))
-    return found
-
-
-def _table(slot: str, pairs: list[Pair], reasons: list[str]) -> Iterator[str]:
-    columns = list(dict.fromkeys(pair.part for pair in pairs))
-    cells = {(pair.method, pair.part): _cell(pair, reasons) for pair in pairs}
-    yield f"## {slot}\n"
-    yield f"| method | {' | '.join(columns)} |"
-    yield f"| --- |{' --- |' * len(columns)}"
-    for method in dict.fromkeys(pair.method for pair in pairs):
-        yield f"| {method} | {' | '.join(cells[method, part] for part in columns)} |"
-
-
-def _cell(pair: Pair, reasons: list[str]) -> str:
-    number = f" ({reasons.index(pair.reason) + 1})" if pair.reason else ""
-    return pair.verdict + number
-
-
 # One combination ---------------------------------------------------------------------------------
 
 
-def _look(method: Method) -> None:
-    run = _run(method)
-    _same(_logits(run.model), _base_logits(), "a fresh adapter is not the base model")
-    before = _trained(run)
-    other = _run(method)
+def _check_promises(method: Method) -> None:
+    run = _make_loop(method)
+    _check_same(_logits(run.model), _base_logits(), "a fresh adapter is not the base model")
+    before = _adapter_state(run)
+    other = _make_loop(method)
     middle = None
     for step in range(STEPS):
         if step == STEPS // 2:
             middle = copy.deepcopy(run.state_dict())
         run.train_step(_batch(step))
     run.finish()
-    if _bits(before, _trained(run)):
+    if _same_bits(before, _adapter_state(run)):
         raise BrokenError(f"{method.label}: nothing was trained")
     with run.model.disable_adapter():
         if not torch.equal(_logits(run.model), _base_logits()):
@@ -185,35 +143,35 @@ def _look(method: Method) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run.model.save_pretrained(folder)
         loaded = PeftModel.from_pretrained(_base(), folder)
-    _same(_logits(loaded), _logits(run.model), "plain PEFT loads another model")
+    _check_same(_logits(loaded), _logits(run.model), "plain PEFT loads another model")
     assert middle is not None
     other.load_state_dict(middle)
     for step in range(STEPS // 2, STEPS):
         other.train_step(_batch(step))
     other.finish()
-    if not _bits(_trained(run), _trained(other)):
+    if not _same_bits(_adapter_state(run), _adapter_state(other)):
         raise BrokenError(f"{method.label}: a resumed run ends at other numbers")
 
 
-def _run(method: Method) -> Loop:
+def _make_loop(method: Method) -> Loop:
     model = method.apply(_base())
     return Loop(
         model, method, total_steps=STEPS, lr=1e-2, held_out=lambda k: _batch(100 + k), seed=1
     )
 
 
-def _same(found: Tensor, expected: Tensor, otherwise: str) -> None:
+def _check_same(found: Tensor, expected: Tensor, otherwise: str) -> None:
     distance = float((found - expected).abs().max())
     if not distance <= TOLERANCE:
         raise BrokenError(f"{otherwise}: logits differ by {distance:.1e}")
 
 
-def _trained(run: Loop) -> dict[str, Tensor]:
+def _adapter_state(run: Loop) -> dict[str, Tensor]:
     state = get_peft_model_state_dict(run.model, save_embedding_layers=False)
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def _bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+def _same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
@@ -253,20 +211,3 @@ def _logits(model: nn.Module) -> Tensor:
     found: Tensor = model.eval()(input_ids=_batch(99)["input_ids"]).logits
     model.train(training)
     return found
-
-
-_HEAD = """\
-# Combinations
-
-Which part can be plugged onto which method: `LoRA().with_parts(init=Olora())` in Python,
-`--method lora --init olora` on the command line. [Combining parts](guides/combining.md) says how
-they are put together.
-
-Found by trying: `rankwright parts probe --output docs/combinations.md`. Every method is trained for
-a few steps on a tiny model with every named part, both with their defaults.
-
-- yes: a fresh adapter is the base model, and so is the disabled one after training; plain PEFT
-  loads what is saved and gives the same logits; a resumed run ends at the same bits.
-- its own: the method has that part already, and its fields are the method's.
-- taken: the method fills the slot with another part. Start from one that leaves it open.
-- no: refused before training, for the reason with that number below."""

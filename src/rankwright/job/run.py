@@ -68,9 +68,8 @@ def set_up(
     if resume:
         RunFolder.read(folder.path, check=False)  # before the lock, which would make the folder
     with contextlib.ExitStack() as on_error:
-        lock = None
-        if os.environ.get("RANK", "0") == "0":  # torchrun sets it
-            lock = FolderLock(folder.path)
+        lock = _lock_folder(folder)
+        if lock is not None:
             on_error.callback(lock.release)
         start = _find_start(folder, resume=resume, overwrite=overwrite)
         data = _read_checked(folder, rows, resume=resume)
@@ -93,6 +92,11 @@ def _output_folder(config: TrainConfig, method: Method) -> Path:
     task = config.make_task().name  # also checks the options of the task
     name = f"{method.label}-{task.replace('/', '-')}-{config.seed}"
     return expanded(config.output) if config.output else Path("runs") / name
+
+
+def _lock_folder(folder: RunFolder) -> FolderLock | None:
+    """Lock the folder in the first process of a run; the others, under torchrun, share its lock."""
+    return FolderLock(folder.path) if os.environ.get("RANK", "0") == "0" else None
 
 
 def _find_start(folder: RunFolder, *, resume: bool, overwrite: bool) -> Path | None:

@@ -35,7 +35,7 @@ class Constant:
     metrics: dict[str, float]
 
 
-def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Constant | None:
+def score_constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Constant | None:
     """Score the constant answer of the training rows on the rows of an outcome.
 
     Args:
@@ -54,7 +54,7 @@ def constant(prepared: PreparedTask, outcomes: Mapping[Form, Outcome]) -> Consta
     return None
 
 
-def alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
+def are_alike(predictions: Sequence[Any], references: Sequence[Any]) -> bool:
     """Whether all predictions are equal (numbers nearly so) although the references differ."""
     if _numbers(references):
         spread = float(np.std(references))

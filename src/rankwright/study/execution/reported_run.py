@@ -21,7 +21,7 @@ from rankwright.study.records.device import device_name
 from rankwright.study.records.folder import StudyFolder
 from rankwright.study.records.names import run_name
 from rankwright.study.records.records import CostRecord, ForgettingRecord, RunRecord
-from rankwright.tasks.constant import constant
+from rankwright.tasks.constant import score_constant
 from rankwright.tasks.metrics import score
 from rankwright.training.manifest import file_entries
 
@@ -51,7 +51,7 @@ def carry_out_run(session: Session) -> bool:
     examples.save(study.examples_file(name))
     forgotten = held.record(known) if held and known else None
     record = _make_record(session, job, before, after, forgotten)
-    record = replace(record, constant=constant(job.prepared, outcomes), alike=examples.alike)
+    record = replace(record, constant=score_constant(job.prepared, outcomes), alike=examples.alike)
     _finish(session, job, study, record)
     return True
 

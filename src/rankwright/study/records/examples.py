@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankwright.job.files import replacing
-from rankwright.tasks.constant import alike
+from rankwright.tasks.constant import are_alike
 from rankwright.tasks.metrics import METRICS
 
 
@@ -52,7 +52,7 @@ class Examples:
     @property
     def alike(self) -> bool:
         """Whether every row got the same answer although the labels differ."""
-        return alike(self.predictions, self.labels)
+        return are_alike(self.predictions, self.labels)
 
     def save(self, path: Path) -> None:
         """Write the parquet file atomically."""
