@@ -149,7 +149,7 @@ def test_help_needs_no_data(arguments: list[str]) -> None:
         (["--config", "none.yaml"], MethodError, "cannot read --config none.yaml"),
     ],
 )
-def test_what_is_wrong_with_the_options_is_said_first(
+def test_errors_of_options_are_reported_first(
     data: Path, more: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -203,6 +203,6 @@ def test_kind_lists_its_values(
         assert (task.__doc__ or "").partition("\n")[0] in shown
 
 
-def test_a_bare_option_says_so(data: Path) -> None:
+def test_an_option_without_a_value_is_reported(data: Path) -> None:
     with pytest.raises(UsageError, match="--epochs: expected a value after it"):
         read_rows_early("train", [*options(data), "--epochs"])

@@ -108,7 +108,7 @@ def test_eval_gives_the_metrics_of_the_result(
     assert json.loads(capsys.readouterr().out) == metrics
 
 
-def test_a_metric_that_is_no_number_is_null_with_a_reason(
+def test_a_nan_metric_is_null_with_a_reason(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"pearson": math.nan, "perplexity": math.inf, "accuracy": 0.5}
@@ -214,7 +214,7 @@ def test_eval_refuses_rows_with_other_labels(
     assert "zzz. Evaluate it on the data that it was trained on" in said
 
 
-def test_a_run_without_its_head_says_so(
+def test_a_run_without_its_head_is_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")

@@ -25,7 +25,7 @@ Captured = pytest.CaptureFixture[str]
         ),
     ],
 )
-def test_a_value_out_of_range_is_told_by_its_option(
+def test_a_value_out_of_range_is_reported_by_its_option(
     train: Train, given: tuple[str, ...], said: str, capsys: Captured
 ) -> None:
     assert train(*given) == 1
@@ -44,7 +44,7 @@ def test_so_in_a_study(capsys: Captured) -> None:
         assert capsys.readouterr().err.startswith(f"rankwright compare: {said}")
 
 
-def test_a_run_folder_is_not_told_of_as_an_option(tmp_path: Path, capsys: Captured) -> None:
+def test_a_run_folder_is_not_reported_as_an_option(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "run.yaml").write_text("model: m\ntask: t\nsteps: 0\nmethod: {name: lora}\n")
     assert main(["eval", str(tmp_path)]) == 1
     said = capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_a_run_folder_is_not_told_of_as_an_option(tmp_path: Path, capsys: Captur
         ("/proc/nothing", "cannot write to /proc/nothing: "),
     ],
 )
-def test_an_output_that_cannot_be_is_refused(
+def test_a_run_folder_that_cannot_be_written_is_refused(
     train: Train, tmp_path: Path, output: str, reason: str, capsys: Captured
 ) -> None:
     (tmp_path / "file").touch()
@@ -73,7 +73,7 @@ def test_an_output_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize("command", [["eval"], ["plot"], ["export", "--as", "adapter"]])
-def test_so_it_is_of_what_a_run_is_made_into(
+def test_an_output_that_eval_plot_or_export_cannot_write_is_refused(
     train: Train, tmp_path: Path, command: list[str], capsys: Captured
 ) -> None:
     assert train("--method", "lora", "--output", "run", "--steps", "1") == 0

@@ -261,7 +261,9 @@ def test_an_unknown_key_of_the_file_names_the_file_and_its_neighbours(tmp_path: 
         ("model: m\nmethod: {r: 4}\nmethod.r: 8\n", r"method\.r is set twice; keep one"),
     ],
 )
-def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(MethodError, match=message):

@@ -207,7 +207,7 @@ def test_ctrl_c_before_training_ends_at_once(
     assert capsys.readouterr().err.splitlines()[-1] == "rankwright train: interrupted"
 
 
-def test_ctrl_c_saves_and_the_hint_goes_on_to_the_same_bits(
+def test_ctrl_c_saves_and_the_printed_command_ends_at_the_same_bits(
     train: Train, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = ["--method", "bidora", "--method.upper_betas", "[0.9, 0.98]", "--steps", "20"]

@@ -35,7 +35,7 @@ def test_the_page_has_every_method_and_every_named_part() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_page_says_what_probing_finds(method: str) -> None:
+def test_the_page_has_the_results_of_probing(method: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = probe_method(method)
@@ -65,7 +65,7 @@ TOGETHER = [
 
 
 @pytest.mark.parametrize("method", TOGETHER, ids=lambda method: method.label)
-def test_what_works_two_by_two_works_together(method: Method) -> None:
+def test_parts_that_work_in_pairs_work_together(method: Method) -> None:
     probe(method)
 
 

@@ -124,7 +124,7 @@ def test_a_head_of_another_size_in_the_file_is_left(
         torch.testing.assert_close(logits, model(tokens(4)).logits, rtol=0, atol=1e-5)
 
 
-def test_the_call_for_a_regression_says_what_it_is() -> None:
+def test_the_call_for_a_regression_names_the_problem_type() -> None:
     head = Head(
         "AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}
     )
@@ -133,7 +133,7 @@ def test_the_call_for_a_regression_says_what_it_is() -> None:
     assert "'some/base'," in text
 
 
-def test_a_run_leaves_a_card_that_says_what_it_is(config: TrainConfig) -> None:
+def test_a_run_writes_a_card_that_describes_it(config: TrainConfig) -> None:
     """Base, method, metrics with rows, cost and versions; and metadata that the hub can read."""
     changed = {"eval_rows": 5, "weight_decay": 0.125, "trainer": {"adam_beta1": 0.8}}
     with quiet():
@@ -178,7 +178,7 @@ def test_the_metadata_are_yaml_whatever_the_names() -> None:
 
 
 @pytest.mark.parametrize("after", [math.nan, math.inf])
-def test_a_metric_that_is_no_number_is_not_in_the_metadata(after: float) -> None:
+def test_a_nan_metric_is_not_in_the_metadata(after: float) -> None:
     score = Score("validation", "perplexity", 9, 2.0, after)
     diverged = dataclasses.replace(FACTS, scores=[score])
     text = front_matter(diverged, Head("AutoModelForCausalLM", {}))
@@ -186,7 +186,7 @@ def test_a_metric_that_is_no_number_is_not_in_the_metadata(after: float) -> None
     assert "perplexity" in text
 
 
-def test_the_card_of_an_export_says_what_it_is(
+def test_the_card_of_an_export_describes_it(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with quiet():

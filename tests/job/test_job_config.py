@@ -73,18 +73,18 @@ def test_nothing_is_infinite(option: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "task", "data"])
-def test_an_empty_text_is_no_name(name: str) -> None:
+def test_an_empty_text_is_not_a_name(name: str) -> None:
     with pytest.raises(MethodError, match=f"TrainConfig.{name} = '': expected a name or a path"):
         TrainConfig(**{"model": "m", "task": "t", name: ""})
 
 
-def test_a_file_that_is_missing_is_no_data_set_of_the_hub() -> None:
+def test_a_missing_file_is_not_a_data_set_on_the_hub() -> None:
     config = TrainConfig(model="m", data="data/train.xls", label_column="y", validation_share=0.1)
     with pytest.raises(TaskError, match=r"data/train\.xls: unknown extension '.xls'; expected"):
         config.make_task().load()
 
 
-def test_a_strategy_may_be_no_which_yaml_takes_for_false(tmp_path: Path) -> None:
+def test_a_strategy_may_be_no_which_yaml_reads_as_false(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, trainer={"eval_strategy": False, "tf32": False})
     arguments = training_arguments(config, RunFolder(tmp_path, config, LoRA()), rows=40)
     assert (arguments.eval_strategy, arguments.tf32) == ("no", False)
@@ -141,7 +141,7 @@ def test_options_of_every_kind_reach_the_task(rows_file: Path) -> None:
     assert text.max_new_tokens == 9
 
 
-def test_a_description_is_what_differs_from_the_defaults() -> None:
+def test_a_description_has_the_options_that_differ_from_the_defaults() -> None:
     config = TrainConfig(model="m", task="t", steps=3, trainer={"report_to": "tensorboard"})
     assert config.as_dict() == {
         "model": "m",
@@ -227,7 +227,9 @@ def test_a_share_of_the_steps_to_warm_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*DERIVED, "learning_rate", "bf16"}))
-def test_what_is_an_option_is_no_argument_of_the_trainer(tmp_path: Path, name: str) -> None:
+def test_an_option_of_the_run_is_refused_as_an_argument_of_the_trainer(
+    tmp_path: Path, name: str
+) -> None:
     config = TrainConfig(model="m", task="t", trainer={name: 1})
     with pytest.raises(MethodError, match=rf"trainer.{name}: give it as the option \w+ instead"):
         training_arguments(config, RunFolder(tmp_path, config, LoRA()), rows=40)

@@ -193,7 +193,7 @@ def test_rows_of_another_shape(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_unfinished_run_goes_on_or_says_why_not(
+def test_an_unfinished_run_is_resumed_or_refused_with_a_reason(
     killed: Path, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in texts(killed):

@@ -147,7 +147,7 @@ def test_a_file_that_differs_is_named(
     assert "--edited" in said
 
 
-def test_what_is_edited_on_purpose_is_read_when_asked(
+def test_edited_files_are_read_with_the_option(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_value("lora_alpha", 999)(run / "adapter" / "adapter_config.json")
@@ -195,13 +195,13 @@ def test_an_adapter_that_is_not_whole_is_refused_in_any_case(
     assert not (run / "merged-export").exists()
 
 
-def test_a_run_of_version_0_1_is_read_as_ever(run: Path) -> None:
+def test_a_run_of_version_0_1_can_be_read(run: Path) -> None:
     (run / MANIFEST).unlink()
     for command, *options in COMMANDS:
         assert main([command, str(run), *options]) == 0
 
 
-def test_a_run_that_was_killed_before_its_result_says_how_to_go_on(
+def test_a_run_that_was_killed_before_its_result_names_the_command_to_resume(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "result.json").unlink()

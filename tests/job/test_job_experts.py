@@ -28,7 +28,7 @@ def mixtral(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     )
 
 
-def test_what_is_adapted_is_told_once(
+def test_adapted_modules_are_reported_once(
     mixtral: TrainConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []

@@ -15,9 +15,7 @@ import pytest
 from rankwright.job.files import replacing, write_json
 
 
-def test_a_write_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[bytes] = []
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.pread(file, 99, 0)))
     path = tmp_path / "new" / "folder" / "values.json"
@@ -31,7 +29,7 @@ def test_a_write_that_fails_leaves_what_was_there(
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_what_json_does_not_have_is_null(tmp_path: Path, number: float) -> None:
+def test_nan_and_infinity_are_null(tmp_path: Path, number: float) -> None:
     path = tmp_path / "values.json"
     write_json(path, {"a": [number, 1.0], "b": {"c": (number,)}})
     values = json.loads(path.read_text("utf-8"), parse_constant=pytest.fail)
@@ -48,7 +46,7 @@ def killed_in(code: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_the_next_writer_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_the_next_writer_deletes_the_file_of_a_killed_one(tmp_path: Path) -> None:
     path, other = tmp_path / "data[1].json", tmp_path / "other.json"
     for each in (path, other):
         killed_in(

@@ -45,9 +45,7 @@ def crashed(config: TrainConfig) -> None:
         train(config, DoRA(r=2), overwrite=True, callback=lambda _trainer: _Crash())
 
 
-def test_the_new_run_is_what_it_would_be_in_an_empty_folder(
-    config: TrainConfig, tmp_path: Path
-) -> None:
+def test_the_new_run_equals_one_in_an_empty_folder(config: TrainConfig, tmp_path: Path) -> None:
     folder, _ = train(config, LoRA(r=2))
     (folder.path / "notes.txt").write_text("mine", "utf-8")
     (folder.path / "lora-export").mkdir()
@@ -76,7 +74,7 @@ def test_the_old_run_is_kept_until_the_new_one_is_finished(config: TrainConfig) 
     assert RunFolder.read(folder.path).method == DoRA(r=2)
 
 
-def test_what_is_refused_leaves_the_old_run_where_it_is(config: TrainConfig) -> None:
+def test_a_refused_run_leaves_the_old_one_in_place(config: TrainConfig) -> None:
     folder, _ = train(config, LoRA(r=2))
     before = sorted(folder.path.rglob("*"))
     for changes, error in (
@@ -94,7 +92,7 @@ def test_what_is_refused_leaves_the_old_run_where_it_is(config: TrainConfig) -> 
     assert sorted(folder.path.rglob("*")) == before
 
 
-def test_a_folder_that_is_no_run_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     """A home folder, say, after a slip in --output; and a run without its description."""
     for name in ("photos", "run"):
         path = tmp_path / name

@@ -87,7 +87,7 @@ def test_a_run_that_moves_alone_reads_its_files_where_they_are(
     assert main(["eval", "it"]) == 0
 
 
-def test_a_moved_run_goes_on_and_can_be_moved_again(
+def test_a_moved_run_is_resumed_and_can_be_moved_again(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train("--model", "models/base", "--data", "rows.jsonl", *COLUMNS) == 0

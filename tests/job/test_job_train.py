@@ -71,7 +71,7 @@ def stopped(config: TrainConfig, method: Method, step: int, how: str = "SIGTERM"
     ],
     ids=["bidora-SIGTERM", "xgblora-crash"],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(
+def test_a_resumed_run_ends_at_the_same_bits(
     config: TrainConfig, method: Method, how: str, tmp_path: Path
 ) -> None:
     if how == "crash":
@@ -127,7 +127,7 @@ def test_an_unfinished_run_is_not_written_over(config: TrainConfig) -> None:
     assert Path(str(config.output), "run.yaml").read_text("utf-8") == described
 
 
-def test_a_run_goes_on_with_its_own_options(config: TrainConfig) -> None:
+def test_a_run_is_resumed_with_its_own_options(config: TrainConfig) -> None:
     stopped(config, LoRA(r=2), 4)
     described = Path(str(config.output), "run.yaml").read_text("utf-8")
     for other, method, message in (
@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_its_own_options(config: TrainConfig) -> None:
     train(dataclasses.replace(config, eval_rows=3), LoRA(r=2), resume=True)
 
 
-def test_a_run_goes_on_with_its_own_optimizer(config: TrainConfig) -> None:
+def test_a_run_is_resumed_with_its_own_optimizer(config: TrainConfig) -> None:
     stopped(config, LoRA(r=2), 4)
     other = dataclasses.replace(config, trainer={"optim": "sgd"})
     with pytest.raises(MethodError, match="state of the optimizer AdamW, and this run has SGD"):
@@ -150,7 +150,7 @@ def test_a_run_goes_on_with_its_own_optimizer(config: TrainConfig) -> None:
     train(config, LoRA(r=2), resume=True)
 
 
-def test_rows_that_are_trained_on_and_reported_are_told(
+def test_reported_rows_that_are_trained_on_are_counted(
     config: TrainConfig, rows_file: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in rows_file.read_text("utf-8").splitlines()]
@@ -188,7 +188,7 @@ def test_one_process_at_a_time_trains_into_a_folder(config: TrainConfig) -> None
     assert not (folder / ".lock").exists()
 
 
-def test_a_run_goes_on_with_its_own_data(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_its_own_data(config: TrainConfig, tmp_path: Path) -> None:
     other = write_rows(tmp_path / "held.jsonl", labelled_rows(20, seed=1))
     mine = write_rows(tmp_path / "mine.jsonl", labelled_rows(60))
     config = dataclasses.replace(config, data=str(mine), held_out_data=str(other))
@@ -334,7 +334,7 @@ def test_weights_that_are_not_of_the_config_are_refused(
         load_base(str(broken), prepared, seed=0)
 
 
-def test_what_stands_in_the_folder_is_not_replaced(config: TrainConfig) -> None:
+def test_files_in_the_folder_are_not_replaced(config: TrainConfig) -> None:
     precious = Path(str(config.output), "adapter", "precious")
     precious.parent.mkdir(parents=True)
     precious.touch()

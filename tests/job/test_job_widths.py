@@ -27,7 +27,7 @@ def test_larger_than_every_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "null", "{}"])
-def test_what_the_config_does_not_say_is_left_to_the_layers(
+def test_sizes_missing_from_the_config_are_left_to_the_layers(
     tmp_path: Path, text: str | None
 ) -> None:
     if text is not None:

@@ -90,7 +90,7 @@ def test_a_label_that_training_rows_do_not_have_is_a_bad_row(tmp_path):
     assert splits.notices == (f"2 bad rows were left out: {validation}:2, {validation}:7",)
 
 
-def test_a_problem_of_every_row_is_told_once(tmp_path):
+def test_a_problem_of_every_row_is_reported_once(tmp_path):
     path = csv_file(tmp_path / "t.csv", some_rows(40))
     for skip in (False, True):
         with pytest.raises(TaskError) as error:
@@ -106,7 +106,7 @@ def test_nothing_is_trained_on_no_rows(tmp_path):
     assert str(error.value).endswith("\nCorrect them.")  # leaving them out leaves nothing
 
 
-def test_the_user_is_told_of_them_in_the_end(tmp_path, words):
+def test_the_notices_list_skipped_rows(tmp_path, words):
     path = csv_file(tmp_path / "t.csv", [*some_rows(8), ",0"])
     task = classification(path, skip_bad_rows=True)
     assert task.prepare(words).notices == (f"1 bad row was left out: {path}:10",)

@@ -89,7 +89,7 @@ def test_rows_start_as_the_tokenizer_starts_a_text_and_end_with_one_eos(tokenize
 
 
 @pytest.mark.parametrize(("tokenizer", "added"), STYLES.values(), ids=STYLES)
-def test_what_a_text_has_is_not_doubled(tokenizer, added):
+def test_special_tokens_in_a_text_are_not_doubled(tokenizer, added):
     """A chat template writes BOS into its text; a completion may end with EOS."""
     encoder, eos = CausalEncoder(tokenizer, 64), tokenizer.eos_token_id
     begin = tokenizer.decode(added) or tokenizer.bos_token

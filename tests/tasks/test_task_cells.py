@@ -25,19 +25,19 @@ NO_NUMBERS = [
 
 
 @pytest.mark.parametrize("cell", NO_NUMBERS)
-def test_what_only_python_takes_for_a_number_is_refused(cell):
+def test_numbers_that_only_python_accepts_are_refused(cell):
     with pytest.raises(TaskError, match=r"^f:1: column 'y' holds .*; expected a finite number\."):
         cells.number(Row(Where("f", 1), {"y": cell}), "y")
 
 
 @pytest.mark.parametrize("cell", ["1,5", "-1,5", "1,000"])
-def test_a_decimal_comma_is_told(cell):
+def test_a_decimal_comma_is_explained(cell):
     with pytest.raises(TaskError, match="Write the decimal point as a point, and no separator"):
         cells.number(Row(Where("f", 1), {"y": cell}), "y")
 
 
 @pytest.mark.parametrize("cell", [2, -1, "2", "\uff11", "1_0", "01", "1.0", 1.0, True, None, "b"])
-def test_what_is_no_index_is_refused(cell):
+def test_a_value_that_is_not_an_index_is_refused(cell):
     with pytest.raises(TaskError, match=r"^f:1: column 'y' holds .*; expected the index of a ch"):
         cells.index(Row(Where("f", 1), {"y": cell}), "y", 2)
 

@@ -131,7 +131,7 @@ def test_an_answer_that_may_be_two_choices_is_refused():
 
 
 @pytest.mark.parametrize("answer", ["D", "rai", "b", "", None, 3, 1.0, True, ["rain"]])
-def test_what_names_no_choice_is_refused(answer):
+def test_an_answer_that_names_no_choice_is_refused(answer):
     for choices in (TEXTS, {"text": TEXTS, "label": ["A", "B", "C"]}):
         with pytest.raises(TaskError, match=r"^f:1: column 'answer' holds "):
             read(choices, answer)
@@ -148,12 +148,12 @@ def test_what_names_no_choice_is_refused(answer):
         ("sand, rain", "expected a list"),
     ],
 )
-def test_what_are_no_choices(choices, message):
+def test_invalid_choices_are_refused(choices, message):
     with pytest.raises(TaskError, match=f"^f:1: column 'choices' holds .*{message}"):
         choices_of(row_of(choices, 0), "choices")
 
 
-def test_it_is_said_how_answers_are_written(tmp_path):
+def test_the_summary_states_the_form_of_answers(tmp_path):
     path = tmp_path / "t.jsonl"
     rows = [
         {"question": f"q {n}", "choices": {"text": TEXTS, "label": ["1", "2", "3"]}, "answerKey": k}

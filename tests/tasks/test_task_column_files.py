@@ -52,7 +52,7 @@ def test_every_column_has_its_number(tmp_path):
     assert note.endswith("words are column 1 and tags column 4")
 
 
-def test_words_that_are_counted_have_to_be_named(tmp_path):
+def test_columns_of_numbered_words_have_to_be_named(tmp_path):
     content = "1\tAnna\tNOUN\t_\n2\tlives\tVERB\t_\n\n1\tOslo\tNOUN\t_\n"
     rows, notes = read(tmp_path / "t.conll", content)
     assert list(rows[0].fields) == ["1", "2", "3", "4"]
@@ -82,6 +82,6 @@ def test_a_line_without_a_tag_is_a_bad_row(tmp_path):
 @pytest.mark.parametrize(
     "content", ["Once upon a time\nthere was a fox in the wood.\n", "word\nword\n"]
 )
-def test_plain_text_is_no_file_of_columns(tmp_path, content):
+def test_plain_text_is_not_a_column_file(tmp_path, content):
     with pytest.raises(TaskError, match=r"a word and its tag in every line.* \.jsonl file"):
         read(tmp_path / "t.txt", content)

@@ -52,7 +52,7 @@ def test_columns_without_a_name_are_left_out(tmp_path, header):
     assert found == ([cells], ["columns without a name are left out"])
 
 
-def test_what_programs_call_unicode_text_is_read(tmp_path):
+def test_utf_16_as_spreadsheets_save_it_is_read(tmp_path):
     content = f"text\tlabel\r\n{QUOTED}\ta\r\nfour\tb\r\n".encode("utf-16")
     assert read(tmp_path / "t.csv", content) == (ROWS, ["cells are separated by tabs"])
 
@@ -66,7 +66,7 @@ def test_rows_tell_where_the_header_does_not(tmp_path):
     assert notes == []
 
 
-def test_what_could_be_either_is_refused(tmp_path):
+def test_an_ambiguous_delimiter_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     content = "a;b,c\n1;2,3\n4;5,6\n"
     with pytest.raises(TaskError, match=r"t\.csv:1: the header is 'a;b,c', and cells may be separ"):

@@ -57,7 +57,7 @@ def sorted_rows(write):
         ({"kind": "causal_lm"}, ""),
     ],
 )
-def test_what_was_drawn_is_said(sorted_rows, words, options, by_class):
+def test_the_notice_states_the_drawn_rows(sorted_rows, words, options, by_class):
     prepared = task_from_files(sorted_rows, validation=sorted_rows, **options).prepare(words)
     assert prepared.limit_notice("validation", 10) == (
         f"10 of the 80 validation rows are reported on, drawn{by_class} with seed 0"

@@ -55,7 +55,7 @@ def test_lines_may_be_called_json(tmp_path):
         ("[" * 100_000, ":1: the array does not parse as JSON (maximum recursion"),
     ],
 )
-def test_what_is_wrong_with_an_array(tmp_path, content, message):
+def test_errors_of_an_array(tmp_path, content, message):
     path = tmp_path / "t.json"
     path.write_text(content)
     with pytest.raises(TaskError) as error:

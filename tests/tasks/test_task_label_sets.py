@@ -36,12 +36,12 @@ def test_a_name_that_the_user_gives_is_one_name():
 
 
 @pytest.mark.parametrize("cell", ["a;b|c", "a, b", "a;;b", "a;", "", "NaN", None, {"a": 1}, 1.5])
-def test_what_is_no_set_of_names(cell):
+def test_invalid_sets_of_names_are_refused(cell):
     with pytest.raises(TaskError, match=r"^f:1: column 'y' holds "):
         read(cell)
 
 
-def test_it_is_said_what_separates_them(tmp_path):
+def test_the_summary_states_the_separators(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text,labels\na,sport;news\nb,news\nc,sport\n")
     task = task_from_files(path, validation=path)

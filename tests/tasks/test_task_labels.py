@@ -28,7 +28,7 @@ def told(path, **options):
     return (*task.summary(splits), *splits.notices)
 
 
-def test_labels_are_told_with_their_counts_the_commonest_first(write):
+def test_the_summary_lists_labels_by_count(write):
     path = write(some("a" * 3 + "b" * 1234 + "c" * 2))
     assert told(path) == ("labels of the 1,239 training rows: b 1,234, a 3, c 2",)
 
@@ -101,7 +101,7 @@ def test_a_missing_label_is_a_bad_row(cell):
 
 
 @pytest.mark.parametrize("cell", ["none", "NONE", "nano", "0", "-", "unknown"])
-def test_what_is_not_missing_is_a_class(cell):
+def test_a_value_that_is_not_missing_is_a_class(cell):
     assert cells.label(Row(Where("t.csv", 4), {"y": cell}), "y") == cell
 
 

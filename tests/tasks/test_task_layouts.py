@@ -117,7 +117,7 @@ def test_the_label_column_still_tells_classes(file_with):
         ({"text:label": "x:1"}, "say what separates cells: --delimiter. Name them"),
     ],
 )
-def test_other_columns_are_listed_with_what_would_tell(file_with, cells, message):
+def test_unknown_columns_are_listed_with_the_options_to_give(file_with, cells, message):
     path = file_with(**cells)
     with pytest.raises(TaskError) as error:
         task_from_files(path, validation=path)
@@ -136,7 +136,7 @@ def test_other_columns_are_listed_with_what_would_tell(file_with, cells, message
         ("t.conll", b"1\ta\tNOUN\n2\tb\tVERB\n", "columns counts the words, as in CoNLL-U"),
     ],
 )
-def test_what_is_wrong_with_all_rows_is_said_and_not_that_columns_are_missing(
+def test_a_problem_of_all_rows_is_reported_instead_of_missing_columns(
     tmp_path, name, content, message
 ):
     path = tmp_path / name
@@ -244,11 +244,11 @@ def test_the_delimiter_is_an_option(tmp_path):
     assert task_from_files(path, validation=path, delimiter="~").load().train[0]["text"] == "x,y"
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(TaskError, match="it is a folder; name its files, or a pattern"):
         task_from_files(tmp_path, validation_share=0.5)
 
 
-def test_one_column_is_said_as_one(file_with):
+def test_the_notice_about_one_column_is_singular(file_with):
     (note,) = task_from_files(file_with(text="x"), validation_share=0.5).source.notes
     assert note.endswith(": the column text is read as causal_lm")

@@ -190,13 +190,13 @@ def test_inferred_labels_are_in_a_fixed_order(found, names):
         (["True", "true"], r"JSON's true and false are read as True and False"),
     ],
 )
-def test_what_is_hardly_a_label_is_refused_unless_it_is_listed(found, message):
+def test_doubtful_labels_are_refused_unless_they_are_listed(found, message):
     with pytest.raises(TaskError, match=message):
         Labels.inferred(counted(found))
     assert Labels(tuple(dict.fromkeys(found))).names == tuple(dict.fromkeys(found))
 
 
-def test_a_json_truth_beside_its_spelling_is_told(write):
+def test_a_json_boolean_beside_its_spelling_is_explained(write):
     path = write([{"text": "a", "label": True}, {"text": "b", "label": "true"}])
     with pytest.raises(
         TaskError, match=r"'True' \(1, .*:1\) and 'true' \(1, .*:2\) differ in case"
@@ -268,7 +268,7 @@ def test_parts_of_speech_need_a_metric_of_single_tags(write, words):
         task_from_files(path, validation=path, tags_column="tags", **both).prepare(words)
 
 
-def test_one_class_is_nothing_to_learn(write, words):
+def test_a_single_class_is_refused(write, words):
     rows = write([{"text": "a", "label": 1}, {"text": "b", "label": 1}])
     with pytest.raises(TaskError, match=r"column 'label': '1' is the only label; expected at leas"):
         task_from_files(rows, validation=rows, label_column="label").prepare(words)

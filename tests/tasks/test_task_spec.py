@@ -177,7 +177,7 @@ def test_a_yaml_file_that_is_not_text(tmp_path):
         load_task(tmp_path / "x.yaml")
 
 
-def test_an_unknown_spec_lists_what_there_is():
+def test_an_unknown_spec_lists_the_valid_ones():
     with pytest.raises(TaskError, match=r"'stdlib' is unknown; expected stdlib-docs, glue/<name>"):
         load_task("stdlib")
 
@@ -248,7 +248,7 @@ def test_a_hub_data_set_that_cannot_be_read(monkeypatch, error):
         Hub(path="a/b").read()
 
 
-def test_the_hub_out_of_reach_says_so():
+def test_an_unreachable_hub_is_reported():
     with pytest.raises(TaskError) as error:
         load_task("nobody/nothing", label_column="label").load()
     message = str(error.value)

@@ -28,7 +28,7 @@ def test_edits(a, b, distance):
 
 
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6), st.text("abc", max_size=6))
-def test_edits_grow_by_what_is_edited(a, b, more):
+def test_edits_count_every_edited_letter(a, b, more):
     assert abs(len(a) - len(b)) <= edits(a, b) <= max(len(a), len(b))
     assert edits(a + more, b + more) <= edits(a, b)
 
@@ -53,7 +53,7 @@ def test_a_rare_name_with_a_wrong_letter_is_misspelt(rare, often):
         ("not_entailment", "not entailment"), ("sci-fi", "scifi"), ("a.b", "a b"),
     ],
 )  # fmt: skip
-def test_variants_are_told_however_often_they_occur(a, b):
+def test_variants_are_reported_regardless_of_their_counts(a, b):
     ((first, second),) = misspelt(counted(**{a: 30, b: 29}).values())
     assert (first.name, second.name) == (b, a)
 
@@ -96,7 +96,7 @@ def test_sentences_name_the_rows():
     assert doubts(counted(Positive=29, Negative=30)) == []
 
 
-def test_a_column_of_texts_is_no_labels_but_takes_no_time_either():
+def test_a_column_of_texts_as_labels_is_checked_quickly():
     start = time.process_time()
     names = occurrences((f"{n:06} {'a' * 30}", Where("t.csv", n)) for n in range(20_000))
     again = occurrences((f"{n % 500:06} {'a' * 30}", Where("t.csv", n)) for n in range(20_000))

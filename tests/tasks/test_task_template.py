@@ -70,7 +70,7 @@ def test_a_brace_that_names_nothing_is_refused(text, message):
         ("{prompt}{list}", r"column 'list' holds \['a'\]; expected a text or a number"),
     ],
 )
-def test_what_a_row_does_not_have_is_refused(text, message):
+def test_a_template_that_does_not_fit_the_row_is_refused(text, message):
     with pytest.raises(TaskError, match=message):
         Template(text, "task").fill(row(task="a", input="b", list=["a"]))
 
@@ -121,7 +121,7 @@ def test_rows_that_are_all_equal_cannot_be_divided(write):
         ).load()
 
 
-def test_equal_inputs_are_told_which_columns_differ(write):
+def test_the_error_about_equal_inputs_names_columns_that_differ(write):
     path = write([{"text": "a", "note": str(i), "label": i % 2} for i in range(4)])
     message = r"all 4 rows hold the same 'text': .*Rows differ in note, label: name an input column"
     with pytest.raises(TaskError, match=message):

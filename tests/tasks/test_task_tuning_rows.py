@@ -29,7 +29,7 @@ def test_they_are_training_rows_and_the_reported_ones_are_not_there(rows_file):
     assert 0.1 < len(tuning["validation"]) / len(reported["train"]) < 0.5
 
 
-def test_it_works_beside_files_of_one_s_own(tmp_path, rows_file):
+def test_it_works_with_the_user_s_own_files(tmp_path, rows_file):
     validation = write_rows(tmp_path / "v.jsonl", labelled_rows(9, seed=5))
     task = task_from_files(
         rows_file, validation=validation, test=validation, text_column="sentence",
