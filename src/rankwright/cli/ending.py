@@ -37,12 +37,7 @@ def ending(command: str) -> Iterator[Ending]:
     except FieldError as error:
         say(f"rankwright {command}: {_with_option(error, command)}")
         end.status = 1
-    except (
-        MethodError,
-        TaskError,
-        TrainingError,
-        OSError,
-    ) as error:  # OSError: a full disk, for example
+    except (MethodError, TaskError, TrainingError, OSError) as error:  # OSError: a full disk, say
         say(f"rankwright {command}: {error}")
         end.status = 1
     except KeyboardInterrupt:

@@ -160,7 +160,7 @@ class RunFolder:
         return str(original_folder(self.path) or self.path.absolute())
 
     def _checked_files(self) -> list[Path]:
-        """The files that the manifest lists; users may edit the card of the adapter."""
+        """Return the files that the manifest lists; users may edit the card of the adapter."""
         adapter = [path for path in self.adapter.rglob("*") if path.name != "README.md"]
         return [self.description, self.head, self.data, self.history, *adapter]
 

@@ -58,9 +58,7 @@ class BadRows:
         self._notes: list[str] = []
         self._problems: list[str] = []
         self._places: list[str] = []
-        self._shared: dict[
-            str, tuple[str, int]
-        ] = {}  # by file: its first problem and how often it occurs
+        self._shared: dict[str, tuple[str, int]] = {}  # by file: first problem, and its count
 
     def sift(self, items: Iterable[Item]) -> list[Row]:
         """Return the rows that parse and pass the check.

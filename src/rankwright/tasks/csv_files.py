@@ -108,9 +108,8 @@ def _split_old_mac(every: list[str]) -> list[str]:
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    limit = csv.field_size_limit(
-        LONGEST_CELL
-    )  # a limit of the process; a cell may hold a full document
+    """Raise the limit of the csv module, which holds for the process; a cell may be a document."""
+    limit = csv.field_size_limit(LONGEST_CELL)
     try:
         yield
     finally:
