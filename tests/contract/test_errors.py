@@ -21,7 +21,7 @@ from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels import parameter_epoch as standing
 from rankwright.procedures.perturbation import Perturbation
 from rankwright.training import Trainer
-from rankwright.training.refusals import check_engine
+from rankwright.training.refusals import check_arguments
 from trainers import adapter, arguments, base_model, build_trainer
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -171,9 +171,9 @@ def test_an_engine_that_the_procedure_cannot_run_under(
     name: str, setting: dict[str, Any], message: str
 ) -> None:
     fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": False, "auto_find_batch_size": False}
-    check_engine(types.SimpleNamespace(**fine), method_named(name))  # type: ignore[arg-type]
+    check_arguments(types.SimpleNamespace(**fine), method_named(name))  # type: ignore[arg-type]
     with pytest.raises(MethodError, match=message):
-        check_engine(
+        check_arguments(
             types.SimpleNamespace(**{**fine, **setting}),  # type: ignore[arg-type]
             method_named(name),
         )
@@ -183,15 +183,15 @@ def test_an_engine_that_the_procedure_cannot_run_under(
 def test_several_gpus_in_one_process(name: str) -> None:
     args: Any = types.SimpleNamespace(n_gpu=2)
     with pytest.raises(MethodError, match=rf"{name} does not run under DataParallel.*\(2 here\)"):
-        check_engine(args, method_named(name))
+        check_arguments(args, method_named(name))
 
 
 @pytest.mark.parametrize("setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}])
 def test_an_engine_that_a_penalty_on_outputs_cannot_run_under(setting: dict[str, Any]) -> None:
     fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": True}
-    check_engine(types.SimpleNamespace(**fine), method_named("ba_lora"))  # type: ignore[arg-type]
+    check_arguments(types.SimpleNamespace(**fine), method_named("ba_lora"))  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="ba_lora calls the model beside the Trainer, which deep"):
-        check_engine(
+        check_arguments(
             types.SimpleNamespace(**{**fine, **setting}),  # type: ignore[arg-type]
             method_named("ba_lora"),
         )

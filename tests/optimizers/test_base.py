@@ -19,7 +19,7 @@ from rankwright.errors import MethodError, TrainingError
 from rankwright.methods import DoRA, LoRA
 from rankwright.optimizers import base, named_pairs
 from rankwright.procedures.chain.chain import Chain
-from rankwright.training.refusals import check_engine
+from rankwright.training.refusals import check_arguments
 from trainers import build_trainer
 
 ROWS = classification_rows(24)
@@ -340,6 +340,6 @@ def test_a_trainer_takes_one_that_the_user_built(tmp_path, caplog):
 @pytest.mark.parametrize("setting", [{"deepspeed": "zero3.json"}, {"fsdp": ["full_shard"]}])
 def test_an_engine_that_shards_is_refused(setting):
     fine = {"n_gpu": 1, "deepspeed": None, "fsdp": [], "fp16": True}
-    check_engine(types.SimpleNamespace(**fine), MomentumLoRA(r=2))
+    check_arguments(types.SimpleNamespace(**fine), MomentumLoRA(r=2))
     with pytest.raises(MethodError, match="the optimizer of momentum needs whole factors"):
-        check_engine(types.SimpleNamespace(**{**fine, **setting}), MomentumLoRA(r=2))
+        check_arguments(types.SimpleNamespace(**{**fine, **setting}), MomentumLoRA(r=2))

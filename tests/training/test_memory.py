@@ -28,7 +28,7 @@ def step(watched: PeakMemory, mib: int) -> int:
     watched.start_step()
     take(mib)
     watched.end_step()
-    return watched.of_steps
+    return watched.step_peak
 
 
 @tells_steps_apart
@@ -38,9 +38,9 @@ def test_what_is_taken_between_steps_is_the_processes_alone() -> None:
     for _ in range(2):
         take(400)
         assert step(watched, 1) < first + 50 * MIB
-    assert watched.of_process > first + 350 * MIB
+    assert watched.process_peak > first + 350 * MIB
     take(600)  # after the last step
-    assert watched.of_process > first + 550 * MIB
+    assert watched.process_peak > first + 550 * MIB
 
 
 @tells_steps_apart
@@ -59,7 +59,7 @@ def test_heap_that_an_evaluation_left_free_is_not_a_steps() -> None:
     small = [torch.ones(16_000) for _ in range(5000)]  # 64 kB each: of the heap, not of pages
     last = small.pop()  # at its end, so that it cannot shrink
     small.clear()
-    assert memory._status("VmRSS") > first + 200 * MIB
+    assert memory._read_status("VmRSS") > first + 200 * MIB
     assert step(watched, 1) < first + 50 * MIB
     del last
 
@@ -70,12 +70,12 @@ def test_a_resumed_meter_has_the_largest_peak_of_its_processes() -> None:
     meter.start_step(run)
     take(400)
     meter.end_step()
-    before = meter.memory.of_steps
+    before = meter.memory.step_peak
     resumed = CostMeter(PeakMemory(CPU))
     resumed.load_state_dict(meter.state_dict())
     resumed.start_step(run)
     resumed.end_step()
-    assert resumed.memory.of_steps == max(before, resumed.memory._gauge.peak())
+    assert resumed.memory.step_peak == max(before, resumed.memory._gauge.peak())
 
 
 def test_a_peak_that_cannot_begin_anew_is_that_of_the_process(
@@ -84,7 +84,7 @@ def test_a_peak_that_cannot_begin_anew_is_that_of_the_process(
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "nowhere" / "clear_refs")
     watched = PeakMemory(CPU)
     take(400)
-    so_far = watched.of_process
+    so_far = watched.process_peak
     assert so_far > 400 * MIB
     assert step(watched, 1) >= so_far
 
@@ -94,9 +94,9 @@ def test_where_the_kernel_states_no_peak_getrusage_does(
 ) -> None:
     monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
     watched = PeakMemory(CPU)
-    assert step(watched, 1) == memory._ru_maxrss() > 50 * MIB  # bytes, not kilobytes
+    assert step(watched, 1) == memory._peak_by_rusage() > 50 * MIB  # bytes, not kilobytes
     memory.STATUS.write_text("Name:\tpython\n")
-    assert PeakMemory(CPU).of_process == memory._ru_maxrss()
+    assert PeakMemory(CPU).process_peak == memory._peak_by_rusage()
 
 
 class Allocator:
@@ -125,8 +125,8 @@ def test_on_cuda_the_allocators_peak_begins_anew_with_every_step(
         watched.start_step()
         allocator.take(within)
         watched.end_step()
-    assert watched.of_steps == 30
-    assert watched.of_process == 100
+    assert watched.step_peak == 30
+    assert watched.process_peak == 100
 
 
 class Takes(TrainerCallback):

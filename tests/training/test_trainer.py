@@ -32,7 +32,7 @@ from rankwright.errors import MethodError, TrainingError
 from rankwright.methods import BiDoRA, DoRA, LoRA, XGBLoRA
 from rankwright.training import MethodMixin, Trainer, checkpoint, totals, with_method
 from rankwright.training.checkpoint import IncompleteCheckpointWarning, newest_complete
-from rankwright.training.data import PhaseSampler
+from rankwright.training.sampling import PhaseSampler
 from trainers import adapter, arguments, base_model, build_trainer, logits
 
 by_forward = pytest.mark.parametrize("name", BY_FORWARD)

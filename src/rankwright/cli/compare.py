@@ -27,7 +27,7 @@ from rankwright.study.records.folder import StudyFolder
 from rankwright.study.report import words, write_html, write_markdown
 from rankwright.study.report.results import compute_results
 from rankwright.study.tuning.storage import hide_password
-from rankwright.training.signals import handled
+from rankwright.training.signals import handle_signals
 
 USAGE = (
     "rankwright compare --methods NAMES --task TASK [--seeds N] [--budget N-passes] [options]\n"
@@ -129,7 +129,7 @@ def _stop_on_signal(processes: Processes, notify: Callable[[str], None]) -> Iter
         processes.stop()
         notify("stopping once every process has saved a checkpoint")
 
-    with handled(stop, signal.SIGINT, signal.SIGTERM):
+    with handle_signals(stop, signal.SIGINT, signal.SIGTERM):
         yield received
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rankwright.training.signals import handled
+from rankwright.training.signals import handle_signals
 
 STDERR = 2
 
@@ -38,5 +38,5 @@ def interrupt_saves(say: Callable[[str], None] | None) -> Iterator[list[int]]:
             say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
         signal.raise_signal(signal.SIGTERM)
 
-    with handled(stop, signal.SIGINT):
+    with handle_signals(stop, signal.SIGINT):
         yield interrupts

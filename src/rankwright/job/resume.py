@@ -25,7 +25,7 @@ def check_new(folder: RunFolder) -> None:
     Raises:
         MethodError: The folder holds a run, or a file blocks the folders of checkpoints.
     """
-    checkpoint.check_places(folder.checkpoints)
+    checkpoint.check_names_free(folder.checkpoints)
     _refuse_finished(folder)
     if _newest(folder) is not None:
         raise MethodError(
@@ -45,7 +45,7 @@ def resume_point(folder: RunFolder) -> Path | None:
         MethodError: There is no run in the folder, it is finished, or its options differ.
     """
     _refuse_finished(folder)
-    checkpoint.check_places(folder.checkpoints)
+    checkpoint.check_names_free(folder.checkpoints)
     started = RunFolder.read(folder.path, check=False)
     old, new = started.options(), folder.options()
     for name in sorted(old.keys() | new.keys()):

@@ -99,7 +99,7 @@ def newest_complete(folder: Path, *, up_to: int | None = None) -> Path | None:
     return None
 
 
-def check_places(folder: Path) -> None:
+def check_names_free(folder: Path) -> None:
     """Refuse a plain file with the name of a checkpoint, which could not be written.
 
     Raises:
@@ -113,7 +113,7 @@ def check_places(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def reading(
+def explain_read_errors(
     folder: Path, files: str = "", passing: type[Exception] = MethodError
 ) -> Iterator[None]:
     """Turn any error while reading a checkpoint into one message that names it.
@@ -140,7 +140,7 @@ def reading(
         ) from (None if isinstance(error, UnpicklingError) else error)
 
 
-def write_advice(error: Exception) -> str:
+def advise_on_writing(error: Exception) -> str:
     """Advice for a checkpoint that cannot be written."""
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT):
         return "Fix this, and resume"

@@ -47,21 +47,21 @@ class CostMeter:
         return {
             "trainable": self.trainable,
             "step_seconds": seconds,
-            "peak_memory_bytes": self.memory.of_steps,
+            "peak_memory_bytes": self.memory.step_peak,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was measured before."""
         self.trainable = state["trainable"]
         self.step_seconds = state["step_seconds"].tolist()
-        self.memory.of_steps = state["peak_memory_bytes"]
+        self.memory.step_peak = state["peak_memory_bytes"]
 
     def report(self, run: Run) -> Cost:
         """The cost so far."""
         return Cost(
             trainable_parameters=self.trainable,
-            stored_parameters=stored_parameters(run),
-            peak_memory_bytes=self.memory.of_steps,
+            stored_parameters=count_stored_parameters(run),
+            peak_memory_bytes=self.memory.step_peak,
             median_step_seconds=statistics.median(self.step_seconds) if self.step_seconds else 0.0,
             training_seconds=sum(self.step_seconds),
             steps=len(self.step_seconds),
@@ -100,7 +100,7 @@ class Cost:
         return asdict(self)
 
 
-def stored_parameters(run: Run) -> int:
+def count_stored_parameters(run: Run) -> int:
     """Numbers in the adapter file that `save_pretrained` would write now."""
     state = get_peft_model_state_dict(
         run.model, adapter_name=run.adapter_name, save_embedding_layers=False

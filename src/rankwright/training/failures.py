@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def not_finite(trainer: Trainer, what: str, value: float) -> str:
+def explain_not_finite(trainer: Trainer, what: str, value: float) -> str:
     """The error message for a step that was stopped before it changed the weights.
 
     Args:
@@ -32,7 +32,7 @@ def not_finite(trainer: Trainer, what: str, value: float) -> str:
     )
 
 
-def newest_checkpoint(trainer: Trainer) -> str:
+def name_newest_checkpoint(trainer: Trainer) -> str:
     """A clause that names the newest complete checkpoint."""
     newest = checkpoint.newest_complete(Path(trainer.args.output_dir))
     if newest is None:
@@ -45,7 +45,7 @@ def _good_checkpoint(trainer: Trainer, last: int) -> str:
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step
     good, newest = (checkpoint.newest_complete(folder, up_to=n) for n in (last, step))
     if newest is None:
-        return newest_checkpoint(trainer)
+        return name_newest_checkpoint(trainer)
     if good is None:
         return f"{newest} has these weights (delete it), and there is none from before"
     later = "" if good == newest else f" (delete {newest.name}, which has these weights)"

@@ -18,7 +18,7 @@ import torch
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
-FORGET_THE_PEAK = "5"
+RESET_PEAK = "5"
 """What `CLEAR_REFS` takes to begin VmHWM in `STATUS` anew; 10 us, a reading 20 us."""
 NOTABLE = 1.01
 """Beyond so many times the steps' peak, what lies between them has its free heap given back, which
@@ -35,16 +35,16 @@ class PeakMemory:
         device: Where the steps compute.
 
     Attributes:
-        of_steps: Bytes at the peak within the steps so far; 0 before the first.
+        step_peak: Bytes at the peak within the steps so far; 0 before the first.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.of_steps = 0
+        self.step_peak = 0
         self._around_steps = 0
         self._gauge: _Gauge = _Device(device) if device.type == "cuda" else _ResidentSet()
 
     @property
-    def of_process(self) -> int:
+    def process_peak(self) -> int:
         """Bytes at the peak of this process so far, what it did between the steps included."""
         return max(self._around_steps, self._gauge.peak())
 
@@ -52,13 +52,13 @@ class PeakMemory:
         """A step begins: what was there before counts no more."""
         peak = self._gauge.peak()
         self._around_steps = max(self._around_steps, peak)
-        if peak > NOTABLE * self.of_steps:
-            self._gauge.give_back_free()
-        self._gauge.forget()
+        if peak > NOTABLE * self.step_peak:
+            self._gauge.release_free()
+        self._gauge.reset()
 
     def end_step(self) -> None:
         """A step has ended."""
-        self.of_steps = max(self.of_steps, self._gauge.peak())
+        self.step_peak = max(self.step_peak, self._gauge.peak())
 
 
 class _Gauge(Protocol):
@@ -67,10 +67,10 @@ class _Gauge(Protocol):
     def peak(self) -> int:
         """Bytes at the peak since it was forgotten last."""
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin the peak anew, from what is held now."""
 
-    def give_back_free(self) -> None:
+    def release_free(self) -> None:
         """Hold no more than what is in use."""
 
 
@@ -83,10 +83,10 @@ class _Device:
     def peak(self) -> int:
         return int(torch.cuda.max_memory_allocated(self._device))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def give_back_free(self) -> None:
+    def release_free(self) -> None:
         """What the allocator caches does not count."""
 
 
@@ -95,20 +95,20 @@ class _ResidentSet:
 
     def peak(self) -> int:
         # ru_maxrss comes second: on Linux it is the parent's, if that was larger when it forked
-        return _status("VmHWM") or _ru_maxrss()
+        return _read_status("VmHWM") or _peak_by_rusage()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         with contextlib.suppress(OSError):
-            CLEAR_REFS.write_text(FORGET_THE_PEAK, encoding="ascii")
+            CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
 
-    def give_back_free(self) -> None:
+    def release_free(self) -> None:
         """An evaluation leaves heap that is free and still resident; only glibc can be asked."""
         libc = ctypes.CDLL(None)
         if hasattr(libc, "malloc_trim"):
             libc.malloc_trim(0)
 
 
-def _status(field: str) -> int:
+def _read_status(field: str) -> int:
     """Bytes that the kernel states in a field; 0 where there is no such field."""
     with contextlib.suppress(OSError), STATUS.open(encoding="utf-8") as lines:
         for line in lines:
@@ -117,6 +117,6 @@ def _status(field: str) -> int:
     return 0
 
 
-def _ru_maxrss() -> int:
+def _peak_by_rusage() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

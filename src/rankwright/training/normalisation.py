@@ -1,10 +1,10 @@
 """Weight micro-batches by their scored targets, over gradient accumulation and processes.
 
 transformers divides a loss by the targets of the whole step if it believes that the model does so
-by itself (any model that takes `**kwargs`, though many ignore them), and otherwise weights
+itself (any model that takes `**kwargs`, though many ignore them), and otherwise weights
 micro-batches equally. Here the loss of a micro-batch is computed as if it were the whole step on
-one process, which makes it the mean over its own targets in both cases, and then weighted by their
-number.
+one process, which makes it the mean over its own targets in both cases. It is then weighted by the
+number of targets.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 @dataclass(frozen=True)
-class Part:
+class LossShare:
     """How the loss of a micro-batch becomes its share of the step's loss.
 
     Attributes:
         targets: Number of scored targets; None if micro-batches are weighted equally.
         divisor: The `num_items_in_batch` to pass to the Trainer's loss.
-        of_loss: Loss that the Trainer computes -> share of the step's loss.
-        of_penalty: The same for a penalty on the outputs.
-        alone: Context in which the Trainer computes the loss.
+        of_loss: Turns the loss that the Trainer computes into the share of the step's loss.
+        of_penalty: Does the same for a penalty on the outputs.
+        single_step: Context in which the Trainer computes the loss.
         divided_later: Number by which `Trainer.training_step` divides the result.
     """
 
@@ -45,15 +45,14 @@ class Part:
     divisor: Any
     of_loss: Callable[[Tensor], Tensor]
     of_penalty: Callable[[Tensor], Tensor]
-    alone: contextlib.AbstractContextManager[None]
+    single_step: contextlib.AbstractContextManager[None]
     divided_later: int = 1
 
 
 class Normalisation:
-    """Weights of micro-batches in the steps of a trainer.
+    """Weights the micro-batches of a trainer's steps.
 
-    Trainers that normalise their loss themselves, and trainers that generate their batches, are
-    left unchanged.
+    Trainers that normalise their loss themselves or generate their batches are left unchanged.
 
     Args:
         trainer: The trainer, constructed but not yet training.
@@ -68,29 +67,29 @@ class Normalisation:
         self._left = self._declared is True or generates(trainer)
         self.by_targets = False
 
-    def see(self, batches: list[Any]) -> None:
-        """Decide how to weight the micro-batches of a step; raw rows cannot be counted yet."""
+    def start_step(self, batches: list[Any]) -> None:
+        """Decide how to weight the micro-batches of a step; raw rows cannot be counted."""
         self.by_targets = not self._left and all(isinstance(b, Mapping) for b in batches)
-        # `compute_loss` ends with `Part.of_loss`, so its result is scaled already
+        # `compute_loss` ends with `LossShare.of_loss`, so its result is scaled already
         self._trainer.loss_is_scaled_for_ga = True if self.by_targets else self._declared
 
-    def targets(self, inputs: dict[str, Any]) -> Tensor:
-        """Number of scored targets of a micro-batch; 0-dim, int64."""
+    def count_targets(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the number of scored targets of a micro-batch; 0-dim, int64."""
         trainer = self._trainer
         if trainer.label_smoother is None:
             return count_targets(trainer.model, inputs)
-        # the smoother shifts the labels for exactly these classes
+        # The smoother shifts the labels for exactly these classes.
         shifts = type(trainer.model.get_base_model()).__name__ in _CAUSAL
         return count_targets(trainer.model, inputs, shifts=shifts)
 
-    def of_step(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor:
-        """Number of targets of a step, on all processes unless the arguments say otherwise.
+    def count_step_targets(self, batches: list[dict[str, Any]], device: torch.device) -> Tensor:
+        """Return the number of targets of a step, on all processes unless the arguments forbid it.
 
         Returns:
             0-dim, on `device`: 0 if no process has a target, else at least 1.
         """
         trainer = self._trainer
-        counts = [self.targets(inputs).to(device) for inputs in batches]
+        counts = [self.count_targets(inputs).to(device) for inputs in batches]
         own = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
         total = trainer.accelerator.gather(own).sum() if trainer.args.world_size > 1 else own
         if not trainer.args.average_tokens_across_devices:
@@ -98,35 +97,38 @@ class Normalisation:
         copies = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
         return total / copies if copies > 1 else total
 
-    def part(self, inputs: dict[str, Any], of_step: Any) -> Part:
-        """How to weight a micro-batch.
+    def share(self, inputs: dict[str, Any], of_step: Any) -> LossShare:
+        """Return how to weight a micro-batch.
 
         Args:
             inputs: The micro-batch.
-            of_step: Result of `of_step` for its step, or the Trainer's own count; None if unknown.
+            of_step: Result of `count_step_targets` for its step, or the Trainer's own count; None
+                if unknown.
         """
         if not self.by_targets or of_step is None:
-            return self._as_the_trainer(of_step)
-        trainer, targets = self._trainer, self.targets(inputs)
+            return self._share_of_the_trainer(of_step)
+        trainer, targets = self._trainer, self.count_targets(inputs)
         averaged = trainer.args.average_tokens_across_devices
         processes = trainer.accelerator.num_processes // trainer.get_tp_size() if averaged else 1
         weighed = partial(weigh, targets=targets, of_step=of_step / processes)
-        return Part(targets, self._divisor(inputs, targets), weighed, weighed, self._alone())
+        return LossShare(
+            targets, self._divisor(inputs, targets), weighed, weighed, self._single_step()
+        )
 
-    def _as_the_trainer(self, of_step: Any) -> Part:
+    def _share_of_the_trainer(self, of_step: Any) -> LossShare:
         steps = getattr(self._trainer, "current_gradient_accumulation_steps", 1)
-        as_it_is, mean, once = _same, partial(_divided, by=steps), contextlib.nullcontext()
+        unchanged, mean, plain = _unchanged, partial(_divide, by=steps), contextlib.nullcontext()
         if is_scaled(self._trainer, of_step):
-            return Part(None, of_step, as_it_is, mean, once)
-        return Part(None, of_step, as_it_is, as_it_is, once, divided_later=steps)
+            return LossShare(None, of_step, unchanged, mean, plain)
+        return LossShare(None, of_step, unchanged, unchanged, plain, divided_later=steps)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _single_step(self) -> Iterator[None]:
         """Let the Trainer compute the loss as if the micro-batch were a step on one process."""
         trainer = self._trainer
         averaged = trainer.args.average_tokens_across_devices
         steps = getattr(trainer, "current_gradient_accumulation_steps", 1)
-        # otherwise the Trainer multiplies the mean by processes, and TRL divides it by steps
+        # Otherwise the Trainer multiplies the mean by processes, and TRL divides it by steps.
         trainer.args.average_tokens_across_devices = False
         trainer.current_gradient_accumulation_steps = 1
         try:
@@ -136,23 +138,23 @@ class Normalisation:
             trainer.current_gradient_accumulation_steps = steps
 
     def _divisor(self, inputs: dict[str, Any], targets: Tensor) -> Tensor | None:
-        """The number of targets, at least 1, if the Trainer would pass one; else None."""
+        """Return the number of targets, at least 1, if the Trainer would pass one; else None."""
         trainer = self._trainer
         asked = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
         return targets.clamp(min=1) if asked and isinstance(inputs.get("labels"), Tensor) else None
 
 
 def is_scaled(trainer: Trainer, num_items: Any) -> bool:
-    """Whether a trainer's loss of a micro-batch is already its share of the step's loss."""
+    """Return whether a trainer's loss of a micro-batch is already its share of the step's."""
     if trainer.loss_is_scaled_for_ga is not None:
         return bool(trainer.loss_is_scaled_for_ga)
     by_items = trainer.model_accepts_loss_kwargs and num_items is not None
     return by_items or trainer.compute_loss_func is not None
 
 
-def _same(value: Tensor) -> Tensor:
+def _unchanged(value: Tensor) -> Tensor:
     return value
 
 
-def _divided(value: Tensor, by: int) -> Tensor:
+def _divide(value: Tensor, by: int) -> Tensor:
     return value / by

@@ -16,13 +16,13 @@ from rankwright.core.slots import Procedure, ProcedureState
 from rankwright.errors import MethodError
 from rankwright.peft_layers.layer_state import layer_state
 from rankwright.peft_layers.layers import adapted_layers
-from rankwright.training.trl import SERVED, copies_adapter, generates, names
+from rankwright.training.trl import UNSUPPORTED, explain_adapter_copy, generates, trl_class_names
 
 
 def check_class(trainer_class: type) -> None:
     """Refuse trainers that support no method."""
-    for name in names(trainer_class) & SERVED.keys():
-        raise MethodError(f"{name} takes no method: {SERVED[name]}")
+    for name in trl_class_names(trainer_class) & UNSUPPORTED.keys():
+        raise MethodError(f"{name} takes no method: {UNSUPPORTED[name]}")
 
 
 def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
@@ -46,7 +46,7 @@ def check_rows(trainer: Any, method: Method, procedure: ProcedureState) -> None:
 
 def _with_random(trainer: Any) -> str:
     kto = ", with a loss_type that estimates no KL term: 'apo_zero_unpaired'"
-    return kto if "KTOTrainer" in names(type(trainer)) else ""
+    return kto if "KTOTrainer" in trl_class_names(type(trainer)) else ""
 
 
 def check_reference(
@@ -65,7 +65,7 @@ def check_reference(
     model = given.get("model")
     if not isinstance(model, PeftModel):
         return
-    why, remedy = copies_adapter(trainer_class, given.get("args"))
+    why, remedy = explain_adapter_copy(trainer_class, given.get("args"))
     if "ref_model" in signature.parameters and given.get("ref_model") is None:
         why = "ref_model is None"
         remedy = "pass the base model as ref_model: the model without its adapter, loaded once more"
@@ -110,7 +110,7 @@ def check_layer_state(args: TrainingArguments, run: Run) -> None:
         )
 
 
-def check_engine(args: TrainingArguments, method: Method) -> None:
+def check_arguments(args: TrainingArguments, method: Method) -> None:
     """Refuse arguments that the optimizer, penalty or procedure cannot run under."""
     slots = method.made_of()
     optimizer, penalty = slots.optimizer, slots.penalty

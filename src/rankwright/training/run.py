@@ -16,15 +16,15 @@ from rankwright.core.method import Method
 from rankwright.core.random_state import random_state
 from rankwright.core.targets import nothing_scored
 from rankwright.errors import MethodError, TrainingError
-from rankwright.training.data import endless_rows
 from rankwright.training.normalisation import is_scaled
-from rankwright.training.trl import unmetered
+from rankwright.training.sampling import draw_rows
+from rankwright.training.trl import discard_metrics
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-OF_ADAMW = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+OPTIMIZER_ARGUMENTS = ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
 """The Trainer's arguments that choose its optimizer and set it."""
 
 
@@ -60,7 +60,7 @@ class TrainerRun(Engine):
         trainer = self._trainer
         num_items, accumulation_steps = batch.scale
         penalising = self.penalising(not batch.held_out)
-        with trainer.compute_loss_context_manager(), penalising, unmetered(trainer):
+        with trainer.compute_loss_context_manager(), penalising, discard_metrics(trainer):
             loss: Tensor = trainer.compute_loss(
                 self.model, dict(batch.inputs), num_items_in_batch=num_items
             )
@@ -84,10 +84,12 @@ class TrainerRun(Engine):
         built: torch.optim.Optimizer = cls(groups, **options)
         return built
 
-    def tell_unused(self) -> None:
+    def warn_unused(self) -> None:
         """Warn of arguments for an optimizer that the method does not use."""
         args, fields = self._trainer.args, type(self._trainer.args).__dataclass_fields__
-        given = [name for name in OF_ADAMW if getattr(args, name) != fields[name].default]
+        given = [
+            name for name in OPTIMIZER_ARGUMENTS if getattr(args, name) != fields[name].default
+        ]
         if given and not self._asked_for_default:
             self.say_once(
                 f"{self.label} brings its own optimizer: {', '.join(given)} of the "
@@ -100,7 +102,7 @@ class TrainerRun(Engine):
         dataset, rows = self._held_out_source()
         size, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
         count = size * parts * args.world_size
-        taken = endless_rows(self, rows, index * count, count, "held-out")
+        taken = draw_rows(self, rows, index * count, count, "held-out")
         starts = range(args.process_index * size, count, args.world_size * size)
         batches = [self._collate(dataset, taken[start : start + size]) for start in starts]
         num_items = self._trainer._get_num_items_in_batch(batches, args.device)

@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGTERM finishes the step in hand, saves and leaves."""
+"""End a run on SIGTERM: finish the current step, save a checkpoint and return."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 @contextlib.contextmanager
-def handled(handler: Handler, *numbers: int) -> Iterator[None]:
-    """Let signals call a function, and put back what they did. Outside the main thread: nothing.
+def handle_signals(handler: Handler, *numbers: int) -> Iterator[None]:
+    """Install a signal handler, and restore the previous ones at the end.
+
+    Outside the main thread, which alone may install handlers, nothing is done.
 
     Args:
         handler: Called with the number of a signal.
-        numbers: Of the signals.
+        numbers: The signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,20 +36,30 @@ def handled(handler: Handler, *numbers: int) -> Iterator[None]:
 
 
 class Termination:
-    """Notes SIGTERM while it is watched; the training loop asks between two steps."""
+    """Notes SIGTERM while a run is watched; the training loop asks between two steps.
+
+    Attributes:
+        requested: Whether this process was asked to stop.
+        stopped: Whether the run in the last `watch` was stopped.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.stopped = False
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Take over SIGTERM, and give it back at the end. Outside the main thread: do nothing."""
-        self.requested = False
-        with handled(self._note, signal.SIGTERM):
+        """Handle SIGTERM until the end; outside the main thread, do nothing."""
+        self.requested = self.stopped = False
+        with handle_signals(self._note, signal.SIGTERM):
             yield
 
-    def agreed(self, device: torch.device) -> bool:
-        """Whether any process was asked to stop; the same answer on all of them."""
+    def stop_if_requested(self, device: torch.device) -> bool:
+        """Return whether any process was asked to stop; the same answer on all processes."""
+        self.stopped = self._requested_anywhere(device)
+        return self.stopped
+
+    def _requested_anywhere(self, device: torch.device) -> bool:
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self.requested
         flag = torch.tensor(float(self.requested), device=device)

@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rankwright.core.run import Run
+
 if TYPE_CHECKING:
-    from rankwright.training.trainer import MethodMixin
+    from transformers import Trainer
 
 
 class Totals:
     """Loss and wall time of a run, summed over the processes that resumed it.
 
-    Steps lost in a crash are not included, nor is the time between two processes.
+    Steps that a crash undid are not included, nor is the time between two processes.
 
     Args:
         trainer: The trainer.
+        run: Its run.
+
+    Attributes:
+        seconds_before: Wall time in seconds of the processes before this one.
     """
 
-    def __init__(self, trainer: MethodMixin) -> None:
+    def __init__(self, trainer: Trainer, run: Run) -> None:
         self._trainer = trainer
+        self._run = run
         self._loaded: dict[str, Any] | None = None
         self._started = 0.0
         self.seconds_before = 0.0
@@ -45,9 +52,9 @@ class Totals:
         trainer._tr_loss = torch.tensor(state["loss"], device=trainer.args.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals as JSON values, averaged over processes (a collective call)."""
+        """Return the totals as JSON values, averaged over processes (a collective call)."""
         trainer = self._trainer
-        (loss,) = trainer.run.average([trainer._tr_loss.clone()])
+        (loss,) = self._run.average([trainer._tr_loss.clone()])
         return {
             "seconds": self.seconds_before + time.time() - self._started,
             "first_step": trainer._initial_global_step,

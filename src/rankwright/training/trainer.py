@@ -1,8 +1,8 @@
 """The mixin that trains any method under any `transformers.Trainer`.
 
-The Trainer keeps its loop, its logging and its arguments; the mixin adds the events of
+The Trainer keeps its loop, its logging and its arguments. The mixin adds the events of
 :class:`~rankwright.core.slots.ProcedureState`, one optimizer with a group for each role, schedules
-that know phases, and checkpoints that are whole or do not count.
+that know phases, and checkpoints that are either complete or ignored.
 """
 
 from __future__ import annotations
@@ -24,47 +24,48 @@ from rankwright.core.targets import nothing_scored
 from rankwright.errors import MethodError, TrainingError
 from rankwright.peft_layers import compat
 from rankwright.training import checkpoint
+from rankwright.training.checkpoint_mixin import CheckpointMixin
 from rankwright.training.compat import TRAINER_NAMES
 from rankwright.training.cost import Cost, CostMeter
-from rankwright.training.data import PhaseSampler
-from rankwright.training.events import events_of
-from rankwright.training.failures import not_finite
+from rankwright.training.events import RunEvents
+from rankwright.training.failures import explain_not_finite
 from rankwright.training.memory import PeakMemory
 from rankwright.training.normalisation import Normalisation
 from rankwright.training.refusals import (
+    check_arguments,
     check_class,
-    check_engine,
     check_layer_state,
     check_reference,
     check_rows,
     check_unrecorded,
 )
 from rankwright.training.run import TrainerRun
-from rankwright.training.saving import Saving
+from rankwright.training.sampling import PhaseSampler
 from rankwright.training.signals import Termination
 from rankwright.training.totals import Totals
-from rankwright.training.trl import beside, names, taken_apart
+from rankwright.training.trl import add_held_out, split_held_out, trl_class_names
 
 compat.check(TRAINER_NAMES)
 
 T = TypeVar("T", bound=transformers.Trainer)
 
 
-class MethodMixin(Saving):
-    """Put before a Trainer class to train with a method; see `with_method`.
+class MethodMixin(CheckpointMixin):
+    """A base class to put before a Trainer class, so that it trains with a method.
+
+    `with_method` does so.
 
     Args:
         args: Positional arguments of the Trainer.
         method: The method whose `apply` made the model.
-        held_out_dataset: For methods that learn from a second split: your own one, like the
-            training set. By default rows of the training set are set aside.
+        held_out_dataset: The second split, for methods that learn from one; rows like those of the
+            training set. By default, rows of the training set are set aside.
         head_learning_rate: Learning rate of modules trained in full, such as a new classification
             head; None for `args.learning_rate`.
         kwargs: Keyword arguments of the Trainer.
 
     Attributes:
         run: The run, as the method's parts see it.
-        interrupted: Whether SIGTERM, or Ctrl-C on the command line, ended the last `train`.
     """
 
     optimizer: Any
@@ -82,13 +83,13 @@ class MethodMixin(Saving):
         check_class(type(self))
         check_reference(type(self), super().__init__, args, kwargs)
         own = kwargs.get("eval_dataset")
-        along = held_out_dataset is not None and bool(names(type(self)))
+        along = held_out_dataset is not None and bool(trl_class_names(type(self)))
         if along:  # TRL's trainers prepare their rows when they are built
-            kwargs["eval_dataset"] = beside(own, held_out_dataset)
+            kwargs["eval_dataset"] = add_held_out(own, held_out_dataset)
         super().__init__(*args, **kwargs)
         if along:
-            self.eval_dataset, held_out_dataset = taken_apart(self.eval_dataset, own)
-        check_engine(self.args, method)
+            self.eval_dataset, held_out_dataset = split_held_out(self.eval_dataset, own)
+        check_arguments(self.args, method)
         if self.model_init is not None:
             raise MethodError(
                 "model_init makes a new model at every train(), which the method would not see; "
@@ -98,27 +99,31 @@ class MethodMixin(Saving):
         self.run = TrainerRun(self, method, held_out_dataset)
         check_layer_state(self.args, self.run)
         check_rows(self, method, self.run.procedure)
-        self.interrupted = False
         self._head_learning_rate = head_learning_rate
         self._cost = CostMeter(PeakMemory(self.args.device))
-        self._totals = Totals(self)
+        self._totals = Totals(self, self.run)
         self._termination = Termination()
         self._normalisation = Normalisation(self)
         self._unrecorded = False
         self._clips = True
-        self.add_callback(events_of(self))
+        self.add_callback(RunEvents(self.run, self._cost, self._totals, self._termination))
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether SIGTERM, or Ctrl-C on the command line, ended the last `train`."""
+        return self._termination.stopped
 
     # Before the first step ---------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`; only complete checkpoints are resumed.
+        """Train as `Trainer.train` does; only complete checkpoints are resumed.
 
         Raises:
             TrainingError: There is no complete checkpoint, or the loss became NaN or infinite.
             MethodError: The checkpoint was written by another method or other hyperparameters.
         """
         output = Path(self.args.output_dir)
-        checkpoint.check_places(output)
+        checkpoint.check_names_free(output)
         if resume_from_checkpoint is True:
             newest = checkpoint.newest_complete(output)
             if newest is None:
@@ -132,18 +137,17 @@ class MethodMixin(Saving):
             self._check_same_step(Path(resume_from_checkpoint))
         elif self.state.global_step and type(self.run.slots.procedure) is not Procedure:
             raise MethodError(
-                f"{self.method.label} has phases, and this trainer is through "
-                f"{self.state.global_step} steps of them; resume from a checkpoint, or start anew "
-                "with a new trainer on a fresh method.apply(model)"
+                f"{self.method.label} has phases, of which this trainer has done "
+                f"{self.state.global_step} steps; resume from a checkpoint, or start again with a "
+                "new trainer on a fresh method.apply(model)"
             )
-        self.interrupted = False
         # Dropout and the order of the rows must not depend on what was drawn since construction.
         transformers.set_seed(self.args.seed)
         with self._termination.watch(), self.run.attempt():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """One optimizer for all roles, of the class that the arguments (or the method) name."""
+        """Build one optimizer for all roles, of the class that the method or the arguments name."""
         if self.optimizer is None:
             groups = self.run.parameter_groups(
                 self.args.learning_rate, self.args.weight_decay, self._head_learning_rate
@@ -152,7 +156,7 @@ class MethodMixin(Saving):
             self.optimizer = (
                 self.run.default_optimizer(groups) if own is None else own.build(self.run, groups)
             )
-            self.run.tell_unused()
+            self.run.warn_unused()
         self._check_roles()
         self.run.optimizer = self.optimizer
         self._clips = clipping(self.optimizer, self.args.max_grad_norm) is not None
@@ -161,7 +165,7 @@ class MethodMixin(Saving):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """The user's schedule, stretched by the procedure over its phases and groups."""
+        """Build the user's schedule, stretched by the procedure over its phases and groups."""
         self.run.optimizer = self.optimizer
         self.run.total_steps = num_training_steps
         if type(self.run.slots.procedure) is Procedure or self.lr_scheduler is not None:
@@ -174,7 +178,7 @@ class MethodMixin(Saving):
         return self.lr_scheduler
 
     def _check_roles(self) -> None:
-        """Refuse an optimizer of the user's whose groups the procedure could not tell apart."""
+        """Refuse an optimizer of the user's without a parameter group for each role."""
         plain = type(self.run.slots.procedure) is Procedure
         if not plain and any("role" not in group for group in self.optimizer.param_groups):
             raise MethodError(
@@ -184,7 +188,7 @@ class MethodMixin(Saving):
             )
 
     def _shape(self, steps: int) -> Multiplier:
-        """`lr_scheduler_type` of the arguments over `steps` steps, its warm-up included."""
+        """Return the schedule of the arguments over `steps` steps, warm-up included."""
         lone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         scheduler = transformers.get_scheduler(
             self.args.lr_scheduler_type,
@@ -203,8 +207,8 @@ class MethodMixin(Saving):
         return multiplier
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # The Trainer looks for the end only after a step, so it would make one more of a run that
-        # was stopped between its last checkpoint and its result.
+        # The Trainer checks for the end only after a step, so it would make one step too many in a
+        # run that was killed between its last checkpoint and its result.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -220,15 +224,15 @@ class MethodMixin(Saving):
     # A step ------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        self._normalisation.see(batch_samples)
+        self._normalisation.start_step(batch_samples)
         if not self._normalisation.by_targets:
             return super()._get_num_items_in_batch(batch_samples, device)
-        return self._normalisation.of_step(batch_samples, device)
+        return self._normalisation.count_step_targets(batch_samples, device)
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
-        """One micro-batch; the procedure hears of the step's last one."""
+        """Train on a micro-batch; after the last one of a step, fire `after_backward`."""
         self._penalty: Tensor | float = 0.0
         self._unrecorded = True
         with self.run.penalising():
@@ -236,10 +240,10 @@ class MethodMixin(Saving):
         if self._unrecorded:
             check_unrecorded(self, self.method)
         if not torch.isfinite(loss):
-            # NaN if the step has no targets; checking earlier would wait for the device once more
+            # Without targets the loss is NaN; an earlier check would wait for the device again.
             if self._normalisation.by_targets and not num_items_in_batch:
                 raise TrainingError(nothing_scored(f"step {self.state.global_step}", inputs))
-            raise TrainingError(not_finite(self, "the loss", float(loss)))
+            raise TrainingError(explain_not_finite(self, "the loss", float(loss)))
         logged = loss - self._penalty  # logged separately
         if self.accelerator.sync_gradients:
             self.run.fire("after_backward")
@@ -252,24 +256,24 @@ class MethodMixin(Saving):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """A micro-batch's share of the step's loss, penalties on its outputs included."""
-        if self._unrecorded:  # here the inputs of a training step are prepared
+        """Compute a micro-batch's share of the step's loss, penalties on its outputs included."""
+        if self._unrecorded:  # the first call of a training step, with prepared inputs
             self._unrecorded = False
             self.run.record(inputs, num_items_in_batch)
-        part = self._normalisation.part(inputs, num_items_in_batch)
+        share = self._normalisation.share(inputs, num_items_in_batch)
         original, labels = super().compute_loss, inputs.get("labels")
 
         def compute() -> tuple[Any, ...]:
-            options = {"return_outputs": return_outputs, "num_items_in_batch": part.divisor}
+            options = {"return_outputs": return_outputs, "num_items_in_batch": share.divisor}
             given = original(model, inputs, **options)
             return given if return_outputs else (given,)
 
-        with part.alone:
-            given, penalty = self.run.with_penalty(compute, labels, part.targets)
-        loss = part.of_loss(given[0])
+        with share.single_step:
+            given, penalty = self.run.with_penalty(compute, labels, share.targets)
+        loss = share.of_loss(given[0])
         if penalty is not None:
-            added = part.of_penalty(penalty)
-            self._penalty = added.detach() / part.divided_later
+            added = share.of_penalty(penalty)
+            self._penalty = added.detach() / share.divided_later
             loss = loss + added
         return (loss, *given[1:]) if return_outputs else loss
 
@@ -278,13 +282,13 @@ class MethodMixin(Saving):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # fp16 skips such a step by itself and lowers the scale of its losses
+        # fp16 skips such a step by itself and lowers its loss scale.
         if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise TrainingError(not_finite(self, "the norm of the gradient", float(norm)))
+            raise TrainingError(explain_not_finite(self, "the norm of the gradient", float(norm)))
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add what the procedure and the penalty measured."""
+        """Log as `Trainer.log` does, with the metrics of the procedure and the penalty."""
         if "loss" in logs:
             logs = {**logs, **self.run.metrics, "passes": self.run.passes}
         super().log(logs, *args, **kwargs)
@@ -296,7 +300,7 @@ class MethodMixin(Saving):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as `Trainer.evaluate` does, but leave the random state unchanged.
 
-        A data loader draws a number from it even if it does not shuffle.
+        A data loader draws a number from it even without shuffling.
         """
         state = random_state()
         try:
@@ -306,16 +310,19 @@ class MethodMixin(Saving):
         return metrics
 
     def cost(self) -> Cost:
-        """Parameters, memory, time and passes of the run so far."""
+        """Return parameters, memory, time and passes of the run so far."""
         return self._cost.report(self.run)
 
     def process_peak_bytes(self) -> int:
-        """Peak memory of this process so far, evaluation included; `cost` has that of the steps."""
-        return self._cost.memory.of_process
+        """Return the peak memory of this process so far, evaluation included.
+
+        `cost` has the peak of the steps.
+        """
+        return self._cost.memory.process_peak
 
 
 def with_method(trainer_class: type[T]) -> type[T]:
-    """A subclass of `trainer_class` that takes `method=`.
+    """Return a subclass of `trainer_class` that takes `method=`.
 
     Example:
         >>> MyTrainer = with_method(trl.SFTTrainer)  # doctest: +SKIP

@@ -24,7 +24,7 @@ _GENERATING = frozenset(
 
 _EVAL, _HELD_OUT = "eval", "held-out"  # names of datasets while a trainer prepares them
 
-SERVED = {
+UNSUPPORTED = {
     "AsyncDistillationTrainer": (
         "it loads its model by name and sends the weights to a vLLM server; use DistillationTrainer"
     ),
@@ -39,25 +39,25 @@ SERVED = {
 """Trainers that take no method, and why."""
 
 
-def names(trainer_class: type) -> set[str]:
+def trl_class_names(trainer_class: type) -> set[str]:
     """Names of the TRL classes among a trainer class and its bases."""
     return {c.__name__ for c in trainer_class.__mro__ if c.__module__.startswith("trl.")}
 
 
 def generates(trainer: Any) -> bool:
     """Whether a trainer generates its completions, so that its rows are prompts only."""
-    known = names(type(trainer))
+    known = trl_class_names(type(trainer))
     if "GKDTrainer" in known:
         return bool(trainer.args.lmbda > 0 or trainer.args.seq_kd)
     return bool(known & _GENERATING)
 
 
-def copies_adapter(trainer_class: type, settings: Any) -> tuple[str, str]:
+def explain_adapter_copy(trainer_class: type, settings: Any) -> tuple[str, str]:
     """Why a trainer without `ref_model` copies the adapter as its reference, and how to avoid it.
 
     Both are empty if it does not.
     """
-    known, beta = names(trainer_class), getattr(settings, "beta", 0.0)
+    known, beta = trl_class_names(trainer_class), getattr(settings, "beta", 0.0)
     if "RLOOTrainer" in known:  # with beta=0 too
         return "RLOOTrainer treats an adapter as its start", "use GRPOTrainer with beta=0"
     if "GRPOTrainer" in known and beta:
@@ -65,7 +65,7 @@ def copies_adapter(trainer_class: type, settings: Any) -> tuple[str, str]:
     return "", ""
 
 
-def beside(eval_dataset: Any, held_out: Any) -> Any:
+def add_held_out(eval_dataset: Any, held_out: Any) -> Any:
     """Add held-out rows to a trainer's `eval_dataset`, so that it prepares them as well."""
     if eval_dataset is None:
         return held_out
@@ -73,7 +73,7 @@ def beside(eval_dataset: Any, held_out: Any) -> Any:
     return {**named, _HELD_OUT: held_out}
 
 
-def taken_apart(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
+def split_held_out(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
     """Split the prepared result of `beside` into evaluation rows and held-out rows.
 
     Args:
@@ -88,11 +88,11 @@ def taken_apart(prepared: Any, eval_dataset: Any) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def unmetered(trainer: Any) -> Iterator[None]:
+def discard_metrics(trainer: Any) -> Iterator[None]:
     """Discard changes to the trainer's metrics: losses inside belong to none of its steps."""
     kept = {name: getattr(trainer, name) for name in TRL_METRICS if hasattr(trainer, name)}
     for name, value in kept.items():
-        setattr(trainer, name, _copied(value))
+        setattr(trainer, name, _copy_nested(value))
     try:
         yield
     finally:
@@ -100,10 +100,10 @@ def unmetered(trainer: Any) -> Iterator[None]:
             setattr(trainer, name, value)
 
 
-def _copied(value: Any) -> Any:
+def _copy_nested(value: Any) -> Any:
     """A copy of nested dicts and lists, with the same leaves."""
     if isinstance(value, dict):
         copied = value.copy()  # keeps the class, a defaultdict
-        copied.update({key: _copied(item) for key, item in value.items()})
+        copied.update({key: _copy_nested(item) for key, item in value.items()})
         return copied
     return list(value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from method_table import method_named
 from rankwright.core.batch import MicroBatch
 from rankwright.core.loop import Loop
 from rankwright.errors import MethodError
-from rankwright.training.data import PhaseSampler, endless_rows
+from rankwright.training.sampling import PhaseSampler, draw_rows
 from trainers import base_model, build_trainer
 
 ROWS, PER_STEP, STEPS = 22, 4, 24
@@ -137,15 +137,15 @@ def test_a_method_that_holds_rows_out_sees_the_others_in_that_order(tmp_path: Pa
 
 def test_a_stream_is_a_chain_of_whole_shuffles() -> None:
     run, rows = bilevel_run(), [3, 5, 8, 13, 21]
-    stream = endless_rows(run, rows, 0, 15, "key")
+    stream = draw_rows(run, rows, 0, 15, "key")
     shuffles = [stream[start : start + 5] for start in (0, 5, 10)]
     assert all(sorted(shuffle) == rows for shuffle in shuffles)
     assert len({tuple(shuffle) for shuffle in shuffles}) > 1
-    pieces = [endless_rows(run, rows, start, 3, "key") for start in range(0, 15, 3)]
+    pieces = [draw_rows(run, rows, start, 3, "key") for start in range(0, 15, 3)]
     assert [row for piece in pieces for row in piece] == stream
-    assert endless_rows(run, rows, 0, 15, "other") != stream
+    assert draw_rows(run, rows, 0, 15, "other") != stream
 
 
 def test_no_row_at_all_is_an_error() -> None:
     with pytest.raises(MethodError, match="no row to draw from for 'held-out'"):
-        endless_rows(bilevel_run(), [], 0, 1, "held-out")
+        draw_rows(bilevel_run(), [], 0, 1, "held-out")

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer: written atomically, and resumed only by the run that wrote them."""
+"""The mixin that writes a trainer's checkpoints atomically, and resumes the runs they belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankwright.errors import MethodError, TrainingError
 from rankwright.peft_layers.adapter_file import rename_magnitudes
 from rankwright.training import checkpoint
 from rankwright.training.cost import CostMeter
-from rankwright.training.failures import newest_checkpoint
+from rankwright.training.failures import name_newest_checkpoint
 from rankwright.training.manifest import MANIFEST, load_manifest
 from rankwright.training.run import TrainerRun
 from rankwright.training.totals import Totals
@@ -30,8 +30,8 @@ else:
     _Base = object
 
 
-class Saving(_Base):
-    """The part of the mixin that writes checkpoints and resumes from them."""
+class CheckpointMixin(_Base):
+    """The part of `MethodMixin` that writes checkpoints and resumes from them."""
 
     run: TrainerRun
     method: Method
@@ -52,11 +52,11 @@ class Saving(_Base):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(super()._get_output_dir(trial))
         try:
-            self._save_whole(folder, model, trial)
+            self._save_complete(folder, model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError
             raise TrainingError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {folder}: "
-                f"{error}; {newest_checkpoint(self)}. {checkpoint.write_advice(error)}"
+                f"{error}; {name_newest_checkpoint(self)}. {checkpoint.advise_on_writing(error)}"
             ) from error
         if self.args.should_save:
             rotate_checkpoints(
@@ -66,8 +66,8 @@ class Saving(_Base):
                 use_mtime=False,
             )
 
-    def _save_whole(self, folder: Path, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, complete it, and rename it."""
+    def _save_complete(self, folder: Path, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, add the run's state, and rename it."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with checkpoint.staging(folder, self.state.global_step) as temporary:
             self._staging = temporary
@@ -78,17 +78,16 @@ class Saving(_Base):
             self.accelerator.wait_for_everyone()
             best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
             if self.state.best_global_step and (best.exists() or best.name == name):
-                self.state.best_model_checkpoint = str(
-                    best
-                )  # the Trainer has set the temporary path
+                # the Trainer has set the temporary path
+                self.state.best_model_checkpoint = str(best)
             totals = self._totals.state_dict()  # collective: every process calls it
             if self.args.should_save:
-                self._complete(temporary / name, totals)
+                self._add_state(temporary / name, totals)
                 checkpoint.publish(temporary / name, folder / name)
             self.accelerator.wait_for_everyone()
 
-    def _complete(self, written: Path, totals: dict[str, Any]) -> None:
-        """Add the run's state to a checkpoint under its temporary name, then its manifest."""
+    def _add_state(self, written: Path, totals: dict[str, Any]) -> None:
+        """Add the run's state to a checkpoint under its temporary name, and then its manifest."""
         self.state.save_to_json(str(written / "trainer_state.json"))
         state = {
             **self.run.state_dict(),
@@ -99,20 +98,20 @@ class Saving(_Base):
         checkpoint.write_manifest(
             written,
             step=self.state.global_step,
-            method=describe(self.method),
-            optimizer=_kind(self.run.optimizer),
+            method=identify_method(self.method),
+            optimizer=_optimizer_name(self.run.optimizer),
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The procedure comes first: it may have to rebuild layers before their weights are loaded.
+        # The procedure first: it may have to rebuild layers before their weights are loaded.
         folder = Path(resume_from_checkpoint)
-        with checkpoint.reading(folder):
+        with checkpoint.explain_read_errors(folder):
             state = checkpoint.load_state(folder)
             self.run.load_state_dict(state)
             self._cost.load_state_dict(state["cost"])
             self._totals.load_state_dict(state.get("totals"))
         try:
-            with checkpoint.reading(folder, passing=KeyError):
+            with checkpoint.explain_read_errors(folder, passing=KeyError):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
         except KeyError as error:  # raised for a module that is trained in full
             raise MethodError(
@@ -122,13 +121,13 @@ class Saving(_Base):
             ) from error
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        with checkpoint.reading(Path(folder or ""), "optimizer.pt or scheduler.pt"):
+        with checkpoint.explain_read_errors(Path(folder or ""), "optimizer.pt or scheduler.pt"):
             if folder is not None:
                 self._check_same_optimizer(Path(folder))
             super()._load_optimizer_and_scheduler(folder)
 
     def _load_rng_state(self, folder: str | None) -> None:
-        with checkpoint.reading(Path(folder or ""), "rng_state.pth"):
+        with checkpoint.explain_read_errors(Path(folder or ""), "rng_state.pth"):
             super()._load_rng_state(folder)
 
     def _load_best_model(self) -> None:
@@ -142,12 +141,12 @@ class Saving(_Base):
         manifest = checkpoint.read_manifest(folder)
         if "scheduler.pt" not in manifest["files"]:
             raise TrainingError(
-                f"{folder} has weights but no optimizer state (save_only_model); a run cannot go "
-                "on from it: load it with PeftModel.from_pretrained, or start a new run"
+                f"{folder} has weights but no optimizer state (save_only_model), so no run can be "
+                "resumed from it: load it with PeftModel.from_pretrained, or start a new run"
             )
-        with checkpoint.reading(folder, MANIFEST):
+        with checkpoint.explain_read_errors(folder, MANIFEST):
             written = dict(manifest["method"])
-        for name, value in describe(self.method).items():
+        for name, value in identify_method(self.method).items():
             if written.get(name) != value:
                 raise MethodError(
                     f"{folder} was written with {name}={written.get(name)!r}, this run has "
@@ -155,7 +154,7 @@ class Saving(_Base):
                 )
 
     def _check_same_step(self, folder: Path) -> None:
-        with checkpoint.reading(folder, TRAINER_STATE_NAME):
+        with checkpoint.explain_read_errors(folder, TRAINER_STATE_NAME):
             step = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
             written = load_manifest(folder)["step"]
             if step != written:
@@ -163,31 +162,34 @@ class Saving(_Base):
 
     def _check_same_optimizer(self, folder: Path) -> None:
         written = load_manifest(folder)["optimizer"]
-        name = _kind(self.run.optimizer)
+        name = _optimizer_name(self.run.optimizer)
         if written != name:
             raise MethodError(
                 f"{folder} has the state of the optimizer {written}, and this run has {name}; "
-                "resume with the same, or start a new run"
+                "resume with the same one, or start a new run"
             )
 
 
-def describe(method: Method) -> dict[str, Any]:
-    """Name, hyperparameters and plugged parts as they are after a round trip through JSON."""
+def identify_method(method: Method) -> dict[str, Any]:
+    """Return name, hyperparameters and plugged parts of a method, to compare it with another.
+
+    The values are those of a round trip through JSON, as a manifest holds them.
+    """
     values = {
         "name": method.name,
         **method.hyperparameters(),
         "plugged": method.plugged.describe(),
     }
-    described: dict[str, Any] = json.loads(json.dumps(values, default=_named))
-    return described
+    identity: dict[str, Any] = json.loads(json.dumps(values, default=_function_name))
+    return identity
 
 
-def _named(value: Any) -> str:
-    """A function by its name: its `repr` differs from process to process."""
+def _function_name(value: Any) -> str:
+    """Return the name of a function, whose `repr` differs from process to process."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """Class name of an optimizer inside accelerate's wrapper, if any."""
+def _optimizer_name(optimizer: torch.optim.Optimizer) -> str:
+    """Return the class name of an optimizer, without accelerate's wrapper."""
     bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     return type(bare).__name__

@@ -12,7 +12,7 @@ from rankwright.core.run import Run
 from rankwright.errors import MethodError
 
 
-def endless_rows(run: Run, rows: Sequence[int], start: int, count: int, *key: object) -> list[int]:
+def draw_rows(run: Run, rows: Sequence[int], start: int, count: int, *key: object) -> list[int]:
     """`count` rows from position `start` of an endless stream of shuffles of `rows`.
 
     Args:
