@@ -53,11 +53,11 @@ class PenaltySum(Penalty):
 
     def __call__(self, run: Run) -> Tensor | None:
         """See `Penalty.__call__`."""
-        return _sum_of(penalty(run) for penalty in self.penalties)
+        return add_terms(penalty(run) for penalty in self.penalties)
 
     def of_outputs(self, run: Run, call: ModelCall) -> Tensor | None:
         """See `Penalty.of_outputs`."""
-        return _sum_of(penalty.of_outputs(run, call) for penalty in self.penalties)
+        return add_terms(penalty.of_outputs(run, call) for penalty in self.penalties)
 
     def reads_outputs(self) -> bool:
         """See `Penalty.reads_outputs`."""
@@ -68,7 +68,8 @@ class PenaltySum(Penalty):
         return sum(penalty.forwards() for penalty in self.penalties)
 
 
-def _sum_of(terms: Iterable[Tensor | None]) -> Tensor | None:
+def add_terms(terms: Iterable[Tensor | None]) -> Tensor | None:
+    """Return the sum of the terms that are not None; None if there is none."""
     total: Tensor | None = None
     for term in terms:
         if term is not None:

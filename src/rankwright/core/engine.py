@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rankwright.core.batch import MicroBatch
+from rankwright.core.composite import add_terms
 from rankwright.core.method import Method
 from rankwright.core.model_call import watch_calls
 from rankwright.core.parameter_groups import parameter_groups
@@ -140,9 +141,14 @@ class Engine(Run):
         self.note("penalty", mean)
         return computed, mean
 
+    def penalty(self, level: str = "lower") -> Tensor | None:
+        """See `Run.penalty`."""
+        penalties = () if self.slots.penalty is None else self.slots.penalty.members()
+        return add_terms(p(self) for p in penalties if p.level == level)
+
     def _add_penalty(self, of_outputs: float) -> None:
-        """Add the gradient of the penalty on parameters to `.grad`, and log the penalties."""
-        value = None if self.slots.penalty is None else self.slots.penalty(self)
+        """Add the gradient of the penalties on parameters to `.grad`, and log all penalties."""
+        value = self.penalty()
         if value is None:
             return
         self.metrics["penalty"] = of_outputs + float(value.detach())

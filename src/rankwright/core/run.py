@@ -98,6 +98,10 @@ class Run(ABC):
     def steps_per_epoch(self) -> int | None:
         """Return the optimizer steps of one pass over the training rows; None if unknown."""
 
+    @abstractmethod
+    def penalty(self, level: str = "lower") -> Tensor | None:
+        """Return the sum of the penalties on parameters of one level, 0-dim; None for none."""
+
     def some_rows(self, batch: MicroBatch, rows: Tensor) -> MicroBatch:
         """Take rows of a batch as a batch whose loss estimates the loss of the whole one.
 

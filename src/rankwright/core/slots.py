@@ -211,7 +211,19 @@ class OptimizerPart(Part, ABC):
 
 
 class Penalty(Part):
-    """Term added to the loss: of the parameters, of the outputs of a batch, or of both."""
+    """Term added to the loss: of the parameters, of the outputs of a batch, or of both.
+
+    In a bilevel run a penalty belongs to the loss of the lower level, or to that of the upper one.
+    """
+
+    @property
+    def level(self) -> str:
+        """Level of a bilevel procedure, "lower" or "upper", to whose loss it is added."""
+        return "lower"
+
+    def members(self) -> tuple[Penalty, ...]:
+        """See `Part.members`."""
+        return (self,)
 
     def check_run(self, run: Run) -> None:
         """Refuse a run that it does not fit; called when the run is built.

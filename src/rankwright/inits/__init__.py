@@ -2,6 +2,7 @@
 
 from rankwright.inits.companion import Companion
 from rankwright.inits.olora import Olora
+from rankwright.inits.orthonormal import Orthonormal
 from rankwright.inits.pissa import Pissa
 
-__all__ = ["Companion", "Olora", "Pissa"]
+__all__ = ["Companion", "Olora", "Orthonormal", "Pissa"]

@@ -1,19 +1,23 @@
-"""A LoRA layer with a gate on every rank.
+"""A LoRA layer with gates on its ranks, or one gate on the whole layer.
 
-    y = x W^T + b + s ((x A^T) * g) B^T = x W^T + b + s (x (diag(g) A)^T) B^T
+    y = x W^T + b + s ((x A^T) * w) B^T = x W^T + b + s (x (diag(w) A)^T) B^T,    w = map(theta)
 
-A (r, in), B (out, r), g (r,), s = lora_alpha / r. The gate is computed into A, so that nothing is
-kept for it on each token, and what PEFT sees, saves, merges and exports as A is diag(g) A: an
-ordinary LoRA. Where g_j = 0, row j of diag(g) A is exactly zero, and so are the gradients of row j
-of A and of column j of B; that of g_j is not. The gates are float32 at least: a step of 3e-4 is
-lost on a bfloat16 number near 1.
+A (r, in), B (out, r), s = lora_alpha / r. theta (r,), or (1,) for one gate a layer; the map is the
+identity, a softmax over the ranks, or the sigmoid. The gates are multiplied into A, so that nothing
+is kept for them on each token, and PEFT sees, saves, merges and exports diag(w) A as A: an ordinary
+LoRA. Where w_j = 0, row j of diag(w) A is exactly zero, and so are the gradients of row j of A and
+of column j of B; that of w_j is not. theta is float32 at least: a step of 3e-4 is lost on a
+bfloat16 number near 1.
+
+After a selection (`GatedFactor.select`) w is a 0/1 mask and theta has no effect; a layer that is
+masked whole computes nothing. `prune` then leaves a plain LoRA of the open ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -24,6 +28,7 @@ from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
+from rankwright.kernels.fused_linear import Factors
 from rankwright.layers.factor import Factor
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.peft_layers.rank_patterns import drop_layers, write_ranks
@@ -32,78 +37,157 @@ from rankwright.peft_layers.weight_change import check_linear
 if TYPE_CHECKING:
     from peft import PeftModel
 
-GateInit = Literal["ones", "normal"]
+GateInit = Literal["ones", "zeros", "normal"]
+GateMap = Literal["identity", "softmax", "sigmoid"]
+GateTotal = Literal["one", "rank"]
+GatePer = Literal["rank", "layer"]
+
+Map = Callable[[Tensor], Tensor]
+"""theta -> w, of the same shape."""
+
+_INITS: dict[GateInit, Callable[[int], Tensor]] = {
+    "ones": torch.ones,
+    "zeros": torch.zeros,
+    "normal": torch.randn,
+}
 
 
 class GatedFactor(Factor):
-    """The factor A with its gate.
+    """The factor A with its gates.
 
     Attributes:
         live: A, (r, in).
-        gate: g, (r,).
+        gate: theta, (r,) or (1,).
+        mask: Ranks that a selection has kept, (r,) of 0 and 1; None before.
 
     Args:
-        linear: The factor that PEFT made; its weight becomes `live`.
-        gate: The first gates, (r,).
+        linear: PEFT's factor; its weight becomes `live`.
+        gate: Initial theta, (r,) or (1,).
+        to_gates: The map from theta to the gates w; None for the identity.
     """
 
     other_shape = "the adapter was pruned; load it with PeftModel.from_pretrained"
 
-    def __init__(self, linear: nn.Linear, gate: Tensor) -> None:
+    mask: Tensor | None
+
+    def __init__(self, linear: nn.Linear, gate: Tensor, to_gates: Map | None = None) -> None:
         super().__init__(linear)
         self.gate = nn.Parameter(gate.to(self.live.device, compute_dtype(self.live)))
+        self.register_buffer("mask", None)
+        self._to_gates = to_gates
+        self._closed = False  # masked whole, without asking the device
+
+    @property
+    def gates(self) -> Tensor:
+        """w, (r,) or (1,)."""
+        if self.mask is not None:
+            return self.mask
+        return self.gate if self._to_gates is None else self._to_gates(self.gate)
 
     @property
     def weight(self) -> Tensor:
-        """diag(g) A, (r, in), in the dtype of A."""
-        return (self.gate[:, None] * self.live).to(self.live.dtype)
+        """diag(w) A, (r, in), in the dtype of A."""
+        return (self.gates[:, None] * self.live).to(self.live.dtype)
+
+    def select(self, kept: Tensor) -> None:
+        """Set the gates to 1 where `kept`, else to 0; theta has no effect from now on.
+
+        Args:
+            kept: Booleans, (r,), or (1,) for the whole layer.
+        """
+        self.mask = kept.expand(len(self.live)).to(self.gate.device, self.gate.dtype)
+        self._closed = not bool(kept.any())
+
+    def factors_with(self, B: Any) -> Factors | None:
+        """See `Factor.factors_with`; a layer that is masked whole has no factors."""
+        return Factors(None, None) if self._closed else super().factors_with(B)
 
     def take(self, weight: Tensor) -> None:
-        """Set A to the weight, (r, in), and all gates to 1."""
-        self.live.copy_(weight)
-        self.gate.fill_(1)
+        """Set A so that diag(w) A is the weight, (r, in); gates that are theta itself become 1."""
+        if self._to_gates is None and self.mask is None:
+            self.gate.fill_(1)
+        gates = self.gates[:, None]
+        self.live.copy_(torch.where(gates != 0, weight.to(gates) / gates, weight.to(gates)))
 
     def extra_repr(self) -> str:
-        """How many gates are open."""
-        return f"rank={len(self.gate)}, open={int(self.gate.count_nonzero())}"
+        """Number of ranks, and of open gates."""
+        return f"rank={len(self.live)}, open={len(open_ranks(self))}"
 
 
 @register_part("gated")
 @dataclass(frozen=True)
 class GatedLoRA(Layer):
-    """LoRA with a gate on every rank.
+    """LoRA with a gate on every rank, or one on every layer.
 
     Attributes:
-        gate_init: Initial gates: "ones" (ours): no rank has an advantage; "normal": N(0, 1), as in
-            SoRA's code.
+        gate_init: Initial theta: "ones" (ours): no rank has an advantage; "zeros"; "normal":
+            N(0, 1), as in SoRA's code.
+        gate_map: Map from theta to the gates: "identity" (SoRA), "softmax" over the ranks, which
+            makes them compete for `gate_total`, or "sigmoid".
+        gate_per: "rank", or "layer" for one gate on the whole update of a layer.
+        gate_total: Sum of the gates of a layer under "softmax": "one", or "rank" for r, which
+            starts with gates of 1.
+        temperature: Divisor of theta under "softmax".
     """
 
     gate_init: GateInit = "ones"
+    gate_map: GateMap = "identity"
+    gate_per: GatePer = "rank"
+    gate_total: GateTotal = "one"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the field.
+        """Check the fields.
 
         Raises:
-            MethodError: The value is unknown.
+            MethodError: A value is unknown, or the temperature is not positive.
         """
-        inits = get_args(GateInit)
-        check_field(self, "gate_init", self.gate_init in inits, " or ".join(inits))
+        for name, kinds in (
+            ("gate_init", GateInit),
+            ("gate_map", GateMap),
+            ("gate_per", GatePer),
+            ("gate_total", GateTotal),
+        ):
+            known = get_args(kinds)
+            check_field(self, name, getattr(self, name) in known, " or ".join(known))
+        check_field(self, "temperature", self.temperature > 0, "a number above 0")
+        alone = self.gate_per == "rank" or self.gate_map != "softmax"
+        check_field(
+            self, "gate_per", alone, '"rank" under "softmax", whose only gate would always be 1'
+        )
 
     def install(self, model: PeftModel, adapter_name: str) -> None:
         """Put a `GatedFactor` in the place of every A.
 
         Raises:
-            MethodError: A layer is not the sum of a base and one product of linear factors.
+            MethodError: A layer is not the sum of a base and one product of linear factors, or has
+                one rank under "softmax".
         """
         for name, layer in adapted_layers(model).items():
             check_linear(name, layer, adapter_name, "gates are put on the ranks")
             linear = layer.lora_A[adapter_name]
-            draw = torch.ones if self.gate_init == "ones" else torch.randn
-            layer.lora_A[adapter_name] = GatedFactor(linear, draw(linear.out_features))
+            rank = linear.out_features
+            if rank == 1 and self.gate_map == "softmax":
+                raise MethodError(
+                    f"{name} has rank 1, and the softmax of one number is 1 whatever it is: there "
+                    "is nothing to learn; choose r >= 2, or another gate_map"
+                )
+            theta = _INITS[self.gate_init](1 if self.gate_per == "layer" else rank)
+            layer.lora_A[adapter_name] = GatedFactor(linear, theta, self._map_of(rank))
+
+    def _map_of(self, rank: int) -> Map | None:
+        """The map for a layer of `rank` ranks; None for the identity."""
+        if self.gate_map == "identity":
+            return None
+        if self.gate_map == "sigmoid":
+            return torch.sigmoid
+        total = rank if self.gate_total == "rank" else 1
+        temperature = self.temperature
+        return lambda theta: total * torch.softmax(theta / temperature, dim=0)
 
 
 def gated_factors(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, GatedFactor]:
-    """The gated A of every layer, by module name.
+    """Return the gated A of every layer, by module name.
 
     Raises:
         MethodError: The layers are not those of `GatedLoRA`.
@@ -117,40 +201,42 @@ def gated_factors(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Ga
     return cast(dict[str, GatedFactor], factors)
 
 
+def open_ranks(factor: GatedFactor) -> Tensor:
+    """Return the indices of the ranks whose gate is not zero, int64."""
+    return factor.gates.expand(len(factor.live)).nonzero().flatten()
+
+
 @torch.no_grad()
 def prune(model: PeftModel, adapter: str) -> dict[str, int]:
     """Make the adapter the plain LoRA of the open gates: a rank for each layer, gates in A.
 
     A layer without an open gate is no longer adapted. If none has one, the first layer keeps a
-    pair of rank 1 that is zero, for PEFT has no adapter without a layer.
+    pair of rank 1 that is zero, because PEFT has no adapter without a layer.
 
     Args:
         model: A model with the layers of `GatedLoRA`.
         adapter: Name of the adapter.
 
     Returns:
-        The rank of each layer by module name; 0 where there is no adapter any more.
+        The rank of each layer by module name; 0 for layers that are no longer adapted.
     """
     layers = adapted_layers(model)
-    open_gates = {
-        name: factor.gate.nonzero().flatten()
-        for name, factor in gated_factors(layers, adapter).items()
-    }
-    if not any(len(gates) for gates in open_gates.values()):
-        first = next(iter(open_gates))
-        open_gates[first] = open_gates[first].new_zeros(1)  # rank 0, whose row of A is zero
-    kept = {name: layers[name] for name, gates in open_gates.items() if len(gates)}
+    kept_ranks = {name: open_ranks(f) for name, f in gated_factors(layers, adapter).items()}
+    if not any(len(ranks) for ranks in kept_ranks.values()):
+        first = next(iter(kept_ranks))
+        kept_ranks[first] = kept_ranks[first].new_zeros(1)  # rank 0, whose row of A is zero
+    kept = {name: layers[name] for name, ranks in kept_ranks.items() if len(ranks)}
     for name, layer in kept.items():
-        _select_ranks(layer, adapter, open_gates[name])
-    drop_layers(model, adapter, open_gates.keys() - kept.keys())
-    ranks = {name: len(gates) for name, gates in open_gates.items()}
-    write_ranks(model, adapter, kept, ranks)
-    return ranks
+        _select_ranks(layer, adapter, kept_ranks[name])
+    drop_layers(model, adapter, kept_ranks.keys() - kept.keys())
+    numbers = {name: len(ranks) for name, ranks in kept_ranks.items()}
+    write_ranks(model, adapter, kept, numbers)
+    return numbers
 
 
-def _select_ranks(layer: LoraLayer, adapter: str, gates: Tensor) -> None:
-    """Plain factors A (r', in) and B (out, r') of the r' ranks in `gates`."""
-    A, B = layer.lora_A[adapter].weight[gates], layer.lora_B[adapter].weight[:, gates]
+def _select_ranks(layer: LoraLayer, adapter: str, ranks: Tensor) -> None:
+    """Plain factors A (r', in) and B (out, r') of the r' ranks in `ranks`."""
+    A, B = layer.lora_A[adapter].weight[ranks], layer.lora_B[adapter].weight[:, ranks]
     for factors, weight in ((layer.lora_A, A), (layer.lora_B, B)):
         out_features, in_features = weight.shape
         linear = nn.Linear(in_features, out_features, bias=False, device="meta")

@@ -3,6 +3,7 @@
 import rankwright.peft_layers.compat  # noqa: F401  before a name of PEFT is imported
 from rankwright.methods.ba_lora import BALoRA
 from rankwright.methods.bidora import BiDoRA
+from rankwright.methods.bilora import BiLoRA
 from rankwright.methods.cola import COLA
 from rankwright.methods.dora import DoRA
 from rankwright.methods.flat_lora import FlatLoRA
@@ -23,6 +24,7 @@ __all__ = [
     "COLA",
     "BALoRA",
     "BiDoRA",
+    "BiLoRA",
     "DoRA",
     "FlatLoRA",
     "Full",

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankwright.core.export import Export
+from rankwright.core.fields import check_field
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
@@ -28,6 +29,8 @@ from rankwright.layers.gated import GatedLoRA, GateInit
 from rankwright.penalties import L1
 from rankwright.procedures.sparsify.proximal import Threshold
 from rankwright.procedures.sparsify.sparsify import ROLE, Sparsify, XiSchedule
+
+_MAPPED = ("gate_map", "gate_per", "gate_total", "temperature")  # gates are theta itself
 
 
 @register_method
@@ -73,11 +76,21 @@ class SoRA(Method):
     l1_weight: float = from_part(L1, "weight", default=0.0)
     prune: bool = from_part(Sparsify)
 
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            MethodError: A field is out of its range, or gates start at zero: with B = 0 they would
+                have no gradient.
+        """
+        super().__post_init__()
+        check_field(self, "gate_init", self.gate_init != "zeros", "ones or normal")
+
     def slots(self) -> Slots:
         """Gated ranks, the thresholds around the steps, and the loss term if asked for."""
         l1 = L1.from_fields(self, role=ROLE)
         return Slots(
-            layer=GatedLoRA.from_fields(self),
+            layer=GatedLoRA.from_fields(self, without=_MAPPED),
             penalty=l1 if self.l1_weight else None,
             procedure=Sparsify.from_fields(self),
             export=Export("LoRA adapter, a rank r' <= r for each module"),

@@ -1,17 +1,12 @@
-"""The adapted layers of a model."""
+"""The adapted layers of a model, and the parameters of their factors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from rankwright.errors import MethodError
-
-if TYPE_CHECKING:
-    pass
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
@@ -26,3 +21,25 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
             f"{type(model).__name__} has no adapted layer; call model = method.apply(model) first"
         )
     return layers
+
+
+def factor_parameters(name: str, layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
+    """Return A (r, in) and B (out, r) of a linear layer; for a gated factor, without its gates.
+
+    Args:
+        name: Name of the layer, for the message.
+        layer: The layer.
+        adapter: Name of the adapter.
+
+    Raises:
+        MethodError: The layer is not linear.
+    """
+    factors = [dict(each.items()).get(adapter) for each in (layer.lora_A, layer.lora_B)]
+    found = [getattr(factor, "live", getattr(factor, "weight", None)) for factor in factors]
+    A, B = found
+    if A is None or B is None or A.ndim != 2 or B.ndim != 2:
+        raise MethodError(
+            f"{name} is a {type(layer.get_base_layer()).__name__}, and this works on the factors "
+            "of linear layers only; leave it out of target_modules"
+        )
+    return A, B

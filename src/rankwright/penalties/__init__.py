@@ -2,6 +2,8 @@
 
 from rankwright.penalties.gram import Gram
 from rankwright.penalties.l1 import L1
+from rankwright.penalties.near_binary import NearBinary
+from rankwright.penalties.orthogonality import Orthogonality
 from rankwright.penalties.outputs import Outputs
 
-__all__ = ["L1", "Gram", "Outputs"]
+__all__ = ["L1", "Gram", "NearBinary", "Orthogonality", "Outputs"]

@@ -43,6 +43,11 @@ class L1(Penalty):
         """
         check_field(self, "weight", self.weight >= 0, "a number of at least 0")
 
+    @property
+    def level(self) -> str:
+        """See `Penalty.level`: that of the parameters."""
+        return "upper" if self.role == "upper" else "lower"
+
     def check_run(self, run: Run) -> None:
         """See `Penalty.check_run`.
 

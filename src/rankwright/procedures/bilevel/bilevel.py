@@ -168,13 +168,7 @@ class Bilevel(Procedure):
         return Dora("full") if self.upper == MAGNITUDES else None
 
     def check(self, slots: Slots) -> None:
-        """See `Part.check`: penalties are the lower level's."""
-        if any(getattr(part, "role", None) == UPPER for part in slots.parts()):
-            raise MethodError(
-                f"a penalty of the role {UPPER!r}: the upper level minimises the loss of the "
-                "held-out rows alone, and what a penalty adds to the lower backward would be taken "
-                "for a part of the difference; leave it out, or use upper_weight_decay"
-            )
+        """See `Part.check`."""
         optimizer = slots.optimizer
         if self.hypergradient in UNROLLED and optimizer and not optimizer.elementwise:
             raise MethodError(

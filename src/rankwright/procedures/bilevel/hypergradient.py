@@ -96,8 +96,8 @@ class Hypergradient:
     c = |clipped g| / |g|. Other kinds of clipping are not accounted for.
 
     The lower batches are evaluated again under their own random state: with what penalties add for
-    their outputs, without what they add for the parameters. A penalty that mixes lower and upper
-    parameters is not supported, nor one on the upper.
+    their outputs, without what they add for the parameters. A penalty of the upper level enters d;
+    one that mixes lower and upper parameters is not supported.
 
     Args:
         run: The run; its optimizer is built.
@@ -162,7 +162,7 @@ class Hypergradient:
         with self._observing_precision():
             grads = self.run.gradients([*self.lower, *self.upper], held_out)
         upper_loss = self.run.last_loss
-        v, direct = grads[: len(self.lower)], _widened(grads[len(self.lower) :])
+        v, direct = grads[: len(self.lower)], self._with_penalty(grads[len(self.lower) :])
         w = self._along(step, v)
         del v, grads  # not kept through the passes to come: they are as large as the adapter
         implicit = self._implicit(step, w)
@@ -174,6 +174,14 @@ class Hypergradient:
             direct_norm=float(global_norm(direct)),
             implicit_norm=float(global_norm(implicit)),
         )
+
+    def _with_penalty(self, direct: list[Tensor]) -> list[Tensor]:
+        """Add the gradient of the upper level's penalty, which has no lower parameters."""
+        penalty = self.run.penalty("upper")
+        if penalty is None:
+            return _widened(direct)
+        own = torch.autograd.grad(penalty, self.upper, materialize_grads=True)
+        return list(torch._foreach_add(_widened(direct), _widened(own)))
 
     # The implicit term ---------------------------------------------------------------------------
 
