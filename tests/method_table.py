@@ -58,6 +58,24 @@ TABLE["bidora"] = Row(
     passes=4 * 3 + 4,
     wrong={"val_fraction": 1.0},
 )
+TABLE["bilora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "val_fraction": 0.25},
+    phases=[("search", 8)],
+    passes=8 * 3,
+    wrong={"orthogonality": -1.0},
+)
+TABLE["autolora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "val_fraction": 0.25, "warmup": 0.25},
+    phases=[("search", 4), ("retrain", 4)],
+    passes=1 + 3 * 3 + 4,
+    wrong={"threshold": -1.0},
+)
+TABLE["diffora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "val_fraction": 0.25, "warmup": 0.25},
+    phases=[("search", 4), ("retrain", 4)],
+    passes=1 + 3 * 3 + 4,
+    wrong={"keep": 0.0},
+)
 TABLE["xgblora"] = Row(
     fields={"r": 1, "lora_alpha": 2.0, "rounds": 4, "layers_per_round": 1},
     phases=[("round 1/4", 2), ("round 2/4", 2), ("round 3/4", 2), ("round 4/4", 2)],

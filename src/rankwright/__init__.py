@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankwright.methods import (
         COLA,
+        AutoLoRA,
         BALoRA,
         BiDoRA,
         BiLoRA,
+        DiffoRA,
         DoRA,
         FlatLoRA,
         Full,
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLA",
+    "AutoLoRA",
     "BALoRA",
     "BiDoRA",
     "BiLoRA",
+    "DiffoRA",
     "DoRA",
     "FlatLoRA",
     "Full",

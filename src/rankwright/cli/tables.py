@@ -14,7 +14,7 @@ from rich.text import Text
 from rankwright.core.export import FORM_NAMES, Export
 from rankwright.core.method import Method
 from rankwright.core.method_registry import available_methods
-from rankwright.core.part_fields import meanings
+from rankwright.core.part_fields import inherited_meanings
 from rankwright.core.part_registry import SLOTS, available_parts, summary
 from rankwright.errors import MethodError, did_you_mean
 from rankwright.job import RunResult
@@ -83,7 +83,7 @@ def print_method(cls: type[Method]) -> None:
     _print_export(cls().slots().export)
     print(f"\n--method {cls.name}")
     inherited = {field.name for field in dataclasses.fields(Method)}
-    meanings = _meanings(cls)
+    meanings = inherited_meanings(cls)
     own = Table(title="its own options", box=rich.box.SIMPLE_HEAD, title_justify="left")
     shared = Table(title="options of every method", box=rich.box.SIMPLE_HEAD, title_justify="left")
     for table in (own, shared):
@@ -134,7 +134,7 @@ def print_parts(name: str) -> None:
     for slot, cls in found.items():
         print((sys.modules[cls.__module__].__doc__ or "").strip())
         print(f"\n{summary(cls)}\n\n--{slot} {name}")
-        table, meanings = Table(box=rich.box.SIMPLE_HEAD), _meanings(cls)
+        table, meanings = Table(box=rich.box.SIMPLE_HEAD), inherited_meanings(cls)
         for column in ("option", "default", "meaning"):
             table.add_column(column)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -143,14 +143,6 @@ def print_parts(name: str) -> None:
                 table.add_row(f"--{slot}.{field.name}", Text(_default(field)), Text(text))
         if table.row_count:
             Console().print(table)
-
-
-def _meanings(cls: type[Any]) -> dict[str, str]:
-    """Return the meanings of the fields in the docstrings; a subclass overrides its bases."""
-    found: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        found |= meanings(owner)
-    return found
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -77,7 +77,7 @@ def _documented(cls: type[Any], origins: Mapping[str, Origin]) -> str:
     lines = [head, "", "Attributes:"]
     for name in dict.fromkeys((*own, *origins)):
         origin = origins.get(name)
-        of_part = meanings(origin.part).get(origin.name, "") if origin else ""
+        of_part = inherited_meanings(origin.part).get(origin.name, "") if origin else ""
         meaning = f"{name}: {of_part} {own.get(name, '')}".rstrip()
         lines += textwrap.wrap(
             " ".join(meaning.split()), _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8
@@ -89,3 +89,11 @@ def meanings(cls: type[Any]) -> dict[str, str]:
     """Return the descriptions of fields in a class's docstring by name, each on one line."""
     described = docstring_parser.parse(cls.__doc__ or "").params
     return {item.arg_name: " ".join((item.description or "").split()) for item in described}
+
+
+def inherited_meanings(cls: type[Any]) -> dict[str, str]:
+    """Return the descriptions of all fields of a class, those of its base classes included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= meanings(base)
+    return found

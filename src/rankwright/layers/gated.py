@@ -89,6 +89,11 @@ class GatedFactor(Factor):
         """diag(w) A, (r, in), in the dtype of A."""
         return (self.gates[:, None] * self.live).to(self.live.dtype)
 
+    @property
+    def rank(self) -> int:
+        """Number of ranks, masked ones included."""
+        return len(self.live)
+
     def select(self, kept: Tensor) -> None:
         """Set the gates to 1 where `kept`, else to 0; theta has no effect from now on.
 

@@ -1,10 +1,12 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
 import rankwright.peft_layers.compat  # noqa: F401  before a name of PEFT is imported
+from rankwright.methods.autolora import AutoLoRA
 from rankwright.methods.ba_lora import BALoRA
 from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.bilora import BiLoRA
 from rankwright.methods.cola import COLA
+from rankwright.methods.diffora import DiffoRA
 from rankwright.methods.dora import DoRA
 from rankwright.methods.flat_lora import FlatLoRA
 from rankwright.methods.full import Full
@@ -22,9 +24,11 @@ from rankwright.methods.xgblora import XGBLoRA
 
 __all__ = [
     "COLA",
+    "AutoLoRA",
     "BALoRA",
     "BiDoRA",
     "BiLoRA",
+    "DiffoRA",
     "DoRA",
     "FlatLoRA",
     "Full",

@@ -79,6 +79,7 @@ class BiDoRA(Method):
     search_fraction: float = from_part(Bilevel)
     retrain_from: RetrainFrom = from_part(Bilevel)
     retrain_lr_ratio: float = from_part(Bilevel)
+    warmup: float = from_part(Bilevel)
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -34,11 +34,12 @@ from rankwright.inits import Orthonormal
 from rankwright.layers.gated import GatedLoRA, GateMap
 from rankwright.penalties import NearBinary, Orthogonality
 from rankwright.procedures import Bilevel
+from rankwright.procedures.bilevel.bilevel import RetrainFrom
+from rankwright.procedures.bilevel.gate_search import GATES
 from rankwright.procedures.bilevel.hypergradient import Mode
 
 Parametrisation = Literal["softmax", "sigmoid", "real"]
 
-GATES = r"\.gate$"
 _MAPS: dict[Parametrisation, GateMap] = {
     "softmax": "softmax",
     "sigmoid": "sigmoid",
@@ -91,6 +92,10 @@ class BiLoRA(Method):
     fd_share: float = from_part(Bilevel)
     xi: float | None = from_part(Bilevel)
     retrain: bool = from_part(Bilevel, default=False)
+    search_fraction: float = from_part(Bilevel)
+    retrain_from: RetrainFrom = from_part(Bilevel)
+    retrain_lr_ratio: float = from_part(Bilevel)
+    warmup: float = from_part(Bilevel)
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -127,9 +132,5 @@ class BiLoRA(Method):
             ),
             init=Orthonormal(),
             penalty=sum_penalties(penalties),
-            procedure=Bilevel.from_fields(
-                self,
-                without=["search_fraction", "retrain_from", "retrain_lr_ratio"],
-                upper=GATES,
-            ),
+            procedure=Bilevel.from_fields(self, upper=GATES),
         )

@@ -1,8 +1,8 @@
 """What happens around the steps."""
 
-from rankwright.procedures.bilevel.bilevel import Bilevel
+from rankwright.procedures.bilevel import Bilevel, GateSearch
 from rankwright.procedures.chain.chain import Chain
 from rankwright.procedures.perturbation import Perturbation
 from rankwright.procedures.sparsify.sparsify import Sparsify
 
-__all__ = ["Bilevel", "Chain", "Perturbation", "Sparsify"]
+__all__ = ["Bilevel", "Chain", "GateSearch", "Perturbation", "Sparsify"]

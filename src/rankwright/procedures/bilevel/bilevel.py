@@ -85,6 +85,8 @@ class Bilevel(Procedure):
         retrain_from: "snapshot": lower parameters as they were before the search (published);
             "warm": as they are at its end. Their optimizer state is new in both.
         retrain_lr_ratio: Learning rate of the retraining, relative to that of the search.
+        warmup: Share of the search's steps before the first upper step, in [0, 1); 0 (published).
+            Gates on LoRA's ranks need some: while B = 0 they have no gradient.
     """
 
     upper: str = MAGNITUDES
@@ -101,6 +103,7 @@ class Bilevel(Procedure):
     search_fraction: float = 0.5
     retrain_from: RetrainFrom = "snapshot"
     retrain_lr_ratio: float = 1.0
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -138,6 +141,7 @@ class Bilevel(Procedure):
             ("search_fraction", 0 < self.search_fraction < 1, "a share in (0, 1)"),
             ("retrain_from", self.retrain_from in get_args(RetrainFrom), one_of[1]),
             ("retrain_lr_ratio", self.retrain_lr_ratio > 0, "a number above 0"),
+            ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
         ):
             check_field(self, name, holds, expected)
 
@@ -148,7 +152,8 @@ class Bilevel(Procedure):
             MethodError: A phase would be empty, or the search shorter than one upper step.
         """
         search = round((self.search_fraction if self.retrain else 1.0) * total_steps)
-        if search < self.unroll_steps or (self.retrain and search == total_steps):
+        steps = search - self.warmup_steps(search)
+        if steps < self.unroll_steps or (self.retrain and search == total_steps):
             raise MethodError(
                 f"{total_steps} optimizer steps give {search} of search and {total_steps - search} "
                 f"of retraining; the search needs at least unroll_steps={self.unroll_steps}"
@@ -157,11 +162,19 @@ class Bilevel(Procedure):
             )
         return search, total_steps - search
 
+    def warmup_steps(self, search: int) -> int:
+        """Return the steps of a search before its first upper step."""
+        return round(self.warmup * search)
+
+    def upper_steps(self, search: int) -> int:
+        """Return the number of upper steps of a search."""
+        return search // self.unroll_steps - self.warmup_steps(search) // self.unroll_steps
+
     def passes(self, total_steps: int) -> float:
         """One a step, and those of the hypergradient in every upper step."""
         search, _ = self.phase_steps(total_steps)
-        upper_steps = search // self.unroll_steps
-        return total_steps + upper_steps * extra_passes(self.hypergradient, self.fd_share)
+        extra = extra_passes(self.hypergradient, self.fd_share)
+        return total_steps + self.upper_steps(search) * extra
 
     def layer(self) -> Layer | None:
         """DoRA with its full gradient, where `upper` names its magnitudes."""
@@ -279,10 +292,10 @@ class BilevelState(ProcedureState):
     def schedule(self, role: str, shape: Shape, total_steps: int) -> Multiplier:
         """The user's shape over the search, then over retraining; upper: over the upper steps."""
         search, *retraining = (phase.steps for phase in self.phases(total_steps))
-        every = self.settings.unroll_steps
+        every, warm = self.settings.unroll_steps, self.settings.warmup_steps(search)
         if role == UPPER:
-            upper = shape(math.ceil(search / every))
-            return lambda step: upper(step // every) if step < search else 0.0
+            upper = shape(math.ceil((search - warm) / every))
+            return lambda step: upper((step - warm) // every) if warm <= step < search else 0.0
         first = shape(search)
         if not retraining:
             return first
@@ -328,11 +341,12 @@ class BilevelState(ProcedureState):
             self._upper_step()
         phase, done = self.run.phase_at(self.run.step)
         if self.settings.retrain and phase == 0 and done + 1 == self.run.phases[0].steps:
-            self._start_retraining()
+            self.start_retraining()
 
     def _upper_step_is_due(self) -> bool:
         phase, done = self.run.phase_at(self.run.step)
-        return phase == 0 and (done + 1) % self.settings.unroll_steps == 0
+        warm = self.settings.warmup_steps(self.run.phases[0].steps)
+        return phase == 0 and done >= warm and (done + 1) % self.settings.unroll_steps == 0
 
     def _upper_step(self) -> None:
         estimate = self._hypergradient(self._lower_step, self.run.held_out(self._held_out_index))
@@ -350,7 +364,8 @@ class BilevelState(ProcedureState):
         self.run.metrics["hypergradient_norm"] = float(global_norm(estimate.gradient))
         self.run.metrics["implicit_to_direct"] = implicit / direct if direct > 0 else math.inf
 
-    def _start_retraining(self) -> None:
+    def start_retraining(self) -> None:
+        """Put the lower parameters back to the snapshot; forget the optimizer's state."""
         if self._snapshot:
             with torch.no_grad():
                 for name, parameter in self._lower.items():
