@@ -24,6 +24,9 @@ from rankwright.training import Trainer
 from rankwright.training.refusals import check_arguments
 from trainers import adapter, arguments, base_model, build_trainer
 
+SPLIT = ("autolora", "bidora", "bilora", "diffora")
+"""Methods that divide the training rows between two levels."""
+
 every_method = pytest.mark.parametrize("name", METHODS)
 WITH_PROCEDURE = [n for n in METHODS if type(method_named(n).slots().procedure) is not Procedure]
 with_procedure = pytest.mark.parametrize("name", WITH_PROCEDURE)
@@ -116,9 +119,10 @@ def test_arguments_of_an_optimizer_that_is_not_used(
     assert "its own optimizer" not in caplog.text
 
 
-def test_a_bilevel_trainer_without_rows_to_divide(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SPLIT)
+def test_a_bilevel_trainer_without_rows_to_divide(name: str, tmp_path: Path) -> None:
     trainer = build_trainer(
-        method_named("bidora"), "bert", tmp_path, options={"train_dataset": Stream()}
+        method_named(name), "bert", tmp_path, options={"train_dataset": Stream()}
     )
     with pytest.raises(MethodError, match="a Stream has no length; load it as a map-style dataset"):
         trainer.train()
@@ -138,7 +142,7 @@ def test_a_method_that_draws_its_rows_takes_no_other_order(tmp_path: Path) -> No
         build_trainer(method_named("bidora"), "bert", tmp_path, **changes).train()
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "bidora"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in SPLIT])
 def test_others_train_on_a_stream(name: str, tmp_path: Path) -> None:
     trainer = build_trainer(
         method_named(name), "bert", tmp_path, options={"train_dataset": Stream()}

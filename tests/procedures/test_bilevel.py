@@ -35,6 +35,7 @@ from rankwright.methods import BiDoRA, DoRA, LoRA
 from rankwright.optimizers import LoraFa, LoraPro, LoraRite
 from rankwright.penalties import L1, Gram
 from rankwright.procedures import Bilevel
+from rankwright.procedures.bilevel.hypergradient import MODES
 
 
 def prepared(steps: int = 8, *, dropout: float = 0.0, loop: Any = None, **options: Any) -> Notes:
@@ -323,10 +324,25 @@ def test_a_checkpoint_of_another_division_is_refused(change, what):
         state.begin()
 
 
-def test_a_penalty_on_the_upper_level_is_refused():
-    with pytest.raises(MethodError, match=r"the upper level minimises the loss of the held-out"):
-        BiDoRA().with_parts(penalty=L1(role="upper"))
-    assert BiDoRA().with_parts(penalty=L1(role="lower")).label == "bidora+l1"
+@pytest.mark.parametrize("mode", MODES)
+def test_a_penalty_of_the_upper_level_is_added_to_the_hypergradient_alone(mode):
+    """Its gradient is weight * sign(m) / count; the lower step does not see it."""
+    found = {}
+    for weight in (0.0, 0.3):
+        method = BiDoRA(**FIELDS, hypergradient=mode).with_parts(penalty=L1(weight, role="upper"))
+        model = method.apply(toy())
+        spread(model)
+        signs = {name: value.sign() for name, value in named(model, UPPER)}
+        run = Notes(model, method, total_steps=2)
+        run.train_step(batch(0))
+        found[weight] = run.upper_gradients[0], dict(named(model, LOWER)), run.metrics["penalty"]
+    (plain, lower, logged), (penalised, lower_too, logged_too) = found.values()
+    assert all(torch.equal(lower[name], lower_too[name]) for name in LOWER)
+    assert logged == logged_too  # of the lower level alone
+    count = sum(value.numel() for value in plain.values())
+    for name in UPPER:
+        expected = plain[name] + 0.3 * signs[name] / count
+        torch.testing.assert_close(penalised[name], expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", [LoraFa(), LoraPro(), LoraRite()])

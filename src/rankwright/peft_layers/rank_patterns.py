@@ -169,3 +169,27 @@ def drop_layers(model: PeftModel, adapter: str, names: Iterable[str]) -> None:
         model.set_submodule(name, model.get_submodule(name).get_base_layer())
         excluded.append(re.escape(name.removeprefix(PREFIX)))
     config.exclude_modules = "|".join(excluded) or None
+
+
+def name_targets(model: PeftModel, adapter: str) -> None:
+    """List the full names of the adapted layers as the adapter's target modules.
+
+    PEFT takes a name in the list for the end of a name, too. Names that it would adapt in addition
+    stay excluded, all others need not be.
+
+    Args:
+        model: The adapted model, with this adapter alone.
+        adapter: Name of the adapter.
+    """
+    config = model.peft_config[adapter]
+    modules = [name for name, _ in model.get_base_model().named_modules()]
+    layers = {n.removeprefix(PREFIX) for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    inside = tuple(f"{name}." for name in layers)
+    ends = tuple(f".{name}" for name in layers)
+    others = [
+        name
+        for name in modules
+        if name.endswith(ends) and name not in layers and not name.startswith(inside)
+    ]
+    config.target_modules = layers
+    config.exclude_modules = "|".join(map(re.escape, others)) or None

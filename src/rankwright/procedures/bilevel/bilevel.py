@@ -152,11 +152,13 @@ class Bilevel(Procedure):
             MethodError: A phase would be empty, or the search shorter than one upper step.
         """
         search = round((self.search_fraction if self.retrain else 1.0) * total_steps)
-        steps = search - self.warmup_steps(search)
-        if steps < self.unroll_steps or (self.retrain and search == total_steps):
+        warm = self.warmup_steps(search)
+        if search - warm < self.unroll_steps or (self.retrain and search == total_steps):
             raise MethodError(
-                f"{total_steps} optimizer steps give {search} of search and {total_steps - search} "
+                f"{total_steps} optimizer steps give {search} of search"
+                f"{f', {warm} of them warm-up,' if warm else ''} and {total_steps - search} "
                 f"of retraining; the search needs at least unroll_steps={self.unroll_steps}"
+                f"{' after the warm-up' if warm else ''}"
                 f"{' and retraining at least 1' if self.retrain else ''}: train for more steps"
                 f"{' or change search_fraction' if self.retrain else ''}"
             )

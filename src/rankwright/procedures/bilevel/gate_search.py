@@ -24,6 +24,7 @@ from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
 from rankwright.layers.gated import GatedFactor, GatedLoRA, gated_factors, prune
 from rankwright.peft_layers.layers import adapted_layers
+from rankwright.peft_layers.rank_patterns import name_targets
 from rankwright.procedures.bilevel.bilevel import Bilevel, BilevelState
 from rankwright.procedures.chain.selection import groups
 
@@ -112,6 +113,7 @@ class GateSearchState(BilevelState):
         """Leave a plain LoRA of what was kept."""
         if self.kept:
             ranks = prune(self.run.model, self.run.adapter_name)
+            name_targets(self.run.model, self.run.adapter_name)
             self.run.layers = adapted_layers(self.run.model)
             logger.info("ranks kept: %s", ranks)
 
