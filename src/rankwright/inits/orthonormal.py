@@ -29,5 +29,6 @@ class Orthonormal(Init):
         """
         for name, layer in adapted_layers(model).items():
             A, _ = factor_parameters(name, layer, adapter_name)
-            rows, _ = torch.linalg.qr(torch.randn(*reversed(A.shape)))  # (in, r), drawn on the CPU
+            drawn = torch.randn(*reversed(A.shape))  # (in, r), on the CPU: one start for all devices
+            rows, _ = torch.linalg.qr(drawn.double())
             A.copy_(rows.T)

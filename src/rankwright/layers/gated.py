@@ -75,7 +75,7 @@ class GatedFactor(Factor):
         self.gate = nn.Parameter(gate.to(self.live.device, compute_dtype(self.live)))
         self.register_buffer("mask", None)
         self._to_gates = to_gates
-        self._closed = False  # masked whole, without asking the device
+        self._selected: Literal["all", "some", "none"] | None = None  # without asking the device
 
     @property
     def gates(self) -> Tensor:
@@ -87,6 +87,8 @@ class GatedFactor(Factor):
     @property
     def weight(self) -> Tensor:
         """diag(w) A, (r, in), in the dtype of A."""
+        if self._selected == "all":
+            return self.live
         return (self.gates[:, None] * self.live).to(self.live.dtype)
 
     @property
@@ -101,11 +103,11 @@ class GatedFactor(Factor):
             kept: Booleans, (r,), or (1,) for the whole layer.
         """
         self.mask = kept.expand(len(self.live)).to(self.gate.device, self.gate.dtype)
-        self._closed = not bool(kept.any())
+        self._selected = "all" if kept.all() else "some" if kept.any() else "none"
 
     def factors_with(self, B: Any) -> Factors | None:
         """See `Factor.factors_with`; a layer that is masked whole has no factors."""
-        return Factors(None, None) if self._closed else super().factors_with(B)
+        return Factors(None, None) if self._selected == "none" else super().factors_with(B)
 
     def take(self, weight: Tensor) -> None:
         """Set A so that diag(w) A is the weight, (r, in); gates that are theta itself become 1."""
