@@ -29,6 +29,6 @@ class Orthonormal(Init):
         """
         for name, layer in adapted_layers(model).items():
             A, _ = factor_parameters(name, layer, adapter_name)
-            drawn = torch.randn(*reversed(A.shape))  # (in, r), on the CPU: one start for all devices
+            drawn = torch.randn(*reversed(A.shape))  # (in, r), on the CPU for all devices
             rows, _ = torch.linalg.qr(drawn.double())
             A.copy_(rows.T)
