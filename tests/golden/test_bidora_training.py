@@ -15,7 +15,8 @@ from rankwright.core.slots import Procedure, ProcedureState, Slots
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram
-from rankwright.procedures.bilevel.hypergradient import MODES, Hypergradient, update_jacobian
+from rankwright.procedures.bilevel.hypergradient import MODES, Hypergradient
+from rankwright.procedures.bilevel.jacobians import update_jacobian
 
 DATA = Path(__file__).parent / "data" / "bidora"
 XI, R0 = 0.05, 0.01

@@ -9,7 +9,6 @@ The form is that of "BiDoRA", arXiv 2410.09758; nothing here knows what V and m 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -36,8 +35,9 @@ from rankwright.procedures.bilevel.hypergradient import (
     LowerStep,
     Mode,
     extra_passes,
-    global_norm,
 )
+from rankwright.procedures.bilevel.row_split import RowSplit, split_rows
+from rankwright.procedures.bilevel.tensor_lists import global_norm
 
 if TYPE_CHECKING:
     from rankwright.core.slots import Slots
@@ -114,29 +114,20 @@ class Bilevel(Procedure):
         betas = (0.0, 0.0) if self.upper_betas is None else self.upper_betas
         decays = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         one_of = " or ".join(MODES), " or ".join(get_args(RetrainFrom))
+        rate = none_or_at_least(self.upper_lr, 0)
+        radius = self.fd_radius is None or self.fd_radius > 0
+        drawn = self.fd_share == 1 or self.hypergradient in FINITE_DIFFERENCES
         for name, holds, expected in (
             ("upper", _compiles(self.upper), "a regular expression"),
             ("hypergradient", self.hypergradient in MODES, one_of[0]),
             ("val_fraction", 0 < self.val_fraction < 1, "a share in (0, 1)"),
             ("unroll_steps", self.unroll_steps >= 1, "an integer of at least 1"),
-            (
-                "upper_lr",
-                none_or_at_least(self.upper_lr, 0),
-                "a learning rate of at least 0, or None",
-            ),
+            ("upper_lr", rate, "a learning rate of at least 0, or None"),
             ("upper_weight_decay", self.upper_weight_decay >= 0, "a number of at least 0"),
             ("upper_betas", decays, "two numbers in [0, 1), or None"),
-            (
-                "fd_radius",
-                self.fd_radius is None or self.fd_radius > 0,
-                "a number above 0, or None",
-            ),
+            ("fd_radius", radius, "a number above 0, or None"),
             ("fd_share", 0 < self.fd_share <= 1, "a share in (0, 1]"),
-            (
-                "fd_share",
-                self.fd_share == 1 or self.hypergradient in FINITE_DIFFERENCES,
-                f"1 with {self.hypergradient}, which takes no finite difference",
-            ),
+            ("fd_share", drawn, f"1 with {self.hypergradient}, which takes no finite difference"),
             ("xi", none_or_at_least(self.xi, 0), "a number of at least 0, or None"),
             ("search_fraction", 0 < self.search_fraction < 1, "a share in (0, 1)"),
             ("retrain_from", self.retrain_from in get_args(RetrainFrom), one_of[1]),
@@ -247,33 +238,15 @@ class BilevelState(ProcedureState):
 
     def rows(self, phase: int) -> Sequence[int] | None:
         """D_tr in the search, all rows in retraining or when the user brings the held-out set."""
-        lower, held_out = self._split
-        return lower if phase == 0 and held_out else None
+        return self._split.lower if phase == 0 and self._split.held_out else None
 
     def held_out_rows(self) -> Sequence[int]:
-        """D_val: training rows that are set aside, ascending; none when the user brings them."""
-        return self._split[1]
+        """See `ProcedureState.held_out_rows`; none if the user passed held-out rows."""
+        return self._split.held_out
 
     @cached_property
-    def _split(self) -> tuple[list[int], list[int]]:
-        """D_tr and D_val, both ascending; empty where the engine does not own the rows.
-
-        Raises:
-            MethodError: One of them would be empty.
-        """
-        total = self.run.train_rows()
-        if total is None or self.run.own_held_out:
-            return [], []
-        share = self.settings.val_fraction
-        size = round(share * total)
-        if not 0 < size < total:
-            raise MethodError(
-                f"val_fraction={share} of {total} training rows leaves {size} held-out and "
-                f"{total - size} lower-level rows; both need at least 1: change val_fraction, "
-                "bring more rows, or pass a held-out set of your own"
-            )
-        shuffled = torch.randperm(total, generator=self.run.generator("bilevel split")).tolist()
-        return sorted(shuffled[size:]), sorted(shuffled[:size])
+    def _split(self) -> RowSplit:
+        return split_rows(self.run, self.settings.val_fraction)
 
     def role(self, name: str) -> str:
         """`upper` for names that the regular expression matches, else `lower`."""
@@ -381,8 +354,7 @@ class BilevelState(ProcedureState):
         return {
             "held_out_index": self._held_out_index,
             "snapshot": dict(self._snapshot),
-            "phases": self._phase_lengths(),
-            "split": self._split_digest(),
+            **self._fixed(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -391,18 +363,15 @@ class BilevelState(ProcedureState):
         self._snapshot = dict(state["snapshot"])
         self._saved = {"phases": state["phases"], "split": state["split"]}
 
-    def _phase_lengths(self) -> dict[str, int]:
-        return {phase.name: phase.steps for phase in self.run.phases}
-
-    def _split_digest(self) -> str:
-        """A digest of D_val and of the number of training rows."""
-        drawn = repr((self.run.train_rows(), self.held_out_rows()))
-        return hashlib.blake2b(drawn.encode(), digest_size=8).hexdigest()
+    def _fixed(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the run that it continues."""
+        phases = {phase.name: phase.steps for phase in self.run.phases}
+        return {"phases": phases, "split": self._split.digest(self.run.train_rows())}
 
     # Checks --------------------------------------------------------------------------------------
 
     def _check_checkpoint(self) -> None:
-        present = {"phases": self._phase_lengths(), "split": self._split_digest()}
+        present = self._fixed()
         for what, saved in self._saved.items():
             if saved != present[what]:
                 raise MethodError(

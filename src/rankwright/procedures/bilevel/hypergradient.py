@@ -20,20 +20,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rankwright.core.batch import MicroBatch, number_of_rows
 from rankwright.core.run import Run
 from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels.fused_linear import plain_layers
 from rankwright.layers.frozen import held_constant
+from rankwright.procedures.bilevel.jacobians import update_jacobian
+from rankwright.procedures.bilevel.tensor_lists import (
+    clones,
+    global_norm,
+    gradients_of,
+    restored,
+    wide_dtype,
+    widened,
+    write,
+)
 
 Mode = Literal["fd_forward", "fd_central", "exact", "first_order", "betty"]
 
@@ -138,9 +147,9 @@ class Hypergradient:
     def record(self) -> LowerStep:
         """Call after the lower backward, before clipping and before the optimizer's step."""
         return LowerStep(
-            before=_clones(self.lower) if self.mode in UNROLLED else [],
-            upper_grads=_gradients(self.upper) if self._one_sided else [],
-            grad_norm=global_norm(_gradients(self.lower)),
+            before=clones(self.lower) if self.mode in UNROLLED else [],
+            upper_grads=gradients_of(self.upper) if self._one_sided else [],
+            grad_norm=global_norm(gradients_of(self.lower)),
         )
 
     @property
@@ -179,9 +188,9 @@ class Hypergradient:
         """Add the gradient of the upper level's penalty, which has no lower parameters."""
         penalty = self.run.penalty("upper")
         if penalty is None:
-            return _widened(direct)
+            return widened(direct)
         own = torch.autograd.grad(penalty, self.upper, materialize_grads=True)
-        return list(torch._foreach_add(_widened(direct), _widened(own)))
+        return list(torch._foreach_add(widened(direct), widened(own)))
 
     # The implicit term ---------------------------------------------------------------------------
 
@@ -189,7 +198,7 @@ class Hypergradient:
         """What (dg/dm)^T is multiplied with: w, or v for `betty`; empty in `first_order`."""
         if self.mode == "first_order":
             return []
-        return _widened(v) if self.mode == "betty" else self.direction(step, v)
+        return widened(v) if self.mode == "betty" else self.direction(step, v)
 
     def _implicit(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
         if not w:
@@ -214,24 +223,24 @@ class Hypergradient:
         """
         jacobian, states = update_jacobian(self.run.optimizer), self.run.optimizer_state()
         place = {id(parameter): i for i, parameter in enumerate(self.lower)}
-        w = [torch.zeros_like(part, dtype=_wide(part)) for part in v]
+        w = [torch.zeros_like(part, dtype=wide_dtype(part)) for part in v]
         for group in self.run.optimizer.param_groups:
             # without a gradient the optimizer left a parameter alone
             moved = [p for p in group["params"] if id(p) in place and p.grad is not None]
             if not moved:
                 continue
             places = [place[id(p)] for p in moved]
-            gradients, before = _gradients(moved), [step.before[i] for i in places]
+            gradients, before = gradients_of(moved), [step.before[i] for i in places]
             J = jacobian(group, [states.get(p, {}) for p in moved], gradients, before)
             rate = float(group["lr"]) if self.xi is None else self.xi
-            moves = torch._foreach_mul(_widened([v[i] for i in places]), J)
+            moves = torch._foreach_mul(widened([v[i] for i in places]), J)
             torch._foreach_mul_(moves, rate)
             for i, move in zip(places, moves, strict=True):
                 w[i] = move
         return self._through_clipping(step, w)
 
     def _through_clipping(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
-        g = _widened(_gradients(self.lower))
+        g = widened(gradients_of(self.lower))
         norm = global_norm(g)
         c = norm / step.grad_norm
         if not c < 1 - 1e-6:  # not clipped: then the two norms are the same bits
@@ -245,11 +254,11 @@ class Hypergradient:
         assert self.fd_radius is not None
         eps = self.fd_radius / (norm + 1e-15 if self.mode == "betty" else norm)
         batches = self._lower_batches()
-        with _restored(self.lower) as present:
+        with restored(self.lower) as present:
             centre = present if self.mode == "betty" else step.before
             plus = self._upper_grads_at(centre, w, eps, batches)
             if self._one_sided:
-                minus, width = _widened(step.upper_grads), eps
+                minus, width = widened(step.upper_grads), eps
             else:
                 minus, width = self._upper_grads_at(centre, w, -eps, batches), 2 * eps
         return list(torch._foreach_div(torch._foreach_sub(plus, minus), width))
@@ -275,14 +284,14 @@ class Hypergradient:
         self, centre: list[Tensor], w: list[Tensor], eps: float, batches: list[MicroBatch]
     ) -> list[Tensor]:
         """grad_m L_tr at `centre + eps w`; the sum is formed in w's precision, rounded once."""
-        _write(self.lower, torch._foreach_add(_widened(centre), w, alpha=eps))
+        write(self.lower, torch._foreach_add(widened(centre), w, alpha=eps))
         with held_constant(self.run.model, self.run.adapter_name, self.lower):
-            return _widened(self.run.gradients(self.upper, batches))
+            return widened(self.run.gradients(self.upper, batches))
 
     def _autograd_product(self, step: LowerStep, w: list[Tensor]) -> list[Tensor]:
         """grad_m <grad_V L_tr(V0, m), w>; only plain operations have a second derivative."""
-        with _restored(self.lower), _twice_differentiable():
-            _write(self.lower, step.before)
+        with restored(self.lower), _twice_differentiable():
+            write(self.lower, step.before)
             grads = self.run.gradients(self.lower, self.run.micro_batches, create_graph=True)
             terms = [
                 (grad * part).sum()
@@ -295,10 +304,12 @@ class Hypergradient:
                 else self._zeros()
             )
         self.run.count_pass()
-        return self.run.average(_widened(mixed))
+        return self.run.average(widened(mixed))
 
     def _zeros(self) -> list[Tensor]:
-        return [torch.zeros_like(parameter, dtype=_wide(parameter)) for parameter in self.upper]
+        return [
+            torch.zeros_like(parameter, dtype=wide_dtype(parameter)) for parameter in self.upper
+        ]
 
     # Checks --------------------------------------------------------------------------------------
 
@@ -365,126 +376,5 @@ def _twice_differentiable() -> Iterator[None]:
 
 # The optimizer's Jacobian ------------------------------------------------------------------------
 
-Jacobian = Callable[
-    [dict[str, Any], list[dict[str, Any]], list[Tensor], list[Tensor]], list[Tensor] | float
-]
-"""(group, states after the step, gradients, parameters before the step) -> du/dg, elementwise: one
-tensor a parameter of the group, float32 or wider, or one number for all."""
-
-
-def sgd_jacobian(
-    group: dict[str, Any],
-    states: list[dict[str, Any]],
-    gradients: list[Tensor],
-    before: list[Tensor],
-) -> float:
-    """du/dg of `torch.optim.SGD`: 1, or 1 + momentum with Nesterov's form."""
-    del states, gradients, before
-    return 1.0 + float(group["momentum"]) if group["nesterov"] else 1.0
-
-
-def adam_jacobian(
-    group: dict[str, Any],
-    states: list[dict[str, Any]],
-    gradients: list[Tensor],
-    before: list[Tensor],
-) -> list[Tensor]:
-    """du/dg of `torch.optim.Adam` and `AdamW` from the state after step t.
-
-    With mh = m / (1 - b1^t) and vh = v / (1 - b2^t), where both have taken up g:
-
-        J = (1 - b1) / (1 - b1^t) / (sqrt(vh) + eps)
-            - mh (1 - b2) g / (1 - b2^t) / sqrt(vh) / (sqrt(vh) + eps)^2
-
-    AdamW's decay acts on the parameter before the step and does not enter; Adam's own is part of g.
-    Where v = 0 the entry has never had a gradient (A while B = 0, an unused embedding row): J is
-    taken as 0 there, for 1 / eps would drown every other direction.
-    """
-    beta1, beta2 = (float(beta) for beta in group["betas"])
-    t, eps = [float(state["step"]) for state in states], float(group["eps"])
-    rest1, rest2 = [1 - beta1**k for k in t], [1 - beta2**k for k in t]
-    g = _widened(gradients)
-    if group["weight_decay"] and not group["decoupled_weight_decay"]:
-        g = list(torch._foreach_add(g, _widened(before), alpha=group["weight_decay"]))
-    root = torch._foreach_div(_widened([state["exp_avg_sq"] for state in states]), rest2)
-    torch._foreach_sqrt_(root)
-    denominator = torch._foreach_add(root, eps)
-    through_root = torch._foreach_div(_widened([state["exp_avg"] for state in states]), rest1)
-    torch._foreach_mul_(through_root, g)
-    torch._foreach_mul_(through_root, [(1 - beta2) / rest for rest in rest2])
-    for divisor in (root, denominator, denominator):
-        torch._foreach_div_(through_root, divisor)
-    J = torch._foreach_reciprocal(denominator)
-    torch._foreach_mul_(J, [(1 - beta1) / rest for rest in rest1])
-    torch._foreach_sub_(J, through_root)
-    return [torch.where(part > 0, whole, 0.0) for part, whole in zip(root, J, strict=True)]
-
-
-UPDATE_JACOBIANS: dict[type[Optimizer], Jacobian] = {
-    SGD: sgd_jacobian,
-    Adam: adam_jacobian,
-    AdamW: adam_jacobian,
-}
-"""Optimizers whose Jacobian is known; add your own, if its update is elementwise."""
-
-
-def update_jacobian(optimizer: Optimizer) -> Jacobian:
-    """The Jacobian of an optimizer, through accelerate's wrapper.
-
-    Raises:
-        MethodError: It is not known for this class, or with one of its options.
-    """
-    bare = getattr(optimizer, "optimizer", optimizer)
-    options = sorted(
-        option
-        for option in ("amsgrad", "dampening", "maximize")
-        if any(group.get(option) for group in bare.param_groups)
-    )
-    if type(bare) not in UPDATE_JACOBIANS or options:
-        known = ", ".join(sorted(kind.__name__ for kind in UPDATE_JACOBIANS))
-        raise MethodError(
-            f"the hypergradient needs the Jacobian of the optimizer's update; it is not known for "
-            f"{type(bare).__name__}{' with ' + ', '.join(options) if options else ''}. Use one of "
-            f'{known} without these options, or hypergradient="first_order" or "betty", which '
-            "do not need it"
-        )
-    return UPDATE_JACOBIANS[type(bare)]
-
 
 # Lists of tensors --------------------------------------------------------------------------------
-
-
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm over all entries of all tensors; 0-dim, float32 or wider."""
-    return nn.utils.get_total_norm(_widened(tensors))
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _widened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.to(_wide(tensor)) for tensor in tensors]
-
-
-def _clones(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]
-
-
-def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-
-
-@torch.no_grad()
-def _write(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    torch._foreach_copy_(tuple(parameters), tuple(values))
-
-
-@contextlib.contextmanager
-def _restored(parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Put the present values back at the end, by copy: subtracting a step again loses bits."""
-    present = _clones(parameters)
-    try:
-        yield present
-    finally:
-        _write(parameters, present)

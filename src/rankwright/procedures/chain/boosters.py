@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from rankwright.core.run import Run
 from rankwright.errors import MethodError
 from rankwright.layers.stacked.layer import Side, Stack, stacks, write_ranks
+from rankwright.procedures.chain.booster_rules import BoosterRules
 from rankwright.procedures.chain.frozen import draw_frozen, projected_gradient
 
-if TYPE_CHECKING:
-    from rankwright.procedures.chain.chain import Chain
-
 logger = logging.getLogger(__name__)
-
-Basis = Callable[[Run, int, str, LoraLayer], tuple[Tensor | None, Tensor | None] | None]
-"""(run, round, module name, layer) -> first A (r, in) and B (out, r) of a booster, where None is
-zero; None: ours."""
 
 
 class Boosters:
@@ -42,16 +35,16 @@ class Boosters:
 
     Args:
         run: The run.
-        chain: How boosters start and how long a stack may be.
+        rules: How boosters start and how long a stack may be.
 
     Raises:
         MethodError: A layer is not a stack, starts at B != 0 without a companion, or cannot be
             folded; or a rank is larger than r.
     """
 
-    def __init__(self, run: Run, chain: Chain) -> None:
+    def __init__(self, run: Run, rules: BoosterRules) -> None:
         self.run = run
-        self.chain = chain
+        self.rules = rules
         self.stacks = stacks(run.layers, run.adapter_name)
         self.kept: dict[str, list[int]] = {name: [] for name in self.stacks}
         self.companion = {name: s.A.finished if s.paired else 0 for name, s in self.stacks.items()}
@@ -75,17 +68,17 @@ class Boosters:
     def train_chosen(self) -> None:
         """Let the chosen live pairs, and no others, receive gradients."""
         for stack in self.stacks.values():
-            stack.train_live(stack.A.selected, self.chain.frozen)
+            stack.train_live(stack.A.selected, self.rules.frozen)
 
     def start(self, name: str, round_: int) -> None:
         """Write the first factors of a module's booster of a round."""
-        stack, chain = self.stacks[name], self.chain
-        given = chain.round_basis and chain.round_basis(self.run, round_, name, stack.layer)
+        stack, rules = self.stacks[name], self.rules
+        given = rules.round_basis and rules.round_basis(self.run, round_, name, stack.layer)
         if given:
             stack.start(*given)
-        elif chain.frozen is not None:
+        elif rules.frozen is not None:
             factor = self.frozen_factor(name, round_)
-            stack.start(*((factor, None) if chain.frozen == "A" else (None, factor)))
+            stack.start(*((factor, None) if rules.frozen == "A" else (None, factor)))
         elif round_ > 0 and not stack.paired:
             # the first round keeps PEFT's draw: one round is LoRA, bit for bit
             stack.start(fresh_A(self.run.generator("booster", round_, name), stack.A.active))
@@ -93,17 +86,17 @@ class Boosters:
     def finish(self, name: str, round_: int) -> None:
         """Put a module's booster on its stack, and keep that within `rank_cap`."""
         stack = self.stacks[name]
-        if stack.absorb(self.chain.shrinkage):
+        if stack.absorb(self.rules.shrinkage):
             self.kept[name].append(round_)
         self._limit_rank(name, stack, round_)
 
     def _limit_rank(self, name: str, stack: Stack, round_: int) -> None:
-        cap, finished = self.chain.rank_cap, stack.A.finished
+        cap, finished = self.rules.rank_cap, stack.A.finished
         computed = finished - max(stack.A.folded, self.companion[name])
-        if self.chain.mode == "fold" and computed > cap:
+        if self.rules.mode == "fold" and computed > cap:
             stack.fold(finished)
         largest = min(cap, stack.layer.in_features, stack.layer.out_features)
-        if self.chain.mode == "recompress" and computed > largest:
+        if self.rules.mode == "recompress" and computed > largest:
             energy = stack.recompress(largest)
             self.companion[name] = 0  # it is part of the sum that was approximated
             self.discarded += energy
@@ -113,7 +106,7 @@ class Boosters:
 
     def frozen_factor(self, name: str, round_: int) -> Tensor:
         """What a round draws for a module: A (r, in) or B (out, r), float32, on the CPU."""
-        stack, side = self.stacks[name], self.chain.frozen
+        stack, side = self.stacks[name], self.rules.frozen
         if side is None:
             raise MethodError("frozen = None: both factors are trained; set frozen to A or B")
         return draw_frozen(
@@ -121,19 +114,19 @@ class Boosters:
             round_,
             name,
             side=side,
-            draw=self.chain.frozen_draw,
+            draw=self.rules.frozen_draw,
             rank=self.rank_in(stack, round_),
             features=stack.features(side),
         )
 
     def rank_in(self, stack: Stack, round_: int) -> int:
         """Rank of a round's booster of one module."""
-        own, ranks = stack.A.live.shape[0], self.chain.ranks
+        own, ranks = stack.A.live.shape[0], self.rules.ranks
         return own if ranks is None else min(own, ranks[min(round_, len(ranks) - 1)])
 
     def project(self, name: str) -> None:
         """Turn the free factor's gradient into that of the exact step."""
-        stack, side = self.stacks[name], self.chain.frozen
+        stack, side = self.stacks[name], self.rules.frozen
         free, frozen = (stack.B, stack.A) if side == "A" else (stack.A, stack.B)
         if side is not None and free.live.grad is not None:
             gradient = free.live.grad.narrow(free.axis, 0, free.width)
@@ -203,7 +196,7 @@ class Boosters:
                     f"{name} starts at B != 0, and nothing takes s B A away again; use the default "
                     "init, or one with a companion, such as olora"
                 )
-            if self.chain.mode == "fold" and not stack.can_fold():
+            if self.rules.mode == "fold" and not stack.can_fold():
                 raise MethodError(
                     f"mode='fold' needs base weights in full precision, and {name} is a quantised "
                     f"{type(stack.layer.get_base_layer()).__name__}; use mode='history'"
@@ -211,9 +204,9 @@ class Boosters:
 
     def _check_ranks(self) -> None:
         largest = max(stack.A.live.shape[0] for stack in self.stacks.values())
-        if self.chain.ranks is not None and max(self.chain.ranks) > largest:
+        if self.rules.ranks is not None and max(self.rules.ranks) > largest:
             raise MethodError(
-                f"ranks = {list(self.chain.ranks)}: the largest is above r = {largest}; set r to "
+                f"ranks = {list(self.rules.ranks)}: the largest is above r = {largest}; set r to "
                 "it, and lora_alpha to s r"
             )
 

@@ -12,11 +12,12 @@ module name). One of the two factors can be left as it was drawn (:mod:`.frozen`
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rankwright.core.fields import check_field, is_count
 from rankwright.core.part_registry import part_name, register_part
@@ -25,7 +26,8 @@ from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import Layer, Procedure, ProcedureState
 from rankwright.errors import MethodError
 from rankwright.layers.stacked.layer import Side, StackedLoRA
-from rankwright.procedures.chain.boosters import Basis, Boosters
+from rankwright.procedures.chain.booster_rules import Basis, BoosterRules, Mode
+from rankwright.procedures.chain.boosters import Boosters
 from rankwright.procedures.chain.frozen import DRAWS, SIDES, FrozenDraw
 from rankwright.procedures.chain.rounds import LrPolicy, equal_lengths, pieces, round_schedule
 from rankwright.procedures.chain.selection import EVEN, POLICIES, Policy, groups, number_of_groups
@@ -94,7 +96,7 @@ class Chain(Procedure):
     reset_head: bool = False
     lr_policy: LrPolicy = "global"
     rewarm_steps: int = 0
-    mode: Literal["history", "fold", "recompress"] = "history"
+    mode: Mode = "history"
     rank_cap: int = 64
     frozen: Side | None = None
     frozen_draw: FrozenDraw = "gaussian"
@@ -118,27 +120,24 @@ class Chain(Procedure):
         for name in given:
             counts = name == "epochs_per_round" or is_count(getattr(self, name))
             check_field(self, name, counts, "None or an integer of at least 1")
-        epochs, ranks = self.epochs_per_round, self.ranks
-        check_field(self, "epochs_per_round", epochs is None or epochs > 0, "None or above 0")
+        epochs, ranks, modes = self.epochs_per_round, self.ranks, get_args(Mode)
         valid_ranks = ranks is None or (len(ranks) > 0 and min(ranks) >= 1)
-        check_field(self, "ranks", valid_ranks, "None, or an integer of at least 1 a round")
-        check_field(
-            self, "layers_per_round", valid_share, "None, an integer >= 1 or 0 < share <= 1"
-        )
-        check_field(self, "selection", policy, f"one of {', '.join(POLICIES)}, or a function")
-        check_field(self, "shrinkage", self.shrinkage > 0, "a number above 0")
-        check_field(self, "lr_policy", self.lr_policy in policies, f"one of {', '.join(policies)}")
-        check_field(
-            self, "rewarm_steps", rewarm, "at least 1" if warms else "0, or lr_policy='rewarm'"
-        )
-        modes = ("history", "fold", "recompress")
-        check_field(self, "mode", self.mode in modes, f"one of {', '.join(modes)}")
-        check_field(self, "rank_cap", self.rank_cap >= 1, "an integer of at least 1")
-        check_field(self, "frozen", self.frozen in (None, *SIDES), "None, A or B")
-        drawn = self.frozen_draw in DRAWS
-        check_field(self, "frozen_draw", drawn, f"one of {', '.join(DRAWS)}")
         projects = self.frozen is not None or not self.projected
-        check_field(self, "projected", projects, "False where frozen is None")
+        for name, holds, expected in (
+            ("epochs_per_round", epochs is None or epochs > 0, "None or above 0"),
+            ("ranks", valid_ranks, "None, or an integer of at least 1 a round"),
+            ("layers_per_round", valid_share, "None, an integer >= 1 or 0 < share <= 1"),
+            ("selection", policy, f"one of {', '.join(POLICIES)}, or a function"),
+            ("shrinkage", self.shrinkage > 0, "a number above 0"),
+            ("lr_policy", self.lr_policy in policies, f"one of {', '.join(policies)}"),
+            ("rewarm_steps", rewarm, "at least 1" if warms else "0, or lr_policy='rewarm'"),
+            ("mode", self.mode in modes, f"one of {', '.join(modes)}"),
+            ("rank_cap", self.rank_cap >= 1, "an integer of at least 1"),
+            ("frozen", self.frozen in (None, *SIDES), "None, A or B"),
+            ("frozen_draw", self.frozen_draw in DRAWS, f"one of {', '.join(DRAWS)}"),
+            ("projected", projects, "False where frozen is None"),
+        ):
+            check_field(self, name, holds, expected)
 
     def layer(self) -> Layer:
         """Stacks, which have room for what is finished."""
@@ -171,6 +170,11 @@ class Chain(Procedure):
                 folded; a rank is larger than r; or nobody knows the length of an epoch.
         """
         return ChainState(run, self)
+
+    def rules(self) -> BoosterRules:
+        """Return the fields by which boosters start and are kept."""
+        names = (field.name for field in dataclasses.fields(BoosterRules))
+        return BoosterRules(**{name: getattr(self, name) for name in names})
 
     def lengths(self, total_steps: int, steps_per_epoch: int = 0) -> list[int]:
         """Optimizer steps of every round.
@@ -223,7 +227,7 @@ class ChainState(ProcedureState):
         super().__init__(run)
         self.chain = chain
         self.needs = frozenset({"after_step"} | ({"after_backward"} if chain.projected else set()))
-        self.boosters = Boosters(run, chain)
+        self.boosters = Boosters(run, chain.rules())
         self.groups = groups(self.boosters.stacks)
         self.per_round = number_of_groups(chain.layers_per_round, len(self.groups))
         self.round = 0
