@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -104,3 +105,12 @@ def is_count(value: object) -> bool:
 def none_or_at_least(value: float | None, least: float) -> bool:
     """Return whether a value is None or not below `least`."""
     return value is None or value >= least
+
+
+def is_regex(pattern: str) -> bool:
+    """Return whether a text compiles as a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

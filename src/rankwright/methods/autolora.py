@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankwright.core.export import Export
 from rankwright.core.fields import check_field
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
@@ -100,4 +101,5 @@ class AutoLoRA(Method):
                 without=["upper", "retrain", "keep", "scope"],
                 selects="ranks",
             ),
+            export=Export("LoRA adapter, a rank r' <= r for each module"),
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankwright.core.export import Export
 from rankwright.core.method import Method
 from rankwright.core.method_registry import register_method
 from rankwright.core.part_fields import from_part
@@ -85,4 +86,5 @@ class DiffoRA(Method):
                 without=["upper", "retrain", "threshold"],
                 selects="layers",
             ),
+            export=Export("LoRA adapter of rank r on the chosen modules"),
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rankwright.core.fields import check_field, none_or_at_least
+from rankwright.core.fields import check_field, is_regex, none_or_at_least
 from rankwright.core.part_registry import part_name, register_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
@@ -118,7 +118,7 @@ class Bilevel(Procedure):
         radius = self.fd_radius is None or self.fd_radius > 0
         drawn = self.fd_share == 1 or self.hypergradient in FINITE_DIFFERENCES
         for name, holds, expected in (
-            ("upper", _compiles(self.upper), "a regular expression"),
+            ("upper", is_regex(self.upper), "a regular expression"),
             ("hypergradient", self.hypergradient in MODES, one_of[0]),
             ("val_fraction", 0 < self.val_fraction < 1, "a share in (0, 1)"),
             ("unroll_steps", self.unroll_steps >= 1, "an integer of at least 1"),
@@ -393,11 +393,3 @@ class BilevelState(ProcedureState):
 def _forget_gradients(parameters: dict[str, nn.Parameter]) -> None:
     for parameter in parameters.values():
         parameter.grad = None
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
