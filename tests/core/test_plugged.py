@@ -71,7 +71,11 @@ def test_a_part_of_ones_own_is_named_by_its_module() -> None:
 @pytest.mark.parametrize(
     ("slot", "name", "message"),
     [
-        ("init", "orola", "unknown init 'orola'; expected one of olora, orthonormal, pissa, or package"),
+        (
+            "init",
+            "orola",
+            "unknown init 'orola'; expected one of olora, orthonormal, pissa, or package",
+        ),
         ("init", "flat", "unknown init 'flat'"),
         ("init", f"{__name__}:Mine", "unknown init"),
         ("init", "nowhere:Mine", "cannot import nowhere"),
