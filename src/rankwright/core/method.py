@@ -15,11 +15,11 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from rankwright.core.fields import check_field, check_types
-from rankwright.core.part_fields import taken_fields
+from rankwright.core.part_fields import Origin, taken_fields
 from rankwright.core.part_registry import part_name
 from rankwright.core.plugged import PluggedParts
 from rankwright.core.search_space import LOW_RANK, SearchSpace
-from rankwright.core.slots import Layer, Origin, Slots
+from rankwright.core.slots import Layer, Slots
 from rankwright.kernels.fused_linear import fuse
 from rankwright.peft_layers.experts import check_experts, expert_notice, left_out_notice
 from rankwright.peft_layers.heads import matching, missing_parameters, whole_modules, whole_notice

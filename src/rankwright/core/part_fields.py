@@ -18,17 +18,59 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import docstring_parser
 
-from rankwright.core.slots import Origin, Part
+from rankwright.errors import FieldError, MethodError, did_you_mean
 
 _WIDTH = 100
 
+P = TypeVar("P")
 
-def from_part(part: type[Part], name: str = "", *, default: Any = dataclasses.MISSING) -> Any:
+
+@dataclass(frozen=True)
+class Origin:
+    """The field of a part that a method's field stands for.
+
+    Attributes:
+        part: The part's class.
+        name: The field's name in the part.
+        default: The method's own default; MISSING for the part's.
+    """
+
+    part: type[Any]
+    name: str
+    default: Any
+
+    @property
+    def field(self) -> dataclasses.Field[Any]:
+        """The dataclass field of the part.
+
+        Raises:
+            MethodError: The part has no such field.
+        """
+        fields = {field.name: field for field in dataclasses.fields(self.part)}
+        if self.name not in fields:
+            raise MethodError(
+                f"{self.part.__name__} has no field {self.name!r}{did_you_mean(self.name, fields)}"
+            )
+        return fields[self.name]
+
+
+class TakesFields(Protocol):
+    """The interface of a method that `Part.from_fields` needs.
+
+    Attributes:
+        origins: Fields that come from parts, by the method's name for them.
+    """
+
+    origins: ClassVar[dict[str, Origin]]
+
+
+def from_part(part: type[Any], name: str = "", *, default: Any = dataclasses.MISSING) -> Any:
     """Declare a field of a method that `Part.from_fields` passes to a part.
 
     Args:
@@ -37,6 +79,39 @@ def from_part(part: type[Part], name: str = "", *, default: Any = dataclasses.MI
         default: The default in the method, if different.
     """
     return Origin(part, name, default)
+
+
+def build_from_fields(
+    cls: type[P], method: TakesFields, without: Iterable[str], others: Mapping[str, Any]
+) -> P:
+    """Build a part; see `Part.from_fields`."""
+    taken = {o.name: name for name, o in method.origins.items() if o.part is cls}
+    _check_coverage(method, cls, [*taken, *without, *others])
+    try:
+        return cls(**{name: getattr(method, own) for name, own in taken.items()}, **others)
+    except FieldError as error:
+        if error.name not in taken:
+            raise
+        owner, own = type(method).__name__, taken[error.name]
+        raise FieldError(owner, own, error.value, error.expected) from error
+
+
+def _check_coverage(method: TakesFields, cls: type[Any], given: list[str]) -> None:
+    """Refuse a part with a field that the method omits, gives twice or misspells."""
+    fields = dataclasses.fields(cls)
+    names = [field.name for field in fields]
+    wrong = {
+        "missing": [f.name for f in fields if f.repr and f.name not in given],
+        "given twice": [name for name in names if given.count(name) > 1],
+        "unknown": [name for name in given if name not in names],
+    }
+    for what, found in wrong.items():
+        if found:
+            raise MethodError(
+                f"{type(method).__name__} and its part {cls.__name__}: {what}: {', '.join(found)}; "
+                "expected each field of the part once: as a field of the method (from_part), with "
+                "a value in from_fields, or in without="
+            )
 
 
 def taken_fields(cls: type[Any]) -> dict[str, Origin]:

@@ -10,15 +10,14 @@ that cannot be written in a configuration file, such as a function, is declared 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rankwright.core.export import Export
+from rankwright.core.part_fields import TakesFields, build_from_fields
 from rankwright.core.schedule import FORWARD, Multiplier, Phase, Shape
-from rankwright.errors import FieldError, MethodError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -31,45 +30,6 @@ if TYPE_CHECKING:
 
 SLOT_NAMES = ("layer", "init", "optimizer", "penalty", "procedure")
 """Slots that take plugged parts, in the order in which a method is put together."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The field of a part that a method's field stands for.
-
-    Attributes:
-        part: The part's class.
-        name: The field's name in the part.
-        default: The method's own default; MISSING for the part's.
-    """
-
-    part: type[Part]
-    name: str
-    default: Any
-
-    @property
-    def field(self) -> dataclasses.Field[Any]:
-        """The dataclass field of the part.
-
-        Raises:
-            MethodError: The part has no such field.
-        """
-        fields = {field.name: field for field in dataclasses.fields(self.part)}  # type: ignore[arg-type]
-        if self.name not in fields:
-            raise MethodError(
-                f"{self.part.__name__} has no field {self.name!r}{did_you_mean(self.name, fields)}"
-            )
-        return fields[self.name]
-
-
-class TakesFields(Protocol):
-    """The interface of a method that `Part.from_fields` needs.
-
-    Attributes:
-        origins: Fields that come from parts, by the method's name for them.
-    """
-
-    origins: ClassVar[dict[str, Origin]]
 
 
 class Part:
@@ -94,15 +54,7 @@ class Part:
             FieldError: A value is refused; named after the method's field.
             MethodError: A field of the part is given nowhere or twice, or does not exist.
         """
-        taken = {o.name: name for name, o in method.origins.items() if o.part is cls}
-        _check_coverage(method, cls, [*taken, *without, *others])
-        try:
-            return cls(**{name: getattr(method, own) for name, own in taken.items()}, **others)
-        except FieldError as error:
-            if error.name not in taken:
-                raise
-            owner, own = type(method).__name__, taken[error.name]
-            raise FieldError(owner, own, error.value, error.expected) from error
+        return build_from_fields(cls, method, without, others)
 
     def layer(self) -> Layer | None:
         """Return the layer part that this part needs; None if it works on any.
@@ -125,24 +77,6 @@ class Part:
             MethodError: Another slot holds such a part.
         """
         del slots
-
-
-def _check_coverage(method: TakesFields, cls: type[Part], given: list[str]) -> None:
-    """Refuse a part with a field that the method omits, gives twice or misspells."""
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    names = [field.name for field in fields]
-    wrong = {
-        "missing": [f.name for f in fields if f.repr and f.name not in given],
-        "given twice": [name for name in names if given.count(name) > 1],
-        "unknown": [name for name in given if name not in names],
-    }
-    for what, found in wrong.items():
-        if found:
-            raise MethodError(
-                f"{type(method).__name__} and its part {cls.__name__}: {what}: {', '.join(found)}; "
-                "expected each field of the part once: as a field of the method (from_part), with "
-                "a value in from_fields, or in without="
-            )
 
 
 @dataclass(frozen=True)
