@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rankwright.kernels.lowrank import Operands, Rule, lowrank_linear, lowrank_linears, plain_linear
+from rankwright.kernels.lowrank import lowrank_linear, lowrank_linears
+from rankwright.kernels.operands import Operands, Rule, plain_linear
 
 TRAINED, FROZEN = ("A", "B"), ("A0", "B0")
 PARTS = {
@@ -119,7 +120,9 @@ def test_a_A0_cannot_be_differentiated_twice() -> None:  # noqa: N802
     o = operands(PARTS["lora"])
     o = o._replace(A=o.A.detach())  # type: ignore[union-attr]
     y = lowrank_linear(o, Rule(s=1.0))
-    with pytest.raises(RuntimeError, match=r"inside rankwright\.core\.fused\.plain_layers"):
+    with pytest.raises(
+        RuntimeError, match=r"inside rankwright\.kernels\.fused_linear\.plain_layers"
+    ):
         torch.autograd.grad(y.sum(), [o.B], create_graph=True)  # type: ignore[list-item]
 
 

@@ -19,7 +19,8 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 from rankwright.kernels.blocks import prepare
-from rankwright.kernels.lowrank import Operands, Rule, lowrank_linears, plain_linear
+from rankwright.kernels.lowrank import lowrank_linears
+from rankwright.kernels.operands import Operands, Rule, plain_linear
 from rankwright.kernels.recomputation import autocast_dtype, origin_of, transformed
 from rankwright.kernels.seeded_dropout import new_seed
 from rankwright.kernels.seeded_noise import Noise

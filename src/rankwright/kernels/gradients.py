@@ -1,0 +1,167 @@
+"""Gradients of adapted layers that see one input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from rankwright.algebra.precision import nonzero
+from rankwright.kernels.operands import (
+    TENSORS,
+    Layer,
+    Operands,
+    gain_of,
+    in_dtype,
+    plain_linear,
+    weight_of,
+)
+from rankwright.kernels.products import (
+    FactorPair,
+    FactorStack,
+    add_product,
+    input_of,
+    joined,
+    places_of,
+    rows_of_a,
+    stacks_of,
+)
+from rankwright.kernels.seeded_dropout import (
+    kept_scale,
+    zero_at,
+)
+
+
+class Gradients:
+    """What a backward gathers.
+
+    Attributes:
+        dx: (tokens, in), or None.
+    """
+
+    def __init__(self, layers: Sequence[Layer], needs: Sequence[bool], dtype: torch.dtype) -> None:
+        self.dx: Tensor | None = None
+        self._layers, self._dtype = layers, dtype
+        self._needs_x, self._needs_a = needs[0], needs[Operands._fields.index("A") :: TENSORS]
+        self._dus: dict[int, Tensor] = {}  # (tokens, out), of those layers that got a gradient
+        self._of: list[dict[str, Tensor]] = [{} for _ in layers]
+
+    def through_outputs(self, grads: Sequence[Tensor | None], ys: Sequence[Tensor | None]) -> None:
+        """dL/dm, dL/dn, and the part of dL/dx that comes through the base weights."""
+        for i, (o, rule) in enumerate(self._layers):
+            grad, y = grads[i], ys[i]
+            if grad is None:
+                continue
+            du = grad.reshape(-1, grad.shape[-1])
+            if y is not None:
+                self._of[i].update(magnitude_grads(o, y.reshape(du.shape), du))
+            if o.m is not None:
+                du = in_dtype(du * gain_of(o), du.dtype)
+            if self._needs_x:
+                self._add_to_x(du, in_dtype(weight_of(o, rule), du.dtype))
+            self._dus[i] = du
+
+    def through_products(self, hs: Sequence[Tensor | None]) -> None:
+        """dL/dA, dL/dB, and the part of dL/dx that comes through the products."""
+        for stack in stacks_of(self._layers, self._dus):
+            ghs = [
+                (pair.B.T @ in_dtype(self._dus[pair.layer].T, pair.B.dtype)).mul_(pair.rule.s)
+                for pair in stack
+            ]
+            gh = joined(ghs)  # (K, tokens)
+            places = places_of(stack, gh.shape[1], gh.device)
+            self._put_grads_of_a(stack, ghs, gh, places)
+            for pair in stack:
+                h = hs[pair.layer]
+                if pair.trained and h is not None:
+                    self._of[pair.layer]["B"] = self._grad_of_b(pair, h)
+            if self._needs_x:
+                self._add_products_to_x(stack, gh, places)
+
+    def of_operands(self) -> Iterator[Tensor | None]:
+        """One for each argument of the function behind x."""
+        return (of.get(name) for of in self._of for name in Operands._fields[1:])
+
+    def _grad_of_b(self, pair: FactorPair, h: Tensor) -> Tensor:
+        """(out, r)."""
+        B, du = cast(Tensor, self._layers[pair.layer][0].B), self._dus[pair.layer]
+        like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
+        return torch.mul((h @ in_dtype(du, h.dtype)).T, pair.rule.s, out=like)
+
+    def _put_grads_of_a(
+        self, stack: FactorStack, ghs: list[Tensor], gh: Tensor, places: Tensor | None
+    ) -> None:
+        wanted = [
+            (pair, rows_of_a(pair, part))
+            for pair, part in zip(stack, ghs, strict=True)
+            if pair.trained and self._needs_a[pair.layer]  # as it was in the forward
+        ]
+        if not wanted:
+            return
+        parts = [rows for _, rows in wanted]
+        ranks = [rows.shape[0] for rows in parts]
+        whole = sum(ranks) == gh.shape[0]
+        found = (gh if whole else joined(parts)) @ input_of(self._layers[0][0].x, stack, places)
+        for (pair, _), dA in zip(wanted, found.split_with_sizes(ranks), strict=True):
+            self._of[pair.layer]["A"] = dA
+
+    def _add_products_to_x(self, stack: FactorStack, gh: Tensor, places: Tensor | None) -> None:
+        A = joined([pair.A for pair in stack])
+        if places is None:
+            self._add_to_x(gh.T, A)
+        else:
+            left = (gh * kept_scale(stack[0].rule.dropout)).T
+            shape = (gh.shape[1], A.shape[1])
+            product = zero_at(places, shape, gh, lambda out: torch.mm(left, A, out=out))
+            cast(Tensor, self.dx).add_(product)  # the base weights' part is there
+
+    def _add_to_x(self, left: Tensor, right: Tensor) -> None:
+        if self.dx is None:
+            self.dx = in_dtype(left @ right, self._dtype)
+        else:
+            add_product(self.dx, left, right)
+
+
+def magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
+    """`dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`; nothing of the layer's size.
+
+    A row with m = 0 is silent, and its output says nothing about the gradient: `lowrank_linear` is
+    not to be used for it.
+    """
+    m, n = cast(Tensor, o.m), cast(Tensor, o.n)
+    product = dy * y if o.bias is None else (y - o.bias).mul_(dy)
+    total = product.sum(0, dtype=torch.promote_types(product.dtype, m.dtype))
+    found = {"m": total / m.masked_fill(m == 0, 1.0)}
+    return {**found, "n": -total / nonzero(n)} if n.requires_grad else found
+
+
+def plain_grads(
+    layers: Sequence[Layer], needs: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients with a graph of their own.
+
+    Raises:
+        RuntimeError: The input was not kept, because A is frozen.
+    """
+    x, rule = layers[0][0].x, layers[0][1]
+    if not isinstance(x, Tensor):
+        raise RuntimeError(
+            "this layer's A is frozen, so its input was not kept, and the backward cannot be "
+            "differentiated; run the forward inside rankwright.kernels.fused_linear.plain_layers()"
+        )
+    operands = [x, *(tensor for o, _ in layers for tensor in o[1:])]
+    wanted = [cast(Tensor, t) for t, need in zip(operands, needs, strict=True) if need]
+    device = x.device.type
+    with torch.enable_grad(), torch.autocast(device, rule.dtype, enabled=rule.dtype is not None):
+        pairs = [
+            (plain_linear(o, rule), grad)
+            for (o, rule), grad in zip(layers, grads, strict=True)
+            if grad is not None
+        ]
+        outputs, given = zip(*pairs, strict=True)
+        found = iter(
+            torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True)
+        )
+    return [next(found) if need else None for need in needs]
