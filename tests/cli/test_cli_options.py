@@ -291,7 +291,7 @@ def test_a_file_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--init", "flat"), "unknown init 'flat'; expected one of olora, pissa"),
+        (("--init", "flat"), "unknown init 'flat'; expected one of olora, orthonormal, pissa"),
         (("--init", "{"), "--init {: expected a name, or several with commas"),
         (("--procedure", "flat,flat"), "--procedure names flat and flat, whose options are both "),
     ],
@@ -308,7 +308,7 @@ def test_a_part_of_a_file_has_a_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_names_the_others() -> None:
-    with pytest.raises(MethodError, match=r"unknown method .* expected one of ba_lora, bidora, "):
+    with pytest.raises(MethodError, match=r"unknown method .* expected one of autolora, ba_lora, "):
         parse_train([*NEEDED, "--method", "nora"])
     with pytest.raises(MethodError, match="cannot import nowhere"):
         parse_train([*NEEDED, "--method", "nowhere:Nora"])

@@ -78,7 +78,10 @@ def test_a_field_of_a_part_has_its_type(name: str, field: str) -> None:
 
 def test_nearly_every_field_is_a_parts() -> None:
     assert [own for own in OWN if own[1] not in available_methods()[own[0]].origins] == [
-        ("lora_fa", "projected")  # chooses the part
+        ("bilora", "parametrisation"),  # three fields choose the parts
+        ("bilora", "scale_by_rank"),
+        ("bilora", "near_binary"),
+        ("lora_fa", "projected"),  # chooses the part
     ]
 
 

@@ -13,7 +13,11 @@ import pytest
 import torch
 
 from rankwright.cli import main
-from rankwright.training.checkpoint import IncompleteCheckpointWarning, write_advice, write_manifest
+from rankwright.training.checkpoint import (
+    IncompleteCheckpointWarning,
+    advise_on_writing,
+    write_manifest,
+)
 from rankwright.training.manifest import MANIFEST, load_manifest
 
 READING = (["export", "--as", "merged"], ["plot"])  # eval reads what export does, and the data
@@ -305,4 +309,4 @@ def test_a_file_in_the_place_of_a_checkpoint_is_refused_before_training(
     ],
 )
 def test_a_full_disk_is_suspected_only_where_it_may_be_one(error: Exception, full: bool) -> None:
-    assert ("disk full" in write_advice(error)) == full
+    assert ("disk full" in advise_on_writing(error)) == full
