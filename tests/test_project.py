@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 import rankwright
 import rankwright.methods
 import rankwright.training
-from rankwright.core import method_registry as registry
+from rankwright.core import method_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "rankwright"
@@ -103,15 +103,15 @@ def test_all_is_what_the_package_gathers(package: str) -> None:
 
 
 def test_every_method_file_is_registered_under_its_name() -> None:
-    assert sorted(registry.available_methods()) == METHODS
-    for name, method in registry.available_methods().items():
+    assert sorted(method_registry.available_methods()) == METHODS
+    for name, method in method_registry.available_methods().items():
         assert method.__module__ == f"rankwright.methods.{name}"
         assert getattr(rankwright.methods, method.__name__) is method
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_in_the_readme_and_has_a_page(method: str) -> None:
-    title = registry.get_method(method).__name__
+    title = method_registry.get_method(method).__name__
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"^\|.*\b{title}\b", readme, flags=re.MULTILINE), "no row in README's table"
     assert (ROOT / "docs" / "methods" / f"{method}.md").is_file()

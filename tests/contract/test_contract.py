@@ -1,6 +1,7 @@
 """What every method promises; the numbers are those of the contract in docs/architecture.md.
 
-A method is known by being registered, and what its tests need by its row in tests/method_table.py.
+A method is known by being registered; its row in tests/support/method_table.py has what its tests
+need.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ every_model = pytest.mark.parametrize("kind", BUILDS)
 
 def test_every_registered_method_has_a_row() -> None:
     assert sorted(available_methods()) == METHODS, (
-        "give the method its row in tests/method_table.py"
+        "give the method its row in tests/support/method_table.py"
     )
 
 

@@ -18,7 +18,7 @@ from rankwright.core.loop import Loop
 from rankwright.core.method_registry import available_methods
 from rankwright.core.slots import Procedure
 from rankwright.errors import MethodError, TrainingError
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.procedures.perturbation import Perturbation
 from rankwright.training import Trainer
 from rankwright.training.refusals import check_arguments
@@ -296,7 +296,7 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
     message = rf"{what} at step 5 is (nan|inf).*finite loss after it is .*checkpoint-4\."
     with pytest.raises(TrainingError, match=message):
         poison.trainer.train()
-    assert standing.period() is None
+    assert parameter_epoch.period() is None
     assert same_bits(adapter(poison.trainer.model), poison.before)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in poison.before.values())
 

@@ -16,7 +16,7 @@ from trainers import adapter, build_trainer
 from uneven import COUNTS, EVALUATED, TOGETHER, by_loop, evaluated
 from uneven import together as one_step
 
-WORKER = Path(__file__).with_name("two_processes.py")
+WORKER = Path(__file__).resolve().parents[1] / "support" / "two_processes.py"
 
 
 @pytest.fixture(scope="module")

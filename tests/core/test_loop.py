@@ -9,7 +9,7 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
 from rankwright.core.slots import Penalty, Procedure, ProcedureState, Slots
 from rankwright.errors import MethodError, TrainingError
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.methods import LoRA
 from uneven import KINDS
 
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     with pytest.raises(TrainingError, match="the loss at step 0 is nan"):
         run.train_step(batches()[0])
     assert same_bits(before, model.state_dict())
-    assert standing.period() is None  # nobody promises any more that parameters stand still
+    assert parameter_epoch.period() is None  # nobody promises any more that parameters stand still
 
 
 def test_more_steps_than_planned_are_refused():

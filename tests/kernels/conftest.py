@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from rankwright.kernels import fused_linear as fused
+from rankwright.kernels import fused_linear
 
 Sizes = list[int]
 
@@ -16,11 +16,11 @@ Sizes = list[int]
 def sizes(monkeypatch: pytest.MonkeyPatch) -> Sizes:
     """Of every call of the one function, the number of layers that it computes."""
     found: Sizes = []
-    original = fused.lowrank_linears
+    original = fused_linear.lowrank_linears
 
     def counted(layers: Any, origin: Any) -> tuple[Tensor, ...]:
         found.append(len(layers))
         return original(layers, origin)
 
-    monkeypatch.setattr(fused, "lowrank_linears", counted)
+    monkeypatch.setattr(fused_linear, "lowrank_linears", counted)
     return found

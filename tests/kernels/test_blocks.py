@@ -21,8 +21,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderLayerS
 
 from benchmarks.meters import saved_bytes
 from models import batch, rows_for, tiny_bert, tiny_llama, trained
-from rankwright.kernels import lowrank
-from rankwright.kernels import recomputation as origins
+from rankwright.kernels import lowrank, recomputation
 from rankwright.kernels.blocks import FORWARDS, prepare, release
 from rankwright.kernels.elementwise import gated, rms_norm
 from rankwright.kernels.fused_linear import plain_layers
@@ -41,14 +40,14 @@ def gradients(model: Any, create_graph: bool = False) -> list[Tensor]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """The inputs of layers that are computed again."""
     found: list[Any] = []
-    again = origins.Origin.again
+    again = recomputation.Origin.again
 
     def noted(origin: Any, inputs: Any) -> Tensor:
         found.append(origin)
         return again(origin, inputs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(origins.Origin, "again", noted)
+        patched.setattr(recomputation.Origin, "again", noted)
         yield found
 
 
@@ -365,13 +364,13 @@ def test_a_norm_that_is_written_to_before_the_backward_is_noticed() -> None:
 
 
 def test_an_origin_is_forgotten_with_its_tensor() -> None:
-    before = len(origins._noted)
+    before = len(recomputation._noted)
     x = torch.ones(3)
     y = x + 1
     note(y, lambda x: x + 1, (x,))
-    assert len(origins._noted) == before + 1
+    assert len(recomputation._noted) == before + 1
     del y
-    assert len(origins._noted) == before
+    assert len(recomputation._noted) == before
 
 
 def test_copies_pickles_and_release() -> None:
@@ -446,5 +445,5 @@ def test_the_layer_computes_its_input_again_under_its_own_rule() -> None:
         y = lowrank.lowrank_linear(lowrank.Operands(x, W, A=A, B=B), rule, origin)
         return torch.autograd.grad(y.square().sum(), (h, A, B))
 
-    again = origins.Origin(torch.tanh, (h,))
+    again = recomputation.Origin(torch.tanh, (h,))
     assert all(torch.equal(a, b) for a, b in zip(grads(again), grads(None), strict=True))

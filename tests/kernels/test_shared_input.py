@@ -20,7 +20,7 @@ from transformers import (
 
 from models import batch, classification_rows, rows_for, same_bits, tiny_bert, tiny_llama, trained
 from rankwright.core.loop import Loop
-from rankwright.kernels import shared_input as siblings
+from rankwright.kernels import shared_input
 from rankwright.kernels.blocks import release
 from rankwright.kernels.fused_linear import FusedLinear, fuse
 from rankwright.kernels.shared_input import shared_in
@@ -169,7 +169,7 @@ def test_a_method_applied_anew_leaves_no_hook_of_the_last() -> None:
 
 
 def test_names_of_one_s_own(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(siblings, "SHARED", [*siblings.SHARED, ("0", "1")])
+    monkeypatch.setattr(shared_input, "SHARED", [*shared_input.SHARED, ("0", "1")])
     model: Any = get_peft_model(
         nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), LoraConfig(target_modules=["0", "1"], r=1)
     )

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rankwright.algebra.row_norms import row_norm
 from rankwright.errors import MethodError
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.layers import effective_weight, frozen_norms, reset_magnitudes, use_factored_dora
 from rankwright.methods import DoRA
 
@@ -554,7 +554,7 @@ def test_training_computes_the_norm_once_while_parameters_stand_still(
     gradients()
     assert len(calls) == 2  # nobody said that parameters stand still
     calls.clear()
-    with standing.still():
+    with parameter_epoch.still():
         first, second = gradients(), gradients()
         assert len(calls) == 1
         with torch.no_grad():
@@ -563,7 +563,7 @@ def test_training_computes_the_norm_once_while_parameters_stand_still(
         assert len(calls) == 2
     assert all(map(torch.equal, alone, first))
     assert all(map(torch.equal, alone, second))
-    with standing.still():
+    with parameter_epoch.still():
         gradients()
     assert len(calls) == 3
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
-import doomed
 import pytest
-from doomed import Doom
 
+import doomed
+from doomed import Doom
 from method_table import BATCH
 from rankwright.training.checkpoint import newest_complete
 from trainers import digest

@@ -18,7 +18,7 @@ from rankwright.core.parameter_groups import parameter_groups
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.errors import TrainingError
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.kernels.shared_input import apart, parted
 from rankwright.peft_layers.layer_state import layer_state, load_layer_state
 
@@ -171,7 +171,7 @@ class Engine(Run):
     def fire(self, event: str) -> None:
         """Pass an event on to the procedure."""
         self._fired.add(event)
-        standing.end()
+        parameter_epoch.end()
         if event == "before_step":
             self._means.take()  # of batches that were evaluated again after the last step
         if event == "after_backward":
@@ -181,13 +181,13 @@ class Engine(Run):
             self._add_penalty(means.get("penalty", 0.0))
         getattr(self.procedure, event)()
         if event == "before_step":
-            standing.begin()
+            parameter_epoch.begin()
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """Wrap steps: one that fails leaves the model as it is between steps."""
         try:
-            with standing.within():
+            with parameter_epoch.within():
                 yield
         except BaseException:
             self.model.zero_grad()

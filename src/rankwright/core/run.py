@@ -27,7 +27,7 @@ from rankwright.core.reentrant import has_reentrant_checkpoint
 from rankwright.core.schedule import FORWARD, Phase
 from rankwright.core.step_means import StepMeans
 from rankwright.errors import MethodError, TrainingError
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.peft_layers.layers import adapted_layers
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Run(ABC):
         losses: list[Tensor] = []
         for batch in batches:
             # the backward is inside, too: activation checkpoints recompute forwards there
-            with self.replay(batch), standing.still():
+            with self.replay(batch), parameter_epoch.still():
                 loss = self.loss(batch)
                 found = torch.autograd.grad(
                     loss, parameters, create_graph=create_graph, allow_unused=True

@@ -29,7 +29,7 @@ from rankwright.core.export import DoraExport
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Layer
-from rankwright.kernels import parameter_epoch as standing
+from rankwright.kernels import parameter_epoch
 from rankwright.kernels.fused_linear import fuse
 from rankwright.kernels.recomputation import transformed
 from rankwright.peft_layers.weight_view import (
@@ -252,7 +252,7 @@ class FactoredDora(LoraVariant):
             constant = A.detach(), B.detach(), s  # to forward mode as well
             return row_norm(base_rows(module), *constant, for_gradient=for_gradient)
         evaluated = not (module.training or torch.is_grad_enabled())
-        period = "eval" if evaluated else standing.period()
+        period = "eval" if evaluated else parameter_epoch.period()
         versions = weight_version(module), tensor_version(A), tensor_version(B)
         key = (period, for_gradient, s, *versions)
         known = self._known  # replicas in other threads write to it as well

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import made_up
+import rankwright
 import raw_files
 from rankwright.errors import MethodError
 from rankwright.job.card import loading_section
@@ -27,7 +28,7 @@ from rankwright.study.report import (
 )
 from rankwright.study.report.results import MethodResults, StudyResults, compute_results
 
-STYLE = Path(made_up.__file__).parent.parent / "src/rankwright/study/report/templates/style.css"
+STYLE = Path(rankwright.__path__[0]) / "study/report/templates/style.css"
 
 
 class Page(HTMLParser):

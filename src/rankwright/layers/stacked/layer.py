@@ -29,7 +29,7 @@ from rankwright.core.slots import Layer
 from rankwright.errors import MethodError
 from rankwright.layers.frozen import freeze
 from rankwright.layers.stacked.factor import StackedFactor, WorkingCopy
-from rankwright.peft_layers import rank_patterns as ranks
+from rankwright.peft_layers import rank_patterns
 from rankwright.peft_layers.layers import adapted_layers
 
 if TYPE_CHECKING:
@@ -256,7 +256,9 @@ def stacks(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Stack]:
 def write_ranks(model: PeftModel, adapter: str, stacks: Mapping[str, Stack]) -> None:
     """Bring PEFT's bookkeeping up to date with the stacks; see `core.ranks.write_ranks`."""
     layers = {name: stack.layer for name, stack in stacks.items()}
-    ranks.write_ranks(model, adapter, layers, {n: stack.rank for n, stack in stacks.items()})
+    rank_patterns.write_ranks(
+        model, adapter, layers, {n: stack.rank for n, stack in stacks.items()}
+    )
 
 
 def _check_additive(name: str, layer: LoraLayer, adapter: str) -> None:

@@ -1,6 +1,6 @@
 """What torchrun starts for test_two_processes.py: every method, and a resumed run of every sort.
 
-Run with tests/ on PYTHONPATH: torchrun --nproc_per_node=2 two_processes.py FOLDER
+Run with tests/support on PYTHONPATH: torchrun --nproc_per_node=2 two_processes.py FOLDER
 """
 
 import sys
