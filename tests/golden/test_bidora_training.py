@@ -1,6 +1,6 @@
 """The hypergradient and the whole of search and retraining against `data/bidora`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bilevel_probe import XI, Probe, probed_step
 from bilevel_toy import FIELDS, LOWER, UPPER, Notes, named, parameter, toy
+from rankwright.core.loop import Loop
 from rankwright.core.method import Method
-from rankwright.core.slots import Procedure, ProcedureState, Slots
+from rankwright.core.slots import Procedure, Slots
 from rankwright.layers import Dora
 from rankwright.methods import BiDoRA
 from rankwright.penalties import Gram
-from rankwright.procedures.bilevel.hypergradient import MODES, Hypergradient
-from rankwright.procedures.bilevel.jacobians import update_jacobian
+from rankwright.procedures.bilevel.hypergradient import MODES
 
 DATA = Path(__file__).parent / "data" / "bidora"
-XI, R0 = 0.05, 0.01
+R0 = 0.01
 
 
 def close(actual: Tensor, expected: Tensor, rtol: float) -> None:
@@ -43,84 +44,24 @@ def start(method: Method, g: dict[str, Tensor]) -> torch.nn.Module:
 # One step ----------------------------------------------------------------------------------------
 
 
-class ProbeState(ProcedureState):
-    """Evaluates every mode around the same lower step."""
-
-    replays = True
-    modes = MODES
-
-    def role(self, name: str) -> str:
-        return "upper" if "magnitude" in name else "lower"
-
-    def begin(self) -> None:
-        model = self.run.model
-        self.lower = [parameter(model, name) for name in LOWER]
-        self.upper = [parameter(model, name) for name in UPPER]
-        self.engines = {
-            mode: Hypergradient(self.run, self.lower, self.upper, mode) for mode in self.modes
-        }
-
-    def after_backward(self) -> None:
-        self.steps = {mode: engine.record() for mode, engine in self.engines.items()}
-        for p in self.upper:
-            p.grad = None
-
-    def after_step(self) -> None:
-        run = self.run
-        batches = run.held_out(0)
-        self.v = run.gradients(self.lower, batches)
-        held = [p.detach().clone() for p in (*self.lower, *self.upper)]
-        self.estimates = {m: e(self.steps[m], batches) for m, e in self.engines.items()}
-        assert all(map(torch.equal, held, (*self.lower, *self.upper)))
-        before = self.steps["exact"].before
-        self.w = self.engines["exact"].direction(self.steps["exact"], self.v)
-        jacobian, (group,) = update_jacobian(run.optimizer), run.optimizer.param_groups[:1]
-        states = [run.optimizer_state()[p] for p in self.lower]
-        self.jacobian = jacobian(group, states, [p.grad for p in self.lower], before)
-
-
-class Probe(Procedure):
-    def start(self, run: Any) -> ProbeState:
-        return ProbeState(run)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Probed(Method):
     name: ClassVar[str] = "probed"
 
     norm_grad: str = "full"
+    probe: Any = None
 
     def slots(self) -> Slots:
-        return Slots(layer=Dora(self.norm_grad), penalty=Gram(1e-2), procedure=Probe())
+        procedure = self.probe or Procedure()
+        return Slots(layer=Dora(self.norm_grad), penalty=Gram(1e-2), procedure=procedure)
 
 
-def one_step(g: dict[str, Tensor], kind: str, norm_grad: str) -> Notes:
+def one_step(g: dict[str, Tensor], kind: str, norm_grad: str) -> Loop:
     method = Probed(norm_grad=norm_grad, **FIELDS)
     model = start(method, g)
-
-    def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        if kind == "sgd":
-            return torch.optim.SGD(groups, lr=XI)
-        groups = [{**group, "weight_decay": 0.01} for group in groups]
-        adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
-        for name in LOWER:
-            adam.state[parameter(model, name)] = {
-                "step": torch.tensor(3.0),
-                "exp_avg": g[f"adam.exp_avg.{name}"].clone(),
-                "exp_avg_sq": g[f"adam.exp_avg_sq.{name}"].clone(),
-            }
-        return adam
-
-    run = Notes(
-        model,
-        method,
-        total_steps=1,
-        lr=XI,
-        optimizer=optimizer,
-        held_out=lambda _: (g["va.x"], g["va.y"]),
-    )
-    run.train_step((g["tr.x"], g["tr.y"]))
-    return run
+    lower = {name: parameter(model, name) for name in LOWER}
+    upper = {name: parameter(model, name) for name in UPPER}
+    return probed_step(model, replace(method, probe=Probe(lower, upper)), g, kind, lower)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

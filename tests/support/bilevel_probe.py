@@ -13,7 +13,8 @@ from rankwright.core.loop import Loop, constant_schedule
 from rankwright.core.method import Method
 from rankwright.core.run import Run
 from rankwright.core.slots import Procedure, ProcedureState
-from rankwright.procedures.bilevel.hypergradient import MODES, Hypergradient, Mode
+from rankwright.procedures.bilevel.hypergradient import MODES, Hypergradient
+from rankwright.procedures.bilevel.jacobians import update_jacobian
 
 XI = 0.05
 """Learning rate of the lower step of the golden files."""
@@ -26,6 +27,8 @@ class ProbeState(ProcedureState):
 
     Attributes:
         v: Gradient of the upper loss at V1, one tensor a lower parameter.
+        w: Direction of the implicit term.
+        jacobian: Jacobian of the optimizer's update.
     """
 
     replays = True
@@ -34,13 +37,12 @@ class ProbeState(ProcedureState):
         super().__init__(run)
         self.lower, self.upper = [*probe.lower.values()], [*probe.upper.values()]
         self.upper_ids = {id(p) for p in self.upper}
-        self.modes = probe.modes
 
     def role(self, name: str) -> str:
         return "upper" if id(self.run.model.get_parameter(name)) in self.upper_ids else "lower"
 
     def begin(self) -> None:
-        self.engines = {m: Hypergradient(self.run, self.lower, self.upper, m) for m in self.modes}
+        self.engines = {m: Hypergradient(self.run, self.lower, self.upper, m) for m in MODES}
 
     def after_backward(self) -> None:
         self.steps = {mode: engine.record() for mode, engine in self.engines.items()}
@@ -53,6 +55,11 @@ class ProbeState(ProcedureState):
         held = [p.detach().clone() for p in (*self.lower, *self.upper)]
         self.estimates = {m: e(self.steps[m], batches) for m, e in self.engines.items()}
         assert all(map(torch.equal, held, (*self.lower, *self.upper)))
+        step, run = self.steps["exact"], self.run
+        self.w = self.engines["exact"].direction(step, self.v)
+        jacobian, group = update_jacobian(run.optimizer), run.optimizer.param_groups[0]
+        states = [run.optimizer_state()[p] for p in self.lower]
+        self.jacobian = jacobian(group, states, [p.grad for p in self.lower], step.before)
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,10 @@ class Probe(Procedure):
     Attributes:
         lower: Lower parameters by their golden names.
         upper: Upper parameters by their golden names.
-        modes: The modes.
     """
 
     lower: Parameters
     upper: Parameters
-    modes: tuple[Mode, ...] = MODES
 
     def start(self, run: Run) -> ProbeState:
         return ProbeState(run, self)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rankwright.core.export import Form, FormName
+from rankwright.core.method import Method
 from rankwright.errors import MethodError
 from rankwright.job import RunFolder, load_adapted
 from rankwright.job.card import Facts, write_card
@@ -71,6 +72,14 @@ def evaluate(
     return 0
 
 
+class _Options(TypedDict):
+    """Arguments of every export function."""
+
+    method: Method
+    overwrite: bool
+    tolerance: float | None
+
+
 def export_run(
     run: str,
     *,
@@ -102,25 +111,22 @@ def export_run(
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise MethodError(f"--tolerance {tolerance}: expected a finite number of at least 0")
     folder = RunFolder.read(run, check=not edited)
-    form = folder.method.made_of().export.form(kind)
+    export = folder.method.made_of().export
+    form = export.form(kind)
     if form.accuracy == "refused":  # before the model is loaded
-        raise ExportError(refusal(folder.method.made_of().export, kind))
+        raise ExportError(refusal(export, kind))
     model = load_adapted(folder)
-    options: dict[str, Any] = {
-        "method": folder.method,
-        "overwrite": overwrite,
-        "tolerance": tolerance,
-    }
+    options = _Options(method=folder.method, overwrite=overwrite, tolerance=tolerance)
     target = expanded(output) if output else folder.path / f"{kind}-export"
     tokenizer = load_tokenizer(str(folder.adapter))
     if kind == "merged":
         report = export_merged(model, target, tokenizer=tokenizer, **options)
+    elif kind == "lora":
+        finish = _card_writer(folder, model, tokenizer, form)
+        report = export_lora(model, target, rank, finish=finish, **options)
     else:
-        finish = _card_writer(folder, model, tokenizer, form if kind == "lora" else None)
-        if kind == "lora":
-            report = export_lora(model, target, rank, finish=finish, **options)
-        else:
-            report = export_adapter(model, target, finish=finish, **options)
+        finish = _card_writer(folder, model, tokenizer, None)
+        report = export_adapter(model, target, finish=finish, **options)
     print(report)
     return 0
 

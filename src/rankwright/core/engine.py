@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,11 @@ from rankwright.core.composite import add_terms
 from rankwright.core.method import Method
 from rankwright.core.model_call import watch_calls
 from rankwright.core.parameter_groups import parameter_groups
+from rankwright.core.part_registry import part_name
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
-from rankwright.errors import TrainingError
+from rankwright.core.slots import LOWER, UPPER, Penalty
+from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels import parameter_epoch
 from rankwright.kernels.shared_input import apart, parted
 from rankwright.peft_layers.layer_state import layer_state, load_layer_state
@@ -51,6 +53,7 @@ class Engine(Run):
         self.procedure = self.slots.procedure.start(self)
         if self.slots.penalty is not None:
             self.slots.penalty.check_run(self)
+            self._check_levels(self.slots.penalty.members())
 
     # What parts ask ----------------------------------------------------------------------------
 
@@ -141,7 +144,21 @@ class Engine(Run):
         self.note("penalty", mean)
         return computed, mean
 
-    def penalty(self, level: str = "lower") -> Tensor | None:
+    def _check_levels(self, penalties: Iterable[Penalty]) -> None:
+        """Refuse a penalty of the upper level that no upper level would minimise."""
+        for penalty in (each for each in penalties if each.level == UPPER):
+            if not self.trainable(UPPER):
+                raise MethodError(
+                    f"{part_name(penalty)} is a penalty of the upper level, and {self.label} has "
+                    "none; use it with the procedure bilevel or gate_search"
+                )
+            if penalty.reads_outputs():
+                raise MethodError(
+                    f"{part_name(penalty)} is a penalty of the upper level and reads outputs, "
+                    "which are those of training batches; give it the level lower"
+                )
+
+    def penalty(self, level: str = LOWER) -> Tensor | None:
         """See `Run.penalty`."""
         penalties = () if self.slots.penalty is None else self.slots.penalty.members()
         return add_terms(p(self) for p in penalties if p.level == level)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rankwright.core.model_call import ModelCall
     from rankwright.core.run import Run
 
+LOWER, UPPER = "lower", "upper"
+"""Roles of the parameters of a bilevel procedure, and levels of the penalties on them."""
+
 SLOT_NAMES = ("layer", "init", "optimizer", "penalty", "procedure")
 """Slots that take plugged parts, in the order in which a method is put together."""
 
@@ -153,7 +156,7 @@ class Penalty(Part):
     @property
     def level(self) -> str:
         """Level of a bilevel procedure, "lower" or "upper", to whose loss it is added."""
-        return "lower"
+        return LOWER
 
     def members(self) -> tuple[Penalty, ...]:
         """See `Part.members`."""
@@ -257,7 +260,7 @@ class ProcedureState:
     def role(self, name: str) -> str:
         """Return the role of the parameter called `name`; each role has its optimizer groups."""
         del name
-        return "lower"
+        return LOWER
 
     def group_options(self, role: str) -> dict[str, Any]:
         """Return options of a role's groups that differ from the user's (`lr`, ...)."""

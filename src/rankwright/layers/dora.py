@@ -93,8 +93,8 @@ class FactoredDora(LoraVariant):
     """The computation of one DoRA adapter on one layer, called by PEFT's `LoraLayer`.
 
     Row norms are remembered while the parameters they follow from stand still: in training between
-    two optimizer steps of an engine (`core.standing`), in eval mode under `no_grad` as long as
-    `tensor_version` sees no change. So edit parameters of an evaluated model under
+    two optimizer steps of an engine (`kernels.parameter_epoch`), in eval mode under `no_grad` as
+    long as `tensor_version` sees no change. So edit parameters of an evaluated model under
     `torch.no_grad()`; an edit in place through `.data` goes unseen and needs `forget()`. A pass in
     training mode or with gradients on forgets as well.
 
@@ -140,7 +140,7 @@ class FactoredDora(LoraVariant):
     def magnitude_operands(
         self, module: LoraLayer, adapter_name: str
     ) -> tuple[Tensor, Tensor] | None:
-        """`m` and `n` for `core.fused`, each `(d_out,)`.
+        """`m` and `n` for `kernels.fused_linear`, each `(d_out,)`.
 
         The gradient of `m` follows from the output there, and a row with `|m| <= 0.001 n` is too
         silent to tell. On the CPU this is looked up at every call; on a device, which would have

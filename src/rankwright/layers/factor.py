@@ -77,7 +77,7 @@ class Factor(nn.Module, ABC):
         return F.linear(x, self.weight)
 
     def factors_with(self, B: Any) -> Factors | None:
-        """Both factors as operands of `core.fused`, for a module in the place of A.
+        """Both factors as operands of `kernels.fused_linear`, for a module in the place of A.
 
         Args:
             B: The other factor of the same layer.

@@ -131,7 +131,7 @@ def _drawn(run: Run, total: int, wanted: int | None, *key: object) -> Tensor | N
 
 
 def cosines_sq(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
-    """`core.linalg.factored_cosines_sq` from `V = W + s B A` itself: for few rows.
+    """`algebra.cosines.factored_cosines_sq` from `V = W + s B A` itself: for few rows.
 
     Args:
         W: Rows of a frozen weight `(rows, in_features)`.

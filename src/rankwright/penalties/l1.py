@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
-from rankwright.core.slots import Penalty
+from rankwright.core.slots import LOWER, UPPER, Penalty
 from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class L1(Penalty):
     @property
     def level(self) -> str:
         """See `Penalty.level`: that of the parameters."""
-        return "upper" if self.role == "upper" else "lower"
+        return UPPER if self.role == UPPER else LOWER
 
     def check_run(self, run: Run) -> None:
         """See `Penalty.check_run`.

@@ -20,13 +20,11 @@ from torch.nn import functional as F
 
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
-from rankwright.core.slots import Penalty
+from rankwright.core.slots import UPPER, Penalty
 from rankwright.errors import MethodError
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run
-
-UPPER = "upper"
 
 
 @register_part("near_binary")
@@ -57,14 +55,13 @@ class NearBinary(Penalty):
         """See `Penalty.check_run`.
 
         Raises:
-            MethodError: There is no upper level, or it has no gates alone.
+            MethodError: The upper level learns parameters that are not gates.
         """
-        names = [name for name in run.trainable() if run.role(name) == UPPER]
-        if not names or not all(name.endswith(".gate") for name in names):
+        others = [name for name in run.trainable(UPPER) if not name.endswith(".gate")]
+        if others:
             raise MethodError(
-                "near_binary is a penalty on the gates that the upper level of a bilevel procedure "
-                f"learns, and here it learns {', '.join(names[:3]) or 'nothing'}; use it with "
-                "gates and the procedure bilevel, as bilora does"
+                f"near_binary is a penalty on gates, and the upper level learns {others[0]}; use "
+                "it with the layer gated, as bilora does"
             )
 
     def __call__(self, run: Run) -> Tensor:

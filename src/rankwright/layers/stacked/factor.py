@@ -123,7 +123,7 @@ class StackedFactor(Factor):
         return F.linear(old, history) + F.linear(new, self.active)
 
     def factors_with(self, B: StackedFactor) -> Factors:
-        """Both factors for `core.fused`; `self` is the factor A.
+        """Both factors for `kernels.fused_linear`; `self` is the factor A.
 
         A layer with neither a finished nor a live booster has B = 0 and computes nothing, and so
         does one whose companion takes away what is not there.
@@ -186,7 +186,7 @@ class WorkingCopy(nn.Module):
         self.register_buffer("working", weight, persistent=False)
 
     def weight_in_use(self) -> Tensor:
-        """The weight under an active adapter; for `core.fused`."""
+        """The weight under an active adapter; for `kernels.fused_linear`."""
         return self.working
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -254,7 +254,7 @@ def stacks(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Stack]:
 
 
 def write_ranks(model: PeftModel, adapter: str, stacks: Mapping[str, Stack]) -> None:
-    """Bring PEFT's bookkeeping up to date with the stacks; see `core.ranks.write_ranks`."""
+    """Bring PEFT's bookkeeping up to date with the stacks; see `rank_patterns.write_ranks`."""
     layers = {name: stack.layer for name, stack in stacks.items()}
     rank_patterns.write_ranks(
         model, adapter, layers, {n: stack.rank for n, stack in stacks.items()}

@@ -23,7 +23,7 @@ from rankwright.core.fields import check_field, is_regex, none_or_at_least
 from rankwright.core.part_registry import part_name, register_part
 from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
-from rankwright.core.slots import Layer, Procedure, ProcedureState
+from rankwright.core.slots import LOWER, UPPER, Layer, Procedure, ProcedureState
 from rankwright.errors import MethodError
 from rankwright.layers.dora import Dora
 from rankwright.procedures.bilevel.hypergradient import (
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 RetrainFrom = Literal["snapshot", "warm"]
 
 MAGNITUDES = "lora_magnitude_vector"
-UPPER = "upper"  # the role of what the upper level trains
 METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 
 
@@ -250,7 +249,7 @@ class BilevelState(ProcedureState):
 
     def role(self, name: str) -> str:
         """`upper` for names that the regular expression matches, else `lower`."""
-        return UPPER if re.search(self.settings.upper, name) else "lower"
+        return UPPER if re.search(self.settings.upper, name) else LOWER
 
     def group_options(self, role: str) -> dict[str, Any]:
         """Learning rate, decay and betas of the upper group."""
@@ -288,7 +287,7 @@ class BilevelState(ProcedureState):
         """
         run, settings = self.run, self.settings
         self._check_checkpoint()
-        self._lower, self._upper = run.trainable("lower"), run.trainable(UPPER)
+        self._lower, self._upper = run.trainable(LOWER), run.trainable(UPPER)
         self._hypergradient = Hypergradient(
             run,
             list(self._lower.values()),

@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankwright.core.batch import MicroBatch, number_of_rows
 from rankwright.core.run import Run
+from rankwright.core.slots import UPPER
 from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels.fused_linear import plain_layers
 from rankwright.layers.frozen import held_constant
@@ -186,7 +187,7 @@ class Hypergradient:
 
     def _with_penalty(self, direct: list[Tensor]) -> list[Tensor]:
         """Add the gradient of the upper level's penalty, which has no lower parameters."""
-        penalty = self.run.penalty("upper")
+        penalty = self.run.penalty(UPPER)
         if penalty is None:
             return widened(direct)
         own = torch.autograd.grad(penalty, self.upper, materialize_grads=True)

@@ -78,13 +78,8 @@ def export_lora(
     with staged(path, overwrite) as folder, quiet_embeddings():
         lora = _plain_lora(source, form, rank)
         lora.save(folder)
-        difference = check_adapter(
-            source,
-            folder,
-            lora.tensors,
-            source.tolerance(tolerance),
-            exact=lora.form.accuracy == "exact",
-        )
+        exact, least = lora.form.accuracy == "exact", source.tolerance(tolerance)
+        difference = check_adapter(source, folder, lora.tensors, least, exact=exact)
         if finish is not None:
             finish(folder)
     return source.report("lora", Path(path), lora.rank, lora.errors, difference, lora.form)
