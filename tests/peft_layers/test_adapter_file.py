@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from models import tiny_bert, tiny_llama, tokens
 from rankwright.methods import BiDoRA, DoRA, LoRA
 from rankwright.peft_layers.adapter_file import rename_magnitudes, save_adapter
-from rankwright.training.export import export_adapter
+from rankwright.training.export import export_adapter, export_lora, export_merged
 
 
 def tiny_gpt2() -> GPT2LMHeadModel:
@@ -50,6 +50,33 @@ def test_both_loaders_give_the_trained_model(
     for loaded in (own, PeftModel.from_pretrained(build(), tmp_path)):
         logits = loaded.eval()(input_ids=tokens(4)).logits
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("write", ["save", "adapter", "lora", "merged"])
+def test_an_adapter_of_any_name_loads_from_the_folder_itself(
+    write: str, use_dora: bool, tmp_path: Path
+) -> None:
+    """PEFT puts the files of an adapter that is not called "default" into a subfolder."""
+    config = LoraConfig(r=2, target_modules=["query"], use_dora=use_dora, task_type="SEQ_CLS")
+    model = moved(get_peft_model(tiny_bert(), config, adapter_name="mine"))
+    expected = model(input_ids=tokens(4)).logits
+    out = tmp_path / "out"
+    if write == "save":
+        save_adapter(model, out, "mine")
+    elif write == "adapter":
+        export_adapter(model, out)
+    elif write == "lora":
+        export_lora(model, out, 32)
+    else:
+        export_merged(model, out)
+    if write == "merged":
+        loaded = BertForSequenceClassification.from_pretrained(out)
+    else:
+        loaded = PeftModel.from_pretrained(tiny_bert(), out)
+    logits = loaded.eval()(input_ids=tokens(4)).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert not [path for path in out.iterdir() if path.is_dir()]
 
 
 def test_every_tensor_keeps_its_bits(tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ class Engine(Run):
         for penalty in (each for each in penalties if each.level == UPPER):
             if not self.trainable(UPPER):
                 raise MethodError(
-                    f"{part_name(penalty)} is a penalty of the upper level, and {self.label} has "
-                    "none; use it with the procedure bilevel or gate_search"
+                    f"{part_name(penalty)} is a penalty of the upper level, and no parameter has "
+                    "that role; use it with the procedure bilevel or gate_search"
                 )
             if penalty.reads_outputs():
                 raise MethodError(

@@ -109,14 +109,13 @@ class Export:
 
         Args:
             model: The adapted model.
-            adapter_name: Name of the adapter; PEFT puts any but "default" into a subfolder of that
-                name.
+            adapter_name: Name of the adapter.
             folder: The folder to write; created if missing.
         """
         from rankwright.peft_layers.adapter_file import save_adapter  # imports PEFT
 
-        written = save_adapter(model, folder, adapter_name)
-        self.save_side_files(model, adapter_name, written)
+        save_adapter(model, folder, adapter_name)
+        self.save_side_files(model, adapter_name, folder)
 
     def load(self, base: nn.Module, folder: Path) -> PeftModel:
         """Put a saved adapter with its side files on a base model.

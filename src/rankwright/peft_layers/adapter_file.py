@@ -20,21 +20,22 @@ from rankwright.peft_layers.injection import ADAPTER
 MAGNITUDE = ".lora_magnitude_vector"
 
 
-def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> Path:
+def save_adapter(model: PeftModel, folder: Path, adapter: str = ADAPTER) -> None:
     """Write an adapter as PEFT does, with tensor names that transformers' own loader reads.
 
     Args:
         model: The adapted model.
         folder: The folder to write; created if missing.
-        adapter: Name of the adapter; PEFT puts any but "default" into a subfolder of that name.
-
-    Returns:
-        The folder of the adapter's files.
+        adapter: Name of the adapter. PEFT puts any but "default" into a subfolder of that name,
+            where `PeftModel.from_pretrained(base, folder)` would not find it; its files are moved
+            into `folder`.
     """
     model.save_pretrained(str(folder), selected_adapters=[adapter])
-    written = folder if adapter == ADAPTER else folder / adapter
-    rename_magnitudes(written)
-    return written
+    if adapter != ADAPTER:
+        for file in (folder / adapter).iterdir():
+            file.replace(folder / file.name)
+        (folder / adapter).rmdir()
+    rename_magnitudes(folder)
 
 
 def rename_magnitudes(folder: Path) -> None:
