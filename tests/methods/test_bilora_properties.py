@@ -146,7 +146,5 @@ def test_wrong_fields(fields: dict[str, Any], message: str) -> None:
 
 def test_a_penalty_of_the_upper_level_needs_one() -> None:
     method = LoRA(**FIELDS).with_parts(penalty=NearBinary())
-    with pytest.raises(
-        MethodError, match="near_binary is a penalty of the upper level"
-    ):
+    with pytest.raises(MethodError, match="near_binary is a penalty of the upper level"):
         Loop(method.apply(toy()), method, total_steps=2, loss=cross_entropy)
