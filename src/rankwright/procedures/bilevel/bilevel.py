@@ -53,38 +53,38 @@ METRICS = ("upper_loss", "hypergradient_norm", "implicit_to_direct")
 class Bilevel(Procedure):
     """Search over upper parameters, then retraining of the lower ones.
 
-    "Published" is BiDoRA's code at t2ance/BiDoRA@e7922af. Steps are optimizer steps.
+    "BiDoRA" is its published code, t2ance/BiDoRA@e7922af. Steps are optimizer steps.
 
     Attributes:
         upper: Regular expression, searched for in parameter names; what it matches is upper, every
             other trainable parameter is lower. By default DoRA's magnitudes.
         hypergradient: How the upper gradient is computed: "fd_forward" (3 passes an upper step, the
             lower one included; ours), "fd_central" (4), "exact" (autograd twice), "first_order" (2)
-            or "betty" (4, published).
+            or "betty" (4, BiDoRA).
         val_fraction: Share of the training rows held out for the upper level, in (0, 1); 0.2
-            (published).
-        unroll_steps: K, lower steps for each upper step; 1 (published; 4 when time matters).
+            (BiDoRA).
+        unroll_steps: K, lower steps for each upper step; 1 (BiDoRA; 4 when time matters).
         upper_lr: Learning rate of the upper parameters; None for that of the lower ones
-            (published).
+            (BiDoRA).
         upper_weight_decay: Decay of the upper parameters; 0 (ours: it would shrink a layer by its
-            magnitudes; published: 0 to 1).
+            magnitudes; BiDoRA: 0 to 1).
         upper_betas: Adam's betas of the upper parameters; None for those of the lower ones
-            (published: 0.9 and 0.98 for both).
+            (BiDoRA: 0.9 and 0.98 for both).
         fd_radius: Radius R0 of the finite difference; None for 0.01, 0.1 in half precision
-            (published: 0.01).
+            (BiDoRA: 0.01).
         fd_share: Share of the rows of each lower micro-batch on which the finite difference is
-            taken, in (0, 1]; 1 for all (published). Below 1 it is central in "fd_forward" too, and
+            taken, in (0, 1]; 1 for all (BiDoRA). Below 1 it is central in "fd_forward" too, and
             an upper step takes 2 + 2 fd_share passes: an unbiased and noisier estimate where the
             loss is a mean over rows (`Run.some_rows`), cheaper than "fd_forward" on whole batches
             below a half.
         xi: Length of the unrolled step; None for the present lower learning rate.
-        retrain: Whether the lower parameters are trained anew with the upper ones fixed (published:
+        retrain: Whether the lower parameters are trained anew with the upper ones fixed (BiDoRA:
             in some of the scripts).
         search_fraction: Share of the optimizer steps that goes to search, if `retrain`.
-        retrain_from: "snapshot": lower parameters as they were before the search (published);
+        retrain_from: "snapshot": lower parameters as they were before the search (BiDoRA);
             "warm": as they are at its end. Their optimizer state is new in both.
         retrain_lr_ratio: Learning rate of the retraining, relative to that of the search.
-        warmup: Share of the search's steps before the first upper step, in [0, 1); 0 (published).
+        warmup: Share of the search's steps before the first upper step, in [0, 1); 0 (BiDoRA).
             Gates on LoRA's ranks need some: while B = 0 they have no gradient.
     """
 
