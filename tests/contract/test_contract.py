@@ -25,7 +25,7 @@ from rankwright.core.method_registry import available_methods
 from rankwright.training.progress_bars import no_progress_bars
 from trainers import adapter, base_model, build_trainer, logits, probe
 
-TESTS = Path(__file__).resolve().parent.parent
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 ROUNDING = 3e-6
 """Logits of about 1 in float32 by PEFT's forward, which sums in another order than ours."""
 
@@ -159,7 +159,7 @@ def test_a_process_without_this_package_loads_every_adapter(past: Any) -> None:
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        cwd=TESTS,
+        cwd=SUPPORT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
