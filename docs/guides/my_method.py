@@ -1,12 +1,12 @@
-"""Averaged LoRA: what is saved is the mean of what was trained over the last optimizer steps.
+"""Averaged LoRA: the saved adapter is the mean of the adapters of the last optimizer steps.
 
 Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim.
 30(4), 1992, here for the factors A (r, in) and B (out, r) of LoRA and for a task head:
 
     mean_k = mean_(k-1) + (theta_k - mean_(k-1)) / k,    k = 1, 2, ...
 
-k counts the steps of the averaged part, theta_k is what its k-th step leaves. After the last step
-theta is set to the mean.
+k counts the averaged steps, and theta_k holds the parameters after the k-th of them. After the last
+step theta is set to the mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rankwright.core.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class AveragedLoRA(Method):
-    """LoRA whose trained numbers are averaged over the end of the run.
+    """LoRA whose trained parameters are averaged over the end of the run.
 
     Attributes:
         average_from: Share of the optimizer steps after which averaging starts.
@@ -35,7 +35,7 @@ class AveragedLoRA(Method):
     name: ClassVar[str] = "averaged_lora"
     summary: ClassVar[str] = "LoRA that saves the mean of its last steps"
     reference: ClassVar[str] = "Polyak, Juditsky, SIAM J. Control Optim. 30(4), 1992"
-    cost: ClassVar[str] = "1 pass a step; one more copy of what is trained"
+    cost: ClassVar[str] = "1 pass per step; one more copy of the trained parameters"
 
     average_from: float = 0.5
 
@@ -49,13 +49,13 @@ class AveragedLoRA(Method):
         check_field(self, "average_from", 0 <= self.average_from < 1, "a share in [0, 1)")
 
     def slots(self) -> Slots:
-        """The average around the steps; the rest is LoRA's."""
+        """Return LoRA's parts and a procedure that averages."""
         return Slots(procedure=Average(self.average_from))
 
 
 @dataclass(frozen=True)
 class Average(Procedure):
-    """The mean of everything trained, from a share `start_at` of the steps on."""
+    """A running mean of all trained parameters, starting after a share `start_at` of the steps."""
 
     start_at: float
 
@@ -65,7 +65,7 @@ class Average(Procedure):
 
 
 class AverageState(ProcedureState):
-    """The mean so far."""
+    """The mean during one run."""
 
     needs = frozenset({"after_step"})
 
@@ -77,7 +77,7 @@ class AverageState(ProcedureState):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Take the step's outcome into the mean."""
+        """Add the parameters after this step to the mean."""
         if self.run.step < int(self.average.start_at * self.run.total_steps):
             return
         self.count += 1
@@ -87,16 +87,16 @@ class AverageState(ProcedureState):
 
     @torch.no_grad()
     def end(self) -> None:
-        """Put the mean in the place of the last step's outcome; a run stopped before has none."""
+        """Set the parameters to the mean; keep them if the run stopped before averaging began."""
         for name, parameter in self.run.trainable().items():
             parameter.copy_(self.mean.get(name, parameter))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on with the same mean."""
+        """Return the state that a resumed run needs to continue the same mean."""
         return {"count": self.count, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo of `state_dict`."""
+        """Restore the state that `state_dict` returned."""
         self.count = state["count"]
         self.mean = {
             name: state["mean"][name].to(parameter.device)
