@@ -1,0 +1,139 @@
+"""Steps of methods beside the steps that they must not exceed, by turns in one process.
+
+    python -m benchmarks.goals                             # MiniLM's and Llama's shape, 15 turns
+    python -m benchmarks.goals --only SoRA --rounds 3      # a quick look
+
+Whole optimizer steps through the plain loop. A ratio is taken within a turn; the table has the
+median of the ratios, their quartiles, and the goal. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks.meters import Meter
+from benchmarks.shapes import SHAPES
+from benchmarks.steps import TOTAL_STEPS, loop_over
+from benchmarks.turns import nothing, take_turns
+from rankwright.core.method import Method
+from rankwright.methods import AutoLoRA, BiDoRA, BiLoRA, DiffoRA, LoRA, SoRA
+from rankwright.procedures.bilevel.hypergradient import Mode
+
+SEARCH_STEPS = 2
+"""Steps of the search of a run that is measured in retraining."""
+
+RETRAINING: dict[str, Any] = {"search_fraction": SEARCH_STEPS / TOTAL_STEPS, "warmup": 0.0}
+
+MODES: tuple[Mode, ...] = ("fd_forward", "fd_central", "first_order", "exact")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A step whose time is compared with that of another.
+
+    Attributes:
+        name: Name in the table.
+        method: The method measured.
+        reference: The method that it is compared with.
+        most: Largest ratio that meets the goal; None to report the ratio alone.
+        steps_before: Steps made before the first that counts.
+    """
+
+    name: str
+    method: Method
+    reference: Method
+    most: float | None
+    steps_before: int = 0
+
+
+def _search(mode: Mode) -> list[Goal]:
+    bidora = BiDoRA(hypergradient=mode)
+    found = [
+        Goal(f"{type(method).__name__}, search, {mode} / BiDoRA", method, bidora, 1.0)
+        for method in (
+            BiLoRA(hypergradient=mode),
+            AutoLoRA(hypergradient=mode, warmup=0.0),
+            DiffoRA(hypergradient=mode, warmup=0.0),
+        )
+    ]
+    return [
+        *found,
+        replace(found[0], name=found[0].name + " without Gram", reference=_bare(bidora)),
+    ]
+
+
+def _bare(bidora: BiDoRA) -> BiDoRA:
+    return replace(bidora, gram_weight=0.0)
+
+
+def gates() -> list[Goal]:
+    """Return the goals of the methods with two levels over gates, and of SoRA."""
+    retraining = [
+        Goal(f"{type(method).__name__}, retraining / LoRA", method, LoRA(r=method.r), 1.02, 2)
+        for method in (
+            BiLoRA(retrain=True, orthogonality=0.0, **RETRAINING),
+            AutoLoRA(threshold=0.0, **RETRAINING),
+            DiffoRA(keep=1.0, **RETRAINING),
+            DiffoRA(**RETRAINING),
+        )
+    ]
+    retraining[-1] = replace(retraining[-1], name="DiffoRA of half the modules, retraining / LoRA")
+    sora = SoRA()
+    return [
+        *(goal for mode in MODES for goal in _search(mode)),
+        *retraining,
+        Goal("SoRA / LoRA of its rank", sora, LoRA(r=sora.r), None),
+    ]
+
+
+def measure(shape: str, goals: Sequence[Goal], rounds: int) -> list[str]:
+    """Return the lines of a table: a goal a row."""
+    torch.manual_seed(0)
+    base = SHAPES[shape].build()
+    batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
+    calls: dict[str, Callable[[], Any]] = {}
+    for goal in goals:
+        for method in (goal.method, goal.reference):
+            if repr(method) not in calls:
+                loop = loop_over(base, method, held_out)
+                calls[repr(method)] = lambda loop=loop: loop.train_step(batch)
+        for _ in range(goal.steps_before):
+            calls[repr(goal.method)]()
+    places = {method: place for place, method in enumerate(calls)}
+    turns = take_turns([(call, nothing) for call in calls.values()], Meter(), rounds)
+    unit = next(iter(turns[0][0]))
+    lines = [
+        f"| {SHAPES[shape].title} | ratio | quartiles | goal |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for goal in goals:
+        subject, reference = places[repr(goal.method)], places[repr(goal.reference)]
+        ratios = [turn[subject][unit] / turn[reference][unit] for turn in turns]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        most = "" if goal.most is None else f"{goal.most:g}"
+        lines.append(f"| {goal.name} | {middle:.3f} | {low:.3f}-{high:.3f} | {most} |")
+    return [*lines, "", f"Ratios of {unit}, {rounds} turns.", ""]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shapes", nargs="+", default=["minilm", "llama"], choices=SHAPES)
+    parser.add_argument("--rounds", type=int, default=15, help="turns, at least 2")
+    parser.add_argument("--only", default="", help="regular expression on the names of goals")
+    given = parser.parse_args(arguments)
+    goals = [goal for goal in gates() if re.search(given.only, goal.name)]
+    torch.set_num_threads(1)
+    for shape in given.shapes:
+        print("\n".join(measure(shape, goals, given.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
