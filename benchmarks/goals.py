@@ -79,11 +79,13 @@ def gates() -> list[Goal]:
         Goal(f"{type(method).__name__}, retraining / LoRA", method, LoRA(r=method.r), 1.02, 2)
         for method in (
             BiLoRA(retrain=True, orthogonality=0.0, **RETRAINING),
+            BiLoRA(retrain=True, **RETRAINING),
             AutoLoRA(threshold=0.0, **RETRAINING),
             DiffoRA(keep=1.0, **RETRAINING),
             DiffoRA(**RETRAINING),
         )
     ]
+    retraining[0] = replace(retraining[0], name="BiLoRA without penalty, retraining / LoRA")
     retraining[-1] = replace(retraining[-1], name="DiffoRA of half the modules, retraining / LoRA")
     sora = SoRA()
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -77,6 +78,35 @@ def test_values_of_a_softmax_compete() -> None:
     for factor in gated_factors(run.layers, "default").values():
         assert float(factor.gates.detach().sum()) == pytest.approx(3)
         assert bool((factor.gates > 0).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_retraining_under_fixed_values_resumes_bit_for_bit(kind: Any) -> None:
+    def made(first: int, last: int, state: Any = None) -> Loop:
+        run = run_of(6, parametrisation=kind, retrain=True, search_fraction=0.5)
+        spread(run)
+        if state is not None:
+            run.load_state_dict(state)
+        for k in range(first, last):
+            run.train_step(batch(k))
+        return run
+
+    whole = made(0, 6)
+    for cut in range(1, 6):
+        again = made(cut, 6, copy.deepcopy(made(0, cut).state_dict()))
+        for name, parameter in whole.model.named_parameters():
+            assert torch.equal(parameter, again.model.get_parameter(name)), (cut, name)
+
+
+def test_fixed_values_are_those_of_the_search_and_have_no_gradient() -> None:
+    run = run_of(4, parametrisation="softmax", retrain=True, search_fraction=0.5)
+    spread(run)
+    for k in range(2):
+        run.train_step(batch(k))
+    for factor in gated_factors(run.layers, "default").values():
+        assert not factor.gates.requires_grad
+        assert torch.equal(factor.gates, 3 * torch.softmax(factor.gate, dim=0))
+        assert factor.weight.requires_grad
 
 
 @pytest.mark.parametrize("kind", KINDS)

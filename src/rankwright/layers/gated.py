@@ -75,6 +75,7 @@ class GatedFactor(Factor):
         self.gate = nn.Parameter(gate.to(self.live.device, compute_dtype(self.live)))
         self.register_buffer("mask", None)
         self._to_gates = to_gates
+        self._fixed: Tensor | None = None
         self._selected: Literal["all", "some", "none"] | None = None  # without asking the device
 
     @property
@@ -82,6 +83,8 @@ class GatedFactor(Factor):
         """w, (r,) or (1,)."""
         if self.mask is not None:
             return self.mask
+        if self._fixed is not None:
+            return self._fixed
         return self.gate if self._to_gates is None else self._to_gates(self.gate)
 
     @property
@@ -105,13 +108,17 @@ class GatedFactor(Factor):
         self.mask = kept.expand(len(self.live)).to(self.gate.device, self.gate.dtype)
         self._selected = "all" if kept.all() else "some" if kept.any() else "none"
 
+    def fix(self) -> None:
+        """Make the gates constants: from now on theta has neither an effect nor a gradient."""
+        self._fixed = self.gates.detach().clone()
+
     def factors_with(self, B: Any) -> Factors | None:
         """See `Factor.factors_with`; a layer that is masked whole has no factors."""
         return Factors(None, None) if self._selected == "none" else super().factors_with(B)
 
     def take(self, weight: Tensor) -> None:
         """Set A so that diag(w) A is the weight, (r, in); gates that are theta itself become 1."""
-        if self._to_gates is None and self.mask is None:
+        if self._to_gates is None and self.mask is None and self._fixed is None:
             self.gate.fill_(1)
         gates = self.gates[:, None]
         self.live.copy_(torch.where(gates != 0, weight.to(gates) / gates, weight.to(gates)))

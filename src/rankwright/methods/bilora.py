@@ -121,9 +121,10 @@ class BiLoRA(Method):
     def slots(self) -> Slots:
         """Gated ranks, orthonormal Q, both penalties, and the gates as the upper level."""
         real = self.parametrisation == "real"
-        penalties: tuple[Penalty, ...] = (Orthogonality.from_fields(self, without=["form"]),)
+        orthogonality = Orthogonality.from_fields(self, without=["form"])
+        penalties: list[Penalty] = [orthogonality] if self.orthogonality else []
         if self.near_binary:
-            penalties += (NearBinary(self.near_binary),)
+            penalties.append(NearBinary(self.near_binary))
         return Slots(
             layer=GatedLoRA(
                 gate_init="ones" if real else "zeros",
@@ -131,6 +132,6 @@ class BiLoRA(Method):
                 gate_total="rank" if self.scale_by_rank else "one",
             ),
             init=Orthonormal(),
-            penalty=sum_penalties(penalties),
+            penalty=sum_penalties(tuple(penalties)),
             procedure=Bilevel.from_fields(self, upper=GATES),
         )
