@@ -296,7 +296,7 @@ def test_not_a_number_stops_with_the_last_good_state(name: str, what: str, tmp_p
     message = rf"{what} at step 5 is (nan|inf).*finite loss after it is .*checkpoint-4\."
     with pytest.raises(TrainingError, match=message):
         poison.trainer.train()
-    assert parameter_epoch.period() is None
+    assert parameter_epoch.current_epoch() is None
     assert same_bits(adapter(poison.trainer.model), poison.before)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in poison.before.values())
 

@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     with pytest.raises(TrainingError, match="the loss at step 0 is nan"):
         run.train_step(batches()[0])
     assert same_bits(before, model.state_dict())
-    assert parameter_epoch.period() is None  # nobody promises any more that parameters stand still
+    assert parameter_epoch.current_epoch() is None  # parameters may change again
 
 
 def test_more_steps_than_planned_are_refused():

@@ -67,7 +67,7 @@ def alone(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, FusedLinear):
-            module.siblings = None
+            module.input_group = None
     return model
 
 
@@ -174,7 +174,7 @@ def test_names_of_one_s_own(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> No
         nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), LoraConfig(target_modules=["0", "1"], r=1)
     )
     fuse(model)
-    model(torch.randn(2, 3))  # one after the other: not siblings after all
+    model(torch.randn(2, 3))  # one after the other: not one input after all
     assert sizes == [2, 1]
 
 
@@ -244,11 +244,11 @@ def test_nothing_is_kept_beyond_the_call(sizes: Sizes) -> None:
     block = model.base_model.model
     block.order = (0, 1)  # v_proj's output is computed and not asked for
     model(x_of())
-    assert block.q_proj.siblings._waiting is None
+    assert block.q_proj.input_group._waiting is None
     block.see = _fail
     with pytest.raises(RuntimeError, match="in the middle"):
         model(x_of())
-    assert block.q_proj.siblings._waiting is None
+    assert block.q_proj.input_group._waiting is None
     block.q_proj(x_of())
     assert sizes == [3, 3, 1]
 
@@ -283,7 +283,7 @@ def test_a_projection_in_other_hands_computes_alone(change: Any, sizes: Sizes) -
     assert sizes[1:3] == [2, 1]
 
 
-def test_copies_and_pickles_have_siblings_of_their_own(sizes: Sizes) -> None:
+def test_copies_and_pickles_have_groups_of_their_own(sizes: Sizes) -> None:
     model, x = adapted(), x_of()
     model(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -318,7 +318,7 @@ def mobilebert(**options: Any) -> MobileBertForSequenceClassification:
     return MobileBertForSequenceClassification(config)
 
 
-def test_projections_of_unlike_width_are_no_siblings() -> None:
+def test_projections_of_unlike_width_form_no_group() -> None:
     model = LoRA(r=2).apply(mobilebert(intra_bottleneck_size=16))
     model(**batch(classification_rows(3))).loss.backward()
 

@@ -552,9 +552,9 @@ def test_training_computes_the_norm_once_while_parameters_stand_still(
 
     alone = gradients()
     gradients()
-    assert len(calls) == 2  # nobody said that parameters stand still
+    assert len(calls) == 2  # nothing is kept outside an epoch
     calls.clear()
-    with parameter_epoch.still():
+    with parameter_epoch.fixed_parameters():
         first, second = gradients(), gradients()
         assert len(calls) == 1
         with torch.no_grad():
@@ -563,7 +563,7 @@ def test_training_computes_the_norm_once_while_parameters_stand_still(
         assert len(calls) == 2
     assert all(map(torch.equal, alone, first))
     assert all(map(torch.equal, alone, second))
-    with parameter_epoch.still():
+    with parameter_epoch.fixed_parameters():
         gradients()
     assert len(calls) == 3
 

@@ -21,7 +21,7 @@ from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import LOWER, UPPER, Penalty
 from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels import parameter_epoch
-from rankwright.kernels.shared_input import apart, parted
+from rankwright.kernels.shared_input import ungroup, ungrouped_blocks
 from rankwright.peft_layers.layer_state import layer_state, load_layer_state
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Engine(Run):
     def fire(self, event: str) -> None:
         """Pass an event on to the procedure."""
         self._fired.add(event)
-        parameter_epoch.end()
+        parameter_epoch.end_epoch()
         if event == "before_step":
             self._means.take()  # of batches that were evaluated again after the last step
         if event == "after_backward":
@@ -198,13 +198,13 @@ class Engine(Run):
             self._add_penalty(means.get("penalty", 0.0))
         getattr(self.procedure, event)()
         if event == "before_step":
-            parameter_epoch.begin()
+            parameter_epoch.begin_epoch()
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """Wrap steps: one that fails leaves the model as it is between steps."""
         try:
-            with parameter_epoch.within():
+            with parameter_epoch.end_epoch_on_exit():
                 yield
         except BaseException:
             self.model.zero_grad()
@@ -235,7 +235,7 @@ class Engine(Run):
             "fired": sorted(self._fired),
             "procedure": self.procedure.state_dict(),
             "layers": layer_state(self.layers, self.adapter_name),
-            "apart": parted(self.model),
+            "apart": ungrouped_blocks(self.model),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ class Engine(Run):
         self._fired = set(state["fired"])
         self.load_model_state(state)
         for block in state["apart"]:
-            apart(self.model.get_submodule(block))
+            ungroup(self.model.get_submodule(block))
 
     def load_model_state(self, state: dict[str, Any]) -> None:
         """Restore procedure and layers; call before loading the adapter's weights.

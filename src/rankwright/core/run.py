@@ -148,7 +148,7 @@ class Run(ABC):
         losses: list[Tensor] = []
         for batch in batches:
             # the backward is inside, too: activation checkpoints recompute forwards there
-            with self.replay(batch), parameter_epoch.still():
+            with self.replay(batch), parameter_epoch.fixed_parameters():
                 loss = self.loss(batch)
                 found = torch.autograd.grad(
                     loss, parameters, create_graph=create_graph, allow_unused=True

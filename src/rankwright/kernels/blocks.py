@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rankwright.kernels.elementwise import gated, rms_norm
 from rankwright.kernels.recomputation import note, transformed
-from rankwright.kernels.shared_input import apart
+from rankwright.kernels.shared_input import ungroup
 
 PURE = {
     "torch.nn.modules.activation",
@@ -118,8 +118,8 @@ def release(model: nn.Module) -> None:
         model: Changed in place.
     """
     for module in model.modules():
-        apart(module)
-        module.__dict__.pop("siblings", None)
+        ungroup(module)
+        module.__dict__.pop("input_group", None)
         for key, hook in list(module._forward_hooks.items()):
             if hook is _note_output:
                 del module._forward_hooks[key]

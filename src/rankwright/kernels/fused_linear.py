@@ -24,7 +24,7 @@ from rankwright.kernels.operands import Operands, Rule, plain_linear
 from rankwright.kernels.recomputation import autocast_dtype, origin_of, transformed
 from rankwright.kernels.seeded_dropout import new_seed
 from rankwright.kernels.seeded_noise import Noise
-from rankwright.kernels.shared_input import Siblings, shared_in, together
+from rankwright.kernels.shared_input import InputGroup, share_input, shared_in
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _WIDE = (torch.float32, torch.float64)
@@ -62,13 +62,14 @@ class FusedLinear(Linear):
     variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
 
     Attributes:
-        siblings: The projections of its block that see the same input, if it has any.
+        input_group: The projections of its block that see the same input, itself included; None if
+            there are no others.
         noise: Gives the noise on the weight for an adapter, in training mode; None: there is none.
         has_noise: Whether the output that was computed last has it. Where it has not, a weight in
             low precision say, whoever set `noise` adds it.
     """
 
-    siblings: Siblings | None = None
+    input_group: InputGroup | None = None
     noise: Callable[[str], Noise | None] | None = None
     has_noise = False
 
@@ -98,18 +99,18 @@ class FusedLinear(Linear):
 
     def _fused_output(self, x: Tensor) -> Tensor | None:
         """The output, alone or with those that see the same input; None: PEFT's forward has to."""
-        siblings = self.siblings
-        found = None if siblings is None else siblings.take(self, x)
+        group = self.input_group
+        found = None if group is None else group.take(self, x)
         if found is not None:
             return found
         call = self._fused_call(x)
         if call is None:
             return None
-        others = [] if siblings is None else siblings.others(self)
+        others = [] if group is None else group.others(self)
         ready = [(other, c) for other in others if (c := other._fused_call(x)) is not None]
         first, *outputs = lowrank_linears([call, *(c for _, c in ready)], origin_of(x))
-        if siblings is not None and ready:
-            siblings.keep(x, zip((other for other, _ in ready), outputs, strict=True))
+        if group is not None and ready:
+            group.keep(x, zip((other for other, _ in ready), outputs, strict=True))
         return first
 
     def _fused_call(self, x: Tensor) -> tuple[Operands, Rule] | None:
@@ -173,8 +174,8 @@ def fuse(model: nn.Module) -> None:
             module.__class__ = FusedLinear
     for parent, names in shared_in(model):
         layers = [part for name in names if type(part := parent._modules.get(name)) is FusedLinear]
-        if len(layers) > 1 and not any(layer.siblings for layer in layers):
-            together(layers, parent, names)
+        if len(layers) > 1 and not any(layer.input_group for layer in layers):
+            share_input(layers, parent, names)
     prepare(model)
 
 

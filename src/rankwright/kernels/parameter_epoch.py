@@ -1,8 +1,9 @@
-"""While parameters stand still, what follows from them alone is computed once.
+"""Epochs: periods in which parameters do not change, so that values derived from them are kept.
 
-The engine says when: from `before_step` to `after_backward`, and inside `Run.gradients`. Nobody
-else edits a parameter there, by whatever way, so a layer may keep what it made of its parameters
-for all micro-batches and recomputed forwards. Outside there is no such promise.
+The engine delimits them: one lasts from `before_step` to `after_backward`, another is opened inside
+`Run.gradients`. No other code may edit a parameter during an epoch, by any means, so a layer may
+keep what it derived from its parameters for all micro-batches and recomputed forwards. Outside an
+epoch there is no such guarantee.
 """
 
 from __future__ import annotations
@@ -10,38 +11,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_period: object | None = None
+_epoch: object | None = None
 
 
-def period() -> object | None:
-    """A key that is the same as long as parameters stand still; None where nobody has said so."""
-    return _period
+def current_epoch() -> object | None:
+    """Return a key that stays the same until parameters may change; None outside an epoch."""
+    return _epoch
 
 
-def begin() -> None:
-    """From now on parameters stand still."""
-    global _period
-    _period = object()
+def begin_epoch() -> None:
+    """Declare that parameters do not change from now on."""
+    global _epoch
+    _epoch = object()
 
 
-def end() -> None:
-    """From now on they may move."""
-    global _period
-    _period = None
+def end_epoch() -> None:
+    """Declare that parameters may change from now on."""
+    global _epoch
+    _epoch = None
 
 
 @contextmanager
-def within() -> Iterator[None]:
-    """What stands still inside may move after it, also if it fails in the middle of a step."""
+def end_epoch_on_exit() -> Iterator[None]:
+    """End the current epoch on exit, also when a step fails halfway."""
     try:
         yield
     finally:
-        end()
+        end_epoch()
 
 
 @contextmanager
-def still() -> Iterator[None]:
-    """Parameters stand still inside; what held outside is forgotten."""
-    begin()
-    with within():
+def fixed_parameters() -> Iterator[None]:
+    """Open an epoch for the body; it ends the one outside, which is not reopened."""
+    begin_epoch()
+    with end_epoch_on_exit():
         yield

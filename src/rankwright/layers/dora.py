@@ -252,9 +252,9 @@ class FactoredDora(LoraVariant):
             constant = A.detach(), B.detach(), s  # to forward mode as well
             return row_norm(base_rows(module), *constant, for_gradient=for_gradient)
         evaluated = not (module.training or torch.is_grad_enabled())
-        period = "eval" if evaluated else parameter_epoch.period()
+        epoch = "eval" if evaluated else parameter_epoch.current_epoch()
         versions = weight_version(module), tensor_version(A), tensor_version(B)
-        key = (period, for_gradient, s, *versions)
+        key = (epoch, for_gradient, s, *versions)
         known = self._known  # replicas in other threads write to it as well
         if known is None or known[0] != key or None in key:
             known = key, row_norm(base_rows(module), *factors, for_gradient=for_gradient)
