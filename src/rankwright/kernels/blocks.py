@@ -1,11 +1,12 @@
-"""The parts of a transformer around the adapted layers: what they need not keep.
+"""Let the parts of a transformer around the adapted layers keep less for the backward.
 
-- **Norms and activations** note the origin of their output, so that the layers that see it keep
-  nothing of it; projections that share an input share its origin.
+- **Norms and activations** note the origin of their output, so that the layers that see it need
+  not keep it; projections that share an input share its origin.
 - **Gated MLPs and RMS norms** of known classes compute by the functions of
   `rankwright.kernels.elementwise`.
 
-`fuse` prepares a model. Classes are known by their names; any other module is left as it is.
+`fuse` prepares a model. Classes are recognised by their full names; all other modules are left
+unchanged.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ PURE = {
     "torch.nn.modules.normalization",
     "transformers.activations",
 }
-"""Python modules whose classes are cheap and give the same for the same input every time."""
+"""Python modules whose classes are cheap and deterministic."""
 
 NOT_NOTED = (
     *(nn.ReLU, nn.Sigmoid, nn.Tanh),  # their backward keeps the output, and not the input
     *(nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax),
-    nn.RReLU,  # draws
+    nn.RReLU,  # random
 )
-"""Classes in those modules of which an origin is not to be noted."""
+"""Classes in those modules whose outputs get no origin."""
 
 NORMS = ("LayerNorm", "RMSNorm")
-"""Ends of the names of classes in transformers' models that are norms of one tensor."""
+"""Endings of the names of classes in transformers' models that are norms of one tensor."""
 
 
 def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """The forward of Llama's MLP, `down_proj(act_fn(gate_proj(x)) * up_proj(x))`.
+    """Compute the forward of Llama's MLP, `down_proj(act_fn(gate_proj(x)) * up_proj(x))`.
 
     Args:
         mlp: A module with these four parts.
@@ -52,9 +53,9 @@ def gated_mlp(mlp: Any, x: Tensor) -> Tensor:
 
 
 def llama_rms_norm(norm: Any, hidden_states: Tensor) -> Tensor:
-    """The forward of Llama's RMS norm.
+    """Compute the forward of Llama's RMS norm.
 
-    A float64 model gets its own, whose gradient has the rounding of float32 too.
+    A float64 model uses the module's own forward, whose gradient is rounded to float32 as well.
 
     Args:
         norm: A module with `weight` and `variance_epsilon`.
@@ -67,7 +68,7 @@ def llama_rms_norm(norm: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _kept_by_autograd(*tensors: Tensor) -> bool:
-    """Whether there is nothing to keep, or others decide what is."""
+    """Return whether PyTorch's own operations are to be used: no graph, or a transformed one."""
     nothing = not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors)
     return nothing or transformed()
 
@@ -92,14 +93,14 @@ FORWARDS: dict[str, Forward] = {
     for name in names.split()
     for model in [name.lower()]
 }
-"""Full name of a class -> what takes the place of its forward; add your model's own."""
+"""Full name of a class -> the function that replaces its forward; add your model's own."""
 
 
 def prepare(model: nn.Module) -> None:
-    """Let norms, activations and gated MLPs of known classes keep less; the function is the same.
+    """Let norms, activations and gated MLPs of known classes keep less; outputs stay the same.
 
     Args:
-        model: Changed in place. Modules with a forward of somebody else's are left alone.
+        model: The model; changed in place, except modules whose instance has its own forward.
     """
     for module in model.modules():
         kind: Any = type(module)
@@ -115,7 +116,7 @@ def release(model: nn.Module) -> None:
     """Undo `prepare`, and let projections that share an input compute alone.
 
     Args:
-        model: Changed in place.
+        model: The model; changed in place.
     """
     for module in model.modules():
         ungroup(module)
@@ -170,13 +171,13 @@ def _forward_for(kind: type[nn.Module]) -> Forward | None:
 def _is_pure(module: nn.Module) -> bool:
     kind = type(module)
     norm = kind.__module__.startswith("transformers.models.") and kind.__name__.endswith(NORMS)
-    if norm:  # some encoders are called so as well
+    if norm:  # some encoders' names end like this too: a norm has no children
         return next(module.children(), None) is None
     return kind.__module__ in PURE and not isinstance(module, NOT_NOTED)
 
 
 def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """A forward hook. It notes nothing where somebody else had a hand in the output."""
+    """Note the origin of an output, as a forward hook; not if other hooks may have changed it."""
     if not torch.is_grad_enabled() or transformed():
         return
     alone = len(module._forward_hooks) == 1 and not module._forward_pre_hooks
@@ -184,7 +185,7 @@ def _note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         return
     in_place = output is args[0]
     if isinstance(output, Tensor) and output.requires_grad and not in_place:
-        # its parameters too: the graph notices if they are written to in between
+        # with its parameters: autograd raises if one is written to before the backward
         note(output, partial(_forward_of, module), (args[0], *module.parameters(recurse=False)))
 
 

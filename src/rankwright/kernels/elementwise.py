@@ -1,10 +1,10 @@
-r"""What stands between the products of a transformer, as functions that keep the least.
+r"""The operations between the products of a transformer, as functions that keep the least.
 
     gated       p = act(g) * u
     rms_norm    y = w * z,   z = h rho,   rho = (mean(h^2) + eps)^(-1/2)         Llama's norm
 
-Both keep their arguments (and rho) alone, and note where their result comes from, so that a layer
-that sees it keeps nothing of its own.
+Both keep only their arguments (and rho), and note the origin of their result, so that a layer that
+sees it need not keep it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def gated(act: Activation, g: Tensor, u: Tensor) -> Tensor:
-    """`act(g) * u`, of which PyTorch would keep `act(g)`, and a layer after it the product.
+    """Return `act(g) * u`, keeping g and u alone.
+
+    PyTorch would keep `act(g)` as well, and the layer after it the product.
 
     Args:
-        act: An activation: elementwise, not in place, the same every time.
+        act: An activation: elementwise, not in place, deterministic.
         g: (..., d).
         u: (..., d).
 
@@ -40,7 +42,7 @@ def gated(act: Activation, g: Tensor, u: Tensor) -> Tensor:
 
 
 def rms_norm(h: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Llama's RMS norm, in float32 and rounded to the dtype of h before the weight comes to it.
+    """Return Llama's RMS norm: in float32, rounded to the dtype of h before the weight is applied.
 
     Args:
         h: (..., d).
@@ -48,7 +50,7 @@ def rms_norm(h: Tensor, weight: Tensor, eps: float) -> Tensor:
         eps: Added to the mean square.
 
     Returns:
-        (..., d), the bits of transformers' `LlamaRMSNorm`.
+        (..., d), with the same bits as transformers' `LlamaRMSNorm`.
     """
     y, rho = cast("tuple[Tensor, Tensor]", _RmsNorm.apply(h, weight, eps))  # type: ignore[no-untyped-call]
     if y.requires_grad:
@@ -72,10 +74,10 @@ class _Gated(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         g, u = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated once more
+        if torch.is_grad_enabled():  # a second derivative is wanted
             dg, du = torch.autograd.grad(_product(ctx.act, g, u), (g, u), grad, create_graph=True)
             return None, dg, du
-        with torch.enable_grad():
+        with torch.enable_grad():  # act(g) once for both gradients
             leaf = g.detach().requires_grad_()
             a = ctx.act(leaf)
         (dg,) = torch.autograd.grad(a, leaf, grad * u)
@@ -83,13 +85,13 @@ class _Gated(Function):
 
 
 def _root_mean_square(wide: Tensor, eps: float) -> Tensor:
-    """`rho` of h in float32, (..., 1)."""
+    """Return `rho` of h in float32, (..., 1)."""
     return torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
 
 
 def _normed(eps: float, h: Tensor, rho: Tensor, weight: Tensor) -> Tensor:
     wide = h.float()
-    if torch.is_grad_enabled():  # rho is a function of h, too
+    if torch.is_grad_enabled():  # the saved rho has no graph, and depends on h
         rho = _root_mean_square(wide, eps)
     return (wide * rho).to(h.dtype) * weight
 
@@ -109,10 +111,10 @@ class _RmsNorm(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _grad_rho: Tensor) -> tuple[Tensor, None, None]:
         h, rho, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated once more
+        if torch.is_grad_enabled():  # a second derivative is wanted
             y = _normed(ctx.eps, h, rho, weight)
             return torch.autograd.grad(y, h, grad, create_graph=True)[0], None, None
         z = h.float() * rho
-        dz = (grad * weight).to(h.dtype).to(z.dtype)
+        dz = (grad * weight).to(h.dtype).to(z.dtype)  # rounded like the gradient of PyTorch's graph
         along = torch.linalg.vecdot(z, dz).unsqueeze(-1) / z.shape[-1]
         return dz.addcmul(z, along, value=-1).mul_(rho).to(h.dtype), None, None

@@ -1,10 +1,10 @@
-"""PEFT's LoRA layer over a linear layer, computed by `lowrank_linears` wherever that can be.
+"""PEFT's LoRA layer over a linear layer, computed by `lowrank_linears` wherever it applies.
 
-`Method.apply` calls `fuse`. A layer steps back to PEFT's own forward, call by call, where something
-asks for it: an adapter that is merged or disabled, several at once, a quantised or sharded base, a
-trained weight or bias, hooks on the parts, a LoRA variant that has no operands for us,
-`torch.compile`, `torch.func`, forward mode, and `plain_layers()`, inside which a layer with dropout
-computes `plain_linear`: its masks are those of `lowrank_linears`.
+`Method.apply` calls `fuse`. A layer falls back to PEFT's own forward, call by call, under a merged
+or disabled adapter, several adapters at once, a quantised or sharded base, a trained weight or
+bias, hooks on the parts, a LoRA variant without `magnitude_operands`, `torch.compile`,
+`torch.func`, forward mode, and `plain_layers()`. Inside `plain_layers()` a layer with dropout
+computes `plain_linear`, which draws the same masks as `lowrank_linears`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from rankwright.kernels.shared_input import InputGroup, share_input, shared_in
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _WIDE = (torch.float32, torch.float64)
-_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # core does not import transformers
+_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # by name: transformers is not imported here
 
-_plain = 0  # how many `plain_layers()` we are in
+_plain = 0  # depth of nested `plain_layers()`
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of a layer, as a module in the place of `lora_A` gives them.
+    """The factors of a layer, as returned by a module that replaces `lora_A`.
 
     Attributes:
-        A: Trained factor (r, in); None if only the frozen pair computes, or nothing does.
-        B: Trained factor (out, r).
-        A0: (R, in), or None.
-        B0: (out, R), or None.
-        dropout: On the input of the trained pair; None for the layer's own.
+        A: Trained factor (r, in); None if the layer has only the frozen pair, or neither.
+        B: Trained factor (out, r), or None.
+        A0: Frozen factor (R, in), or None.
+        B0: Frozen factor (out, R), or None.
+        dropout: Dropout of the input of the trained pair; None for the layer's own.
         mirrored: See `Rule.mirrored`.
     """
 
@@ -55,18 +55,19 @@ class Factors:
 
 
 class FusedLinear(Linear):
-    """PEFT's LoRA layer over a linear layer, with a forward of one autograd function.
+    """PEFT's LoRA layer over a linear layer, with one autograd function as its forward.
 
-    Modules other than `nn.Linear` are fused if they have the method for it: `lora_A` needs
+    Parts other than `nn.Linear` are fused if they define the method for it: `lora_A` needs
     `factors_with(lora_B) -> Factors | None`, the base layer `weight_in_use() -> Tensor`, and a LoRA
     variant `magnitude_operands(layer, adapter) -> (m, n) | None`.
 
     Attributes:
         input_group: The projections of its block that see the same input, itself included; None if
             there are no others.
-        noise: Gives the noise on the weight for an adapter, in training mode; None: there is none.
-        has_noise: Whether the output that was computed last has it. Where it has not, a weight in
-            low precision say, whoever set `noise` adds it.
+        noise: A function that returns the noise on the weight for an adapter, called in training
+            mode; None for a layer without noise.
+        has_noise: Whether the latest output includes the noise. If it does not, for example
+            because the weight is in low precision, the code that set `noise` has to add it.
     """
 
     input_group: InputGroup | None = None
@@ -78,8 +79,8 @@ class FusedLinear(Linear):
 
         Args:
             x: (..., in).
-            args: Of the base layer; PEFT's forward takes over if there are any.
-            kwargs: The same, and PEFT's own.
+            args: Arguments of the base layer; with any of them, PEFT's forward computes the call.
+            kwargs: Keyword arguments of the base layer or of PEFT; likewise.
 
         Returns:
             (..., out).
@@ -93,12 +94,15 @@ class FusedLinear(Linear):
         return cast(Tensor, super().forward(x, *args, **kwargs))
 
     def _plain_output(self, x: Tensor) -> Tensor | None:
-        """With dropout, the output of the same masks, which PEFT's forward would draw otherwise."""
+        """Return the output under the masks of `lowrank_linears`; None without dropout.
+
+        PEFT's forward would draw masks of its own.
+        """
         call = self._fused_call(x)
         return plain_linear(*call) if call is not None and call[1].dropout else None
 
     def _fused_output(self, x: Tensor) -> Tensor | None:
-        """The output, alone or with those that see the same input; None: PEFT's forward has to."""
+        """Return the output, computed alone or with its group; None if PEFT's forward has to."""
         group = self.input_group
         found = None if group is None else group.take(self, x)
         if found is not None:
@@ -106,6 +110,7 @@ class FusedLinear(Linear):
         call = self._fused_call(x)
         if call is None:
             return None
+        # dropout seeds are drawn in the order in which the layers would be called one by one
         others = [] if group is None else group.others(self)
         ready = [(other, c) for other in others if (c := other._fused_call(x)) is not None]
         first, *outputs = lowrank_linears([call, *(c for _, c in ready)], origin_of(x))
@@ -114,7 +119,7 @@ class FusedLinear(Linear):
         return first
 
     def _fused_call(self, x: Tensor) -> tuple[Operands, Rule] | None:
-        """What `lowrank_linears` is called with; None where PEFT's forward has to do it."""
+        """Return the arguments for `lowrank_linears`; None where it does not apply."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         off = self.disable_adapters or self.merged
         if off or len(names) != 1 or self.lora_bias[names[0]]:
@@ -162,9 +167,9 @@ class FusedLinear(Linear):
 
 
 def fuse(model: nn.Module) -> None:
-    """Let every LoRA layer over a linear layer compute as `FusedLinear`, and prepare its blocks.
+    """Make every LoRA layer over a linear layer a `FusedLinear`, and prepare the blocks around it.
 
-    The function, the parameters and their names stay the same; see `rankwright.kernels.blocks`.
+    The outputs, the parameters and their names stay the same; see `rankwright.kernels.blocks`.
 
     Args:
         model: A model with LoRA layers; changed in place.
@@ -181,7 +186,7 @@ def fuse(model: nn.Module) -> None:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Inside, every layer computes by what can be differentiated twice, under the same masks."""
+    """Let every layer compute by operations that can be differentiated twice; masks are the same."""
     global _plain
     _plain += 1
     try:
@@ -191,7 +196,7 @@ def plain_layers() -> Iterator[None]:
 
 
 def _frozen_weight(base: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """Weight and bias of a linear layer that is as PyTorch or transformers made it, and frozen."""
+    """Return weight and bias of a frozen, unmodified linear layer of PyTorch or transformers."""
     weight_in_use: Any = getattr(base, "weight_in_use", None)
     layer = cast(nn.Module, base.base_layer) if weight_in_use else base
     kind = type(layer)
@@ -212,7 +217,7 @@ def _is_plain_and_frozen(tensor: Tensor) -> bool:
 
 
 def _untouched(module: nn.Module) -> bool:
-    """Whether calling the module is calling its class's forward, and nothing else."""
+    """Return whether a call of the module runs the forward of its class, and nothing else."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -223,7 +228,7 @@ def _untouched(module: nn.Module) -> bool:
 
 
 def _fits(x: Tensor, W: Tensor, factors: Factors) -> bool:
-    """Whether dtypes and devices are such as the base layer and PEFT accept."""
+    """Return whether dropout, dtypes and devices are ones that the base layer and PEFT accept."""
     if factors.dropout is not None and type(factors.dropout) not in (nn.Identity, nn.Dropout):
         return False
     place = x.device

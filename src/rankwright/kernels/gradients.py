@@ -35,21 +35,24 @@ from rankwright.kernels.seeded_dropout import (
 
 
 class Gradients:
-    """What a backward gathers.
+    """The gradients that one backward accumulates.
 
     Attributes:
-        dx: (tokens, in), or None.
+        dx: (tokens, in), or None where x needs no gradient.
     """
 
     def __init__(self, layers: Sequence[Layer], needs: Sequence[bool], dtype: torch.dtype) -> None:
         self.dx: Tensor | None = None
         self._layers, self._dtype = layers, dtype
         self._needs_x, self._needs_a = needs[0], needs[Operands._fields.index("A") :: TENSORS]
-        self._dus: dict[int, Tensor] = {}  # (tokens, out), of those layers that got a gradient
+        self._dus: dict[int, Tensor] = {}  # (tokens, out), by layer that got a gradient
         self._of: list[dict[str, Tensor]] = [{} for _ in layers]
 
     def through_outputs(self, grads: Sequence[Tensor | None], ys: Sequence[Tensor | None]) -> None:
-        """dL/dm, dL/dn, and the part of dL/dx that comes through the base weights."""
+        """Compute dL/dm, dL/dn, and the part of dL/dx through the base weights; call it first.
+
+        The products add to that dL/dx in place, and read the gradients of u that are stored here.
+        """
         for i, (o, rule) in enumerate(self._layers):
             grad, y = grads[i], ys[i]
             if grad is None:
@@ -64,7 +67,7 @@ class Gradients:
             self._dus[i] = du
 
     def through_products(self, hs: Sequence[Tensor | None]) -> None:
-        """dL/dA, dL/dB, and the part of dL/dx that comes through the products."""
+        """Compute dL/dA, dL/dB, and the part of dL/dx through the low-rank products."""
         for stack in stacks_of(self._layers, self._dus):
             ghs = [
                 (pair.B.T @ in_dtype(self._dus[pair.layer].T, pair.B.dtype)).mul_(pair.rule.s)
@@ -81,11 +84,11 @@ class Gradients:
                 self._add_products_to_x(stack, gh, places)
 
     def of_operands(self) -> Iterator[Tensor | None]:
-        """One for each argument of the function behind x."""
+        """Yield a gradient, or None, for each argument of the function after x."""
         return (of.get(name) for of in self._of for name in Operands._fields[1:])
 
     def _grad_of_b(self, pair: FactorPair, h: Tensor) -> Tensor:
-        """(out, r)."""
+        """Return dL/dB, (out, r)."""
         B, du = cast(Tensor, self._layers[pair.layer][0].B), self._dus[pair.layer]
         like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
         return torch.mul((h @ in_dtype(du, h.dtype)).T, pair.rule.s, out=like)
@@ -96,13 +99,13 @@ class Gradients:
         wanted = [
             (pair, rows_of_a(pair, part))
             for pair, part in zip(stack, ghs, strict=True)
-            if pair.trained and self._needs_a[pair.layer]  # as it was in the forward
+            if pair.trained and self._needs_a[pair.layer]  # as in the forward, which kept x for it
         ]
         if not wanted:
             return
         parts = [rows for _, rows in wanted]
         ranks = [rows.shape[0] for rows in parts]
-        whole = sum(ranks) == gh.shape[0]
+        whole = sum(ranks) == gh.shape[0]  # then gh is the concatenation already
         found = (gh if whole else joined(parts)) @ input_of(self._layers[0][0].x, stack, places)
         for (pair, _), dA in zip(wanted, found.split_with_sizes(ranks), strict=True):
             self._of[pair.layer]["A"] = dA
@@ -115,7 +118,7 @@ class Gradients:
             left = (gh * kept_scale(stack[0].rule.dropout)).T
             shape = (gh.shape[1], A.shape[1])
             product = zero_at(places, shape, gh, lambda out: torch.mm(left, A, out=out))
-            cast(Tensor, self.dx).add_(product)  # the base weights' part is there
+            cast(Tensor, self.dx).add_(product)  # set by `through_outputs`
 
     def _add_to_x(self, left: Tensor, right: Tensor) -> None:
         if self.dx is None:
@@ -125,10 +128,10 @@ class Gradients:
 
 
 def magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
-    """`dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`; nothing of the layer's size.
+    """Return `dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`, from the output alone.
 
-    A row with m = 0 is silent, and its output says nothing about the gradient: `lowrank_linear` is
-    not to be used for it.
+    A row with m = 0 has the output b, which does not determine dL/dm: do not use `lowrank_linear`
+    for it.
     """
     m, n = cast(Tensor, o.m), cast(Tensor, o.n)
     product = dy * y if o.bias is None else (y - o.bias).mul_(dy)
@@ -140,7 +143,7 @@ def magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
 def plain_grads(
     layers: Sequence[Layer], needs: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradients with a graph of their own.
+    """Return gradients that can be differentiated again, from `plain_linear`.
 
     Raises:
         RuntimeError: The input was not kept, because A is frozen.

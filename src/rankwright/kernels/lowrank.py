@@ -1,25 +1,24 @@
-r"""The adapted linear layer as one autograd function: the least work and the least memory.
+r"""The adapted linear layer as one autograd function, for the least work and the least memory.
 
     u = x W^T + b + s (drop(x) A^T B^T + x A_0^T B_0^T)                     LoRA, A_0 B_0 frozen
     y = b + g (u - b),   g = m / n                                          DoRA, row by row
 
 W (out, in), b (out), A (r, in), B (out, r), A_0 (R, in), B_0 (out, R), m and n (out). PEFT computes
-the same as six operations of its own. Here
+this as six separate operations. Here
 
 - layers that see the same x are one function: they share the product with their factors A, the sum
-  of their gradients of x, and what is kept of x;
-- both products are added into the base layer's output, and into the gradient of x, as they are
-  multiplied; the scaling is folded in; A and A_0, B and B_0 are multiplied as one;
-- kept for the backward are x, or what x was computed from, if that is known (only where A is
-  trained), and the r numbers a token between the factors (only where B is): not the dropped input,
-  and no second output. The gradient of a
-  magnitude follows from the output, `dL/dm = sum dL/dy (y - b) / m`, which the next operation
-  often keeps anyway;
-- dropout is drawn from a seed, once more in the backward;
+  of their gradients of x, and the x that is kept;
+- the matrix products add into the base layer's output and into the gradient of x directly, with the
+  scaling folded in; A and A_0, B and B_0 are multiplied as one;
+- kept for the backward are x, or its origin if that is known (only where A is trained), and the r
+  numbers per token between the factors (only where B is trained): not the dropped input, and no
+  second output. The gradient of a magnitude follows from the output,
+  `dL/dm = sum dL/dy (y - b) / m`, which the next operation often keeps anyway;
+- dropout is drawn from a seed, and again in the backward;
 - thin factors stand on the left of their products, where the libraries are two to five times
   faster than on the right (measured with MKL at r = 8).
 
-Differentiated twice, it steps back to the plain operations.
+For a second derivative it falls back to the plain operations.
 """
 
 from __future__ import annotations
@@ -52,28 +51,28 @@ from rankwright.kernels.recomputation import Origin
 
 
 def lowrank_linear(operands: Operands, rule: Rule, origin: Origin | None = None) -> Tensor:
-    """The layer's output.
+    """Return the layer's output.
 
     Args:
         operands: See `Operands`.
         rule: See `Rule`.
-        origin: Of x; it is then computed again in the backward and not kept.
+        origin: The origin of x; x is then recomputed in the backward instead of kept.
 
     Returns:
-        (..., out), in the dtype that the base layer would give.
+        (..., out), in the dtype of the base layer's output.
     """
     return lowrank_linears([(operands, rule)], origin)[0]
 
 
 def lowrank_linears(layers: Sequence[Layer], origin: Origin | None = None) -> tuple[Tensor, ...]:
-    """The outputs of layers that see the same input.
+    """Return the outputs of layers that see the same input.
 
     Args:
         layers: Operands, all with the same x, and rules.
         origin: See `lowrank_linear`.
 
     Returns:
-        For each layer what `lowrank_linear` gives, but for the order of summation.
+        For each layer the result of `lowrank_linear`, except for the order of summation.
     """
     rules = tuple(rule for _, rule in layers)
     tensors = (tensor for operands, _ in layers for tensor in operands[1:])
@@ -93,12 +92,12 @@ class _LowRankLinears(Function):
         layers = _layers(x, tensors, rules)
         with no_autocast(x):
             outputs = [base_output(o, rule) for o, rule in layers]
-            dtypes = [y.dtype for y in outputs]
+            dtypes = [y.dtype for y in outputs]  # `add_products` may widen the outputs
             hs = add_products(layers, outputs)
             for i, (o, _) in enumerate(layers):
                 scaled = outputs[i] if o.m is None else scale_rows(o, outputs[i])
                 outputs[i] = without_view(in_dtype(scaled, dtypes[i]))
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # the backward skips outputs without a gradient
         ctx.rules, ctx.origin, ctx.shape, ctx.dtype = rules, origin, x.shape, x.dtype
         of_x = (x,) if origin is None else origin.inputs
         ctx.save_for_backward(
@@ -118,9 +117,9 @@ class _LowRankLinears(Function):
         saved, end = _saved(ctx), count * TENSORS
         hs, ys = saved[end : end + count], saved[end + count : end + 2 * count]
         x = _input_again(ctx.origin, saved[end + 2 * count :])
-        again = torch.is_grad_enabled()  # to be differentiated once more
+        again = torch.is_grad_enabled()  # a second derivative is wanted
         if again and x is None and all(kept is None for kept in (*hs, *ys)):
-            x = some.new_zeros(ctx.shape, requires_grad=True)  # linear in x: any will do
+            x = some.new_zeros(ctx.shape, requires_grad=True)  # linear in x: the same at any x
         layers = _layers(x, saved[:end], ctx.rules)
         if again:
             return (None, None, *plain_grads(layers, needs, grads))
@@ -137,15 +136,15 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
         return cast("tuple[Any, ...]", ctx.saved_tensors)
     except RuntimeError as error:
         error.add_note(
-            "An adapted layer keeps its output for the gradient of a magnitude (DoRA), and its "
-            "input. If what follows it works in place (inplace=True), let it not, or run the "
-            "forward inside rankwright.kernels.fused_linear.plain_layers()."
+            "An adapted layer keeps its input, and its output for the gradient of a magnitude "
+            "(DoRA). If the operation after it works in place (inplace=True), turn that off, or run "
+            "the forward inside rankwright.kernels.fused_linear.plain_layers()."
         )
         raise
 
 
 def _layers(x: Any, tensors: Sequence[Any], rules: Sequence[Rule]) -> list[Layer]:
-    """The operands of each layer, from the flat arguments."""
+    """Return the operands and the rule of each layer, from the flat arguments."""
     return [
         (Operands(x, *tensors[i * TENSORS : (i + 1) * TENSORS]), rule)
         for i, rule in enumerate(rules)
@@ -153,7 +152,7 @@ def _layers(x: Any, tensors: Sequence[Any], rules: Sequence[Rule]) -> list[Layer
 
 
 def _input_again(origin: Origin | None, kept: Sequence[Tensor]) -> Any:
-    """The input as it was kept, or computed from what was kept; None where A is frozen."""
+    """Return the input, kept or recomputed from its origin; None if every A is frozen."""
     if not kept:
         return None
     return kept[0] if origin is None else origin.again(kept)

@@ -23,10 +23,10 @@ class Operands(NamedTuple):
         x: (..., in).
         W: Frozen weight, (out, in), or (in, out) if `Rule.transposed`.
         bias: Frozen, (out,), or None.
-        A: Trained factor (r, in), or None where the frozen pair is all there is.
+        A: Trained factor (r, in), or None for a layer with only the frozen pair, or neither.
         B: Trained factor (out, r), or None.
-        A0: (R, in), or None.
-        B0: (out, R), or None.
+        A0: Frozen factor (R, in), or None.
+        B0: Frozen factor (out, R), or None.
         m: Magnitude (out,), or None for LoRA.
         n: Row norm (out,), or None for LoRA; it may carry a gradient.
     """
@@ -44,18 +44,18 @@ class Operands(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """How the operands are put together.
+    """How the output is computed from the operands.
 
     Attributes:
         s: Scaling of both products.
         transposed: Whether W is stored (in, out), as GPT-2's Conv1D does.
-        mirrored: Whether the frozen pair is the start of the trained one, negated. The products
-            are then formed as `A (B + B_0) - (A - A_0) B_0`: exactly zero at the start.
-        dropout: Probability p of the input of the trained pair; 0 for none.
-        seed: Of the dropout mask.
-        dtype: What autocast computes in; None without autocast.
-        noise: Added to W where it is multiplied, and drawn again in the backward; only where
-            there is no magnitude, no autocast, and W can hold it: in float32 or float64.
+        mirrored: Whether the frozen pair is the negated initial value of the trained one. The
+            products are then formed as `A (B + B_0) - (A - A_0) B_0`: exactly zero at the start.
+        dropout: Dropout probability of the input of the trained pair; 0 for none.
+        seed: Seed of the dropout mask.
+        dtype: The dtype that autocast computes in; None without autocast.
+        noise: Noise added to W when it is multiplied, and drawn again in the backward; only without
+            a magnitude, without autocast, and for W in float32 or float64.
     """
 
     s: float
@@ -68,17 +68,17 @@ class Rule:
 
 
 TENSORS = len(Operands._fields) - 1
-"""Number of tensors of a layer besides x."""
+"""Number of a layer's operands besides x."""
 
 Layer = tuple[Operands, Rule]
 
 
 def plain_linear(operands: Operands, rule: Rule) -> Tensor:
-    """The same by PyTorch's own operations: the slow reference, differentiable at will.
+    """Return the layer's output by PyTorch's own operations: slow, and differentiable to any order.
 
     Args:
         operands: See `Operands`.
-        rule: See `Rule`; `dtype` is not used, autocast is as it is.
+        rule: See `Rule`; `dtype` is not used, the caller's autocast applies.
 
     Returns:
         (..., out).
@@ -100,7 +100,7 @@ def plain_linear(operands: Operands, rule: Rule) -> Tensor:
 
 
 def is_trained(tensor: Tensor | None) -> bool:
-    """Return whether a tensor is there and receives a gradient."""
+    """Return whether a tensor is given and requires a gradient."""
     return tensor is not None and tensor.requires_grad
 
 
@@ -110,16 +110,16 @@ def needs_output(o: Operands) -> bool:
 
 
 def without_view(y: Tensor) -> Tensor:
-    """Return a tensor that autograd does not take for a view.
+    """Return y as a tensor that autograd does not treat as a view.
 
-    A view among several outputs could not be written in place. `F.linear` returns a view of a
-    matrix that nothing else refers to.
+    A view among several outputs could not be written in place. This is safe because `F.linear`
+    returns a view of a matrix that nothing else refers to.
     """
     return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
 
 def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `tensor.to(dtype)` without the call if there is nothing to do."""
+    """Return `tensor.to(dtype)`, without the call if the dtype is right already."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 

@@ -24,11 +24,11 @@ class FactorPair(NamedTuple):
     """Factors of a layer that are multiplied as one, the trained ones first.
 
     Attributes:
-        layer: Place of the layer.
-        rule: Of the layer.
+        layer: Index of the layer.
+        rule: The layer's rule.
         A: (K, in).
         B: (out, K).
-        trained: Rank of the trained pair in it; 0 if it is not.
+        trained: Rank of the trained factors in it; 0 without any.
         dropped: Whether it sees the dropped input.
     """
 
@@ -45,7 +45,11 @@ FactorStack = list[FactorPair]
 
 
 def stacks_of(layers: Sequence[Layer], which: Collection[int]) -> list[FactorStack]:
-    """The pairs of those layers; what is dropped has an input of its own."""
+    """Group the pairs of some layers by the input that they see.
+
+    A dropped input is one layer's own, since every layer draws its own mask; an input that is not
+    dropped is shared by the pairs of one dtype.
+    """
     found: dict[Any, FactorStack] = {}
     for i in which:
         for pair in pairs_of(i, *layers[i]):
@@ -54,7 +58,7 @@ def stacks_of(layers: Sequence[Layer], which: Collection[int]) -> list[FactorSta
 
 
 def pairs_of(layer: int, o: Operands, rule: Rule) -> list[FactorPair]:
-    """Return the trained and the frozen pair of a layer, as far as it has them."""
+    """Return the trained and the frozen pair of a layer, as one pair if they see the same input."""
     _, _, _, A, B, A0, B0, *_ = o
 
     def pair(A: Tensor, B: Tensor, trained: int, dropped: bool = False) -> FactorPair:
@@ -79,10 +83,10 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 
 def add_products(layers: Sequence[Layer], outputs: list[Tensor]) -> list[Tensor | None]:
-    """Add the products to the outputs; give the trained pairs' A drop(x)^T (r, tokens).
+    """Add the products to the outputs, and return A drop(x)^T (r, tokens) of the trained pairs.
 
-    In place; an output in lower precision than the factors is replaced by a copy in theirs, to be
-    rounded at the very end.
+    Outputs are changed in place; one in lower precision than the factors is replaced in the list by
+    a copy in their dtype, so that the caller rounds the sum only once.
     """
     hs: list[Tensor | None] = [None] * len(layers)
     x = layers[0][0].x
@@ -92,7 +96,7 @@ def add_products(layers: Sequence[Layer], outputs: list[Tensor]) -> list[Tensor 
         h = joined([pair.A for pair in stack]) @ input_of(x, stack, places).T  # (K, tokens)
         frozen = h.shape[0] - sum(pair.trained for pair in stack)
         for pair, part in zip(stack, parts_of(h, stack), strict=True):
-            if pair.trained:  # a copy, where a view would keep the frozen rows too
+            if pair.trained:  # a view would keep the frozen rows for the backward as well
                 hs[pair.layer] = part[: pair.trained].clone() if frozen else part
             outputs[pair.layer] = plus_product(outputs[pair.layer], part, pair)
     return hs
@@ -111,7 +115,7 @@ def plus_product(y: Tensor, h: Tensor, pair: FactorPair) -> Tensor:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, s: float = 1.0) -> None:
-    """`total += s left right`, as it is multiplied where the dtypes allow it."""
+    """Compute `total += s left right`, without a temporary where the dtypes allow it."""
     if total.dtype == left.dtype:
         total.addmm_(left, right, alpha=s)
     else:
@@ -119,22 +123,22 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, s: float = 1.0) -> N
 
 
 def places_of(stack: FactorStack, tokens: int, device: torch.device) -> Tensor | None:
-    """Where the input that a stack sees is dropped; None where it is not."""
-    pair = stack[0]
+    """Return the places where the input of a stack is dropped; None without dropout."""
+    pair = stack[0]  # a dropped pair is alone in its stack
     if not pair.dropped:
         return None
     return dropped_places(tokens * pair.A.shape[1], pair.rule.dropout, pair.rule.seed, device)
 
 
 def input_of(x: Tensor, stack: FactorStack, places: Tensor | None) -> Tensor:
-    """What a stack sees of the input, (tokens, in)."""
+    """Return the input that a stack sees, (tokens, in)."""
     pair = stack[0]
     x = in_dtype(x.reshape(-1, x.shape[-1]), pair.A.dtype)
     return x if places is None else drop_at(x, pair.rule.dropout, places)
 
 
 def rows_of_a(pair: FactorPair, gh: Tensor) -> Tensor:
-    """What dL/dA is the product of with the input, (r, tokens)."""
+    """Return the matrix (r, tokens) whose product with the input is dL/dA."""
     rows = gh[: pair.trained]
     if pair.rule.mirrored and gh.shape[0] > pair.trained:
         return rows + gh[pair.trained :]  # dy (B + B_0) - dy B_0

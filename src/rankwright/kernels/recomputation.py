@@ -1,8 +1,8 @@
-"""Where a tensor comes from, so that it can be computed again where it would have to be kept.
+"""Origins of tensors, from which they are recomputed in the backward instead of kept.
 
-An adapted layer needs its input once more in the backward. What a norm or an activation gave is a
-cheap function of tensors that the graph keeps anyway: such an origin is noted beside the tensor,
-for as long as the tensor lives, and the layer keeps the origin instead (`lowrank_linear`).
+An adapted layer needs its input again in the backward. The output of a norm or an activation is a
+cheap function of tensors that the graph keeps anyway: such an origin is noted for as long as the
+tensor lives, and the layer keeps the origin instead of the tensor (`lowrank_linear`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Origin:
     """A tensor as a pure function of others.
 
     Attributes:
-        compute: Gives the tensor; deterministic, the same bits every time.
-        inputs: What it is called with; kept by the graph, so to be such tensors as it keeps anyway.
-        autocast: What autocast computed in; None without autocast.
+        compute: The function; it returns the same bits every time.
+        inputs: Its arguments. The layer keeps them: use tensors that the graph keeps anyway.
+        autocast: The dtype that autocast computed in; None without autocast.
     """
 
     compute: Callable[..., Tensor]
@@ -31,10 +31,10 @@ class Origin:
     autocast: torch.dtype | None = None
 
     def again(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The tensor; differentiable where gradients are on.
+        """Recompute the tensor; differentiable where gradients are enabled.
 
         Args:
-            inputs: `self.inputs`, as the graph gave them back.
+            inputs: `self.inputs`, as unpacked from the graph.
         """
         device = inputs[0].device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
@@ -45,10 +45,10 @@ _noted = cast(MutableMapping[Tensor, tuple[Origin, list[int]]], WeakTensorKeyDic
 
 
 def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-    """Say that `tensor` is `compute(*inputs)`; inside the autocast that it was computed under.
+    """Note that `tensor` is `compute(*inputs)`; call it under the autocast that `tensor` saw.
 
     Args:
-        tensor: What was computed.
+        tensor: The computed tensor.
         compute: See `Origin`.
         inputs: See `Origin`.
     """
@@ -57,16 +57,16 @@ def note(tensor: Tensor, compute: Callable[..., Tensor], inputs: Sequence[Tensor
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What autocast computes in on the tensor's device; None without autocast."""
+    """Return the dtype that autocast computes in on the tensor's device; None without autocast."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def transformed() -> bool:
-    """Whether `torch.compile`, `torch.func` or forward mode is at work.
+    """Return whether `torch.compile`, `torch.func` or forward mode is active.
 
-    They see through PyTorch's own operations only: functions of ours step back to these, and
-    nothing is noted or remembered, for tensors have no version there.
+    These support only PyTorch's own operations, so our functions fall back to them. Nothing is
+    noted or cached either, because tensors have no version there.
     """
     forward_mode = torch.autograd.forward_ad._current_level >= 0
     functional = torch._C._are_functorch_transforms_active()
@@ -74,9 +74,9 @@ def transformed() -> bool:
 
 
 def origin_of(tensor: Tensor) -> Origin | None:
-    """What was noted of this very tensor; None if nothing was, or it no longer holds.
+    """Return the origin noted for this tensor; None if there is none, or it no longer holds.
 
-    It does not once the tensor, or one that it was computed from, was written to.
+    It no longer holds once the tensor, or an input of its origin, is written to.
     """
     origin, versions = _noted.get(tensor, (None, []))
     return origin if origin is not None and versions == _versions(tensor, origin) else None

@@ -1,4 +1,4 @@
-"""Dropout from a seed: drawn once more in the backward instead of kept."""
+"""Dropout from a seed: drawn again in the backward instead of kept."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import Tensor
 
 
 def new_seed() -> int:
-    """A seed from the global CPU generator, so that a replay of its state draws it again."""
+    """Draw a seed from the global CPU generator, so that a replay of its state draws it again."""
     return int(torch.randint(2**31 - 1, ()).item())
 
 
 def dropped_places(numel: int, p: float, seed: int, device: torch.device) -> Tensor:
-    """Which entries dropout sets to zero: a pure function of the arguments and the type of device.
+    """Return which entries dropout sets to zero, as a pure function of arguments and device type.
 
-    The gaps between them are drawn, geometrically distributed, instead of a number for every entry:
-    p numel draws, and every entry is dropped with probability p independently of the others.
+    Instead of a number for every entry, the gaps between dropped entries are drawn from their
+    geometric distribution: about p numel draws, and every entry is still dropped with probability
+    p, independently of the others.
 
     Args:
         numel: Number of entries.
         p: Dropout probability.
-        seed: Of the draw.
-        device: Where.
+        seed: Seed of the draw.
+        device: Device of the draw and of the result.
 
     Returns:
-        Ascending places, int64; `numel` for those beyond the end.
+        Ascending places, int64; `numel` stands for every place beyond the end.
     """
     if p >= 1:
         return torch.arange(numel, device=device)
@@ -41,12 +42,12 @@ def dropped_places(numel: int, p: float, seed: int, device: torch.device) -> Ten
 
 
 def drop(x: Tensor, p: float, seed: int) -> Tensor:
-    """Dropout: entries set to zero with probability p, the others divided by 1 - p.
+    """Set entries to zero with probability p, and divide the others by 1 - p.
 
     Args:
         x: Any shape.
         p: Dropout probability, up to 1.
-        seed: Of the mask.
+        seed: Seed of the mask.
 
     Returns:
         A new tensor of the same shape.
@@ -55,12 +56,12 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
 
 
 def drop_at(x: Tensor, p: float, places: Tensor) -> Tensor:
-    """`drop` with the places at hand.
+    """Compute `drop` from places that are drawn already.
 
     Args:
         x: Any shape.
         p: Dropout probability, up to 1.
-        places: What `dropped_places` gave for it.
+        places: The result of `dropped_places` for x.
 
     Returns:
         A new tensor of the same shape.
@@ -71,15 +72,16 @@ def drop_at(x: Tensor, p: float, places: Tensor) -> Tensor:
 def zero_at(
     places: Tensor, shape: Sequence[int], like: Tensor, write: Callable[[Tensor], Any]
 ) -> Tensor:
-    """A new tensor that is zero at some places.
+    """Return a new tensor that is zero at some places.
 
     Args:
-        places: What `dropped_places` gave for it.
-        shape: Of the tensor.
-        like: Its dtype and device.
-        write: Fills the tensor that it is given; the zeros come after it.
+        places: The result of `dropped_places` for it.
+        shape: The shape of the tensor.
+        like: A tensor of the wanted dtype and device.
+        write: A function that fills the tensor that it is called with; the zeros are set after it.
     """
-    buffer = like.new_empty(math.prod(shape) + 1)  # one more, for the places beyond the end
+    # one extra entry takes the zeros of the places beyond the end
+    buffer = like.new_empty(math.prod(shape) + 1)
     tensor = buffer[:-1].view(shape)
     write(tensor)
     buffer.index_fill_(0, places, 0.0)
@@ -87,7 +89,7 @@ def zero_at(
 
 
 def kept_scale(p: float) -> float:
-    """What is kept is multiplied by this; nothing is kept at p = 1.
+    """Return the factor of the entries that are kept, 1 / (1 - p); 0 at p = 1, where none is.
 
     Args:
         p: Dropout probability, up to 1.
@@ -96,12 +98,12 @@ def kept_scale(p: float) -> float:
 
 
 def keep_mask(shape: torch.Size, p: float, seed: int, like: Tensor) -> Tensor:
-    """The mask that `drop` multiplies by, as a tensor: 0, or 1 / (1 - p).
+    """Return the mask that `drop` multiplies by: entries of 0 or 1 / (1 - p).
 
     Args:
-        shape: Of the mask.
+        shape: The shape of the mask.
         p: Dropout probability, up to 1.
-        seed: Of the mask.
-        like: Its dtype and device.
+        seed: Seed of the mask.
+        like: A tensor of the wanted dtype and device.
     """
     return drop(like.new_ones(shape), p, seed)

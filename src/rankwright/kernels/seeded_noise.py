@@ -1,4 +1,4 @@
-"""A Gaussian matrix that is kept as what it is drawn from."""
+"""A Gaussian matrix that is stored as its seed and drawn whenever it is needed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Noise:
-    """A noise matrix `eps`, kept as what it is drawn from.
+    """A noise matrix `eps`, stored as its seed and the standard deviations of its rows.
 
     Attributes:
-        seed: Of the draw; the same seed gives the same matrix on the same type of device.
+        seed: Seed of the draw; it determines the matrix on a given type of device.
         std: Standard deviation of each row, `(out,)`, float32 or float64.
         in_features: Number of columns.
     """
@@ -23,13 +23,13 @@ class Noise:
     in_features: int
 
     def draw(self, dtype: torch.dtype) -> Tensor:
-        """The matrix, rounded once.
+        """Draw the matrix, without touching the global random state.
 
         Args:
-            dtype: Of the result; the draw is in that of `std`.
+            dtype: Dtype of the result; the draw is in that of `std` and rounded once.
 
         Returns:
-            `(out, in)` on the device of `std`. The global random state is left alone.
+            `(out, in)` on the device of `std`.
         """
         std = self.std
         generator = torch.Generator(std.device).manual_seed(self.seed)
@@ -39,7 +39,7 @@ class Noise:
         return z.mul_(std[:, None]).to(dtype)
 
     def on(self, W: Tensor) -> Tensor:
-        """`W + eps`, a new matrix.
+        """Return `W + eps`, a new matrix.
 
         Args:
             W: `(out, in)`.
