@@ -186,7 +186,7 @@ def fuse(model: nn.Module) -> None:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Let every layer compute by operations that can be differentiated twice; masks are the same."""
+    """Let every layer compute by operations that can be differentiated twice, with equal masks."""
     global _plain
     _plain += 1
     try:

@@ -90,7 +90,7 @@ class Gradients:
     def _grad_of_b(self, pair: FactorPair, h: Tensor) -> Tensor:
         """Return dL/dB, (out, r)."""
         B, du = cast(Tensor, self._layers[pair.layer][0].B), self._dus[pair.layer]
-        like = torch.empty_like(B, dtype=h.dtype)  # DDP wants B's own strides
+        like = torch.empty_like(B, dtype=h.dtype)  # DDP expects B's own strides
         return torch.mul((h @ in_dtype(du, h.dtype)).T, pair.rule.s, out=like)
 
     def _put_grads_of_a(
@@ -105,7 +105,7 @@ class Gradients:
             return
         parts = [rows for _, rows in wanted]
         ranks = [rows.shape[0] for rows in parts]
-        whole = sum(ranks) == gh.shape[0]  # then gh is the concatenation already
+        whole = sum(ranks) == gh.shape[0]  # gh is the concatenation already: no copy
         found = (gh if whole else joined(parts)) @ input_of(self._layers[0][0].x, stack, places)
         for (pair, _), dA in zip(wanted, found.split_with_sizes(ranks), strict=True):
             self._of[pair.layer]["A"] = dA
@@ -115,6 +115,7 @@ class Gradients:
         if places is None:
             self._add_to_x(gh.T, A)
         else:
+            # scaled before the product: K numbers per token instead of `in`
             left = (gh * kept_scale(stack[0].rule.dropout)).T
             shape = (gh.shape[1], A.shape[1])
             product = zero_at(places, shape, gh, lambda out: torch.mm(left, A, out=out))

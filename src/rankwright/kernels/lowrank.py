@@ -137,8 +137,8 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
     except RuntimeError as error:
         error.add_note(
             "An adapted layer keeps its input, and its output for the gradient of a magnitude "
-            "(DoRA). If the operation after it works in place (inplace=True), turn that off, or run "
-            "the forward inside rankwright.kernels.fused_linear.plain_layers()."
+            "(DoRA). If the operation after it works in place (inplace=True), turn that off, or "
+            "run the forward inside rankwright.kernels.fused_linear.plain_layers()."
         )
         raise
 
