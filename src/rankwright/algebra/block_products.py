@@ -1,4 +1,4 @@
-"""Products with a half-precision weight that is cast in blocks of rows, never whole."""
+"""Products with a half-precision weight, which is cast in blocks of rows and never as a whole."""
 
 from collections.abc import Iterator
 
@@ -7,27 +7,27 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-BLOCK_NUMBERS = 1 << 20  # numbers of W that are cast to float32 at a time: 4 MiB
+BLOCK_NUMBERS = 1 << 20  # entries of W that are cast to float32 at a time: 4 MiB
 
 
 def rows_of_block(W: Tensor) -> int:
-    """Number of rows of `W` that are cast at a time, at least 1."""
+    """Return the number of rows of `W` to cast at a time, at least 1."""
     return max(1, BLOCK_NUMBERS // max(1, W.shape[1]))
 
 
 def row_blocks(W: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """`W` in `dtype`, as a whole if that is a view, else in blocks of rows."""
+    """Yield `W` in `dtype`: as a whole if it has that dtype, else in blocks of rows."""
     rows = len(W) if W.dtype == dtype else rows_of_block(W)
     return (block.to(dtype) for block in torch.split(W, max(1, rows)))
 
 
 def matmul_rows(W: Tensor, A: Tensor) -> Tensor:
-    """`W A^T` `(out, r)` in the dtype of `A`; a cast copy of `W` is never held."""
+    """Return `W A^T` `(out, r)` in the dtype of `A`, without a whole cast copy of `W`."""
     return W @ A.T if W.dtype == A.dtype else _BlockMatmul.apply(W, A)  # type: ignore[no-untyped-call]
 
 
 def transposed_matmul(U: Tensor, W: Tensor) -> Tensor:
-    """`U^T W` `(r, in)` in the dtype of `U` `(out, r)`; a cast copy of `W` is never held."""
+    """Return `U^T W` `(r, in)` in the dtype of `U` `(out, r)`, without a whole cast copy of `W`."""
     return U.T @ W if W.dtype == U.dtype else _BlockMatmulT.apply(W, U)  # type: ignore[no-untyped-call]
 
 

@@ -10,7 +10,7 @@ from rankwright.algebra.precision import compute_dtype
 
 
 def row_gram(W: Tensor) -> Tensor:
-    """Products of all pairs of rows, `W W^T`.
+    """Return the products of all pairs of rows, `W W^T`.
 
     Args:
         W: Matrix `(out_features, in_features)` of any floating-point dtype.
@@ -23,7 +23,7 @@ def row_gram(W: Tensor) -> Tensor:
 
 
 class BaseGram(NamedTuple):
-    """The products of all pairs of rows of a frozen weight, in the form that is used again.
+    """The products of all pairs of rows of a frozen weight, as `factored_cosines_sq` uses them.
 
     Attributes:
         diagonal: `|W_i|^2`, `(out_features,)`.
@@ -37,7 +37,7 @@ class BaseGram(NamedTuple):
 
 
 def base_gram(W: Tensor) -> BaseGram:
-    """The constant part of `factored_cosines_sq`; costs `out^2 in` operations, once."""
+    """Compute the constant part of `factored_cosines_sq`, once, in `out^2 in` operations."""
     gram = row_gram(W)
     diagonal = gram.diagonal().clone()
     gram.fill_diagonal_(0)
@@ -45,7 +45,7 @@ def base_gram(W: Tensor) -> BaseGram:
 
 
 def factored_cosines_sq(W: Tensor, A: Tensor, B: Tensor, s: float, base: BaseGram) -> Tensor:
-    r"""Sum of squared cosines over all ordered pairs of different rows of `V = W + s B A`.
+    r"""Return the sum of squared cosines over ordered pairs of different rows of `V = W + s B A`.
 
     `V V^T = G + C` with `G = W W^T` constant and `C = H B^T + B H^T`, `H = s W A^T + s^2/2 B A A^T`
     `(out, r)`. With `w_i = 1 / |V_i|^2` the sum over `i != j` of `w_i w_j (G + C)_ij^2` falls into

@@ -1,4 +1,4 @@
-"""The dtype in which algebra is done, and divisors that are not zero."""
+"""The dtype of matrix algebra, and divisors that are never zero."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype in which algebra on these tensors is done: float64 if one of them is, else float32.
+    """Return the dtype for algebra on these tensors: float64 if one of them is, else float32.
 
     Args:
         tensors: Any floating-point tensors.
@@ -20,15 +20,18 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off on the tensor's device, where it is on: to enter it costs as much as a product.
+    """Return a context that switches autocast off on the tensor's device.
+
+    Where autocast is off already the context does nothing: entering `torch.autocast` costs as much
+    as a product.
 
     Args:
-        tensor: Any.
+        tensor: Any tensor.
     """
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def nonzero(n: Tensor) -> Tensor:
-    """`n` with 1 for 0: a zero row stays zero whatever it is divided by."""
+    """Return `n` with each 0 replaced by 1: a zero row stays zero whatever it is divided by."""
     return n.masked_fill(n == 0, 1.0)

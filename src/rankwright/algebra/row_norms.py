@@ -1,8 +1,8 @@
-"""Small algebra on low-rank products: row norms, truncation, all without the `out x in` matrix.
+"""Row norms of a weight with a low-rank update, without the `out x in` matrix.
 
 Shapes follow PEFT: a weight `W` is `(out_features, in_features)`, its update is `s * B @ A` with
-`A` `(r, in_features)` and `B` `(out_features, r)`. Everything is computed in float32 at least;
-float64 in gives float64 out.
+`A` `(r, in_features)` and `B` `(out_features, r)`. Everything is computed in float32 at least, and
+in float64 if an input is.
 """
 
 from typing import Any, NamedTuple, cast
@@ -23,7 +23,7 @@ CANCELLATION = 1e-4  # below this share of |W_i|^2 the three-term sum has lost h
 
 
 def row_norm_sq(W: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Squared Euclidean norm of every row, accumulated in float32 at least.
+    """Return the squared Euclidean norm of every row, accumulated in float32 at least.
 
     Args:
         W: Matrix `(out_features, in_features)` of any floating-point dtype.
@@ -37,13 +37,13 @@ def row_norm_sq(W: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def factored_row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, base_norm_sq: Tensor) -> Tensor:
-    r"""Row norms of `V = W + s B A` without forming `V`.
+    r"""Return the row norms of `V = W + s B A` without forming `V`.
 
     The square of row `i` is, with `U = W A^T` `(out, r)` and `G = A A^T` `(r, r)`,
     `n^2 = c + 2 s rowsum(U * B) + s^2 rowsum((B G) * B)`, where `c` is the square of the row norm
-    of `W`. Rows with `n^2 < 1e-4 c`, where the sum cancels, are computed densely, and only those.
-    Differentiable in `A` and `B`, twice if need be; a zero row has norm 0 and gradient 0. `W` gets
-    no gradient.
+    of `W`. Only rows with `n^2 < 1e-4 c`, where the sum cancels, are computed densely.
+    Differentiable in `A` and `B`, also twice; a zero row has norm 0 and gradient 0. `W` gets no
+    gradient.
 
     Source: the DoRA row norm (arXiv 2402.09353, eq. 5) in the factored form of arXiv 2603.22276.
 
@@ -74,7 +74,7 @@ class RowNorm(NamedTuple):
 
     Attributes:
         n: `(out_features,)`, float64 if any input was, else float32.
-        V_A: `A V^T` `(r, out_features)`, or None if it was not asked for.
+        V_A: `A V^T` `(r, out_features)`, or None if it was not requested.
     """
 
     n: Tensor
@@ -83,17 +83,17 @@ class RowNorm(NamedTuple):
 
 @torch.no_grad()
 def row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, *, for_gradient: bool = False) -> RowNorm:
-    """Row norms of `V = W + s B A`, from blocks of its rows that are dropped at once.
+    """Return the row norms of `V = W + s B A`, forming one block of its rows at a time.
 
-    As many operations as `factored_row_norm`, without cancellation, and without waiting for a
-    device to say whether there was any.
+    It takes as many operations as `factored_row_norm`, but has no cancellation, and does not wait
+    for the device to find out whether there was any.
 
     Args:
         W: Frozen weight `(out_features, in_features)`; half precision is cast block by block.
         A: Factor `(r, in_features)`.
         B: Factor `(out_features, r)`.
         s: Scaling of the product.
-        for_gradient: Whether `attach_row_norm` will want `V_A`.
+        for_gradient: Whether to compute `V_A`, which `attach_row_norm` needs.
 
     Returns:
         See `RowNorm`; without a graph.
@@ -111,17 +111,17 @@ def row_norm(W: Tensor, A: Tensor, B: Tensor, s: float, *, for_gradient: bool = 
 
 
 def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
-    r"""The row norms of `row_norm`, with a gradient to `A` and `B`.
+    r"""Return the row norms of `row_norm`, differentiable in `A` and `B`.
 
     With `q = dL/dn / n`, `dL/dB = s diag(q) V A^T` and `dL/dA = s (q B)^T V`: one product of the
     size of `W A^T`. A second backward goes through `factored_row_norm`.
 
     Args:
         norm: `row_norm(W, A, B, s, for_gradient=True)`.
-        W: As it was.
-        A: As it was.
-        B: As it was.
-        s: As it was.
+        W: The same weight as in `norm`.
+        A: The same factor.
+        B: The same factor.
+        s: The same scaling.
 
     Returns:
         `(out_features,)`; a zero row has gradient 0.
@@ -130,13 +130,13 @@ def attach_row_norm(norm: RowNorm, W: Tensor, A: Tensor, B: Tensor, s: float) ->
 
 
 def _safe_sqrt(n_sq: Tensor) -> Tensor:
-    """Square root with value and gradient 0 where the argument is not positive."""
+    """Return the square root, with value and gradient 0 where the argument is not positive."""
     positive = n_sq > 0
     return torch.where(positive, torch.where(positive, n_sq, 1.0).sqrt(), 0.0)
 
 
 class _RowNorm(Function):
-    """`(A, B) -> n`, computed already."""
+    """`(A, B) -> n` with `n` already computed; the class adds the gradient."""
 
     @staticmethod
     def forward(ctx: Any, n: Tensor, V_A: Tensor, W: Tensor, A: Tensor, B: Tensor, s: float) -> Any:
@@ -159,7 +159,7 @@ class _RowNorm(Function):
         dA = dB = None
         if needs[0]:
             qB = q[:, None] * wide_B
-            qBW = transposed_matmul(qB, W)
+            qBW = transposed_matmul(qB, W)  # the only product with W: that of dB is in V_A
             dA = s * qBW + s * s * (qB.T @ wide_B) @ wide_A
         if needs[1]:
             dB = s * q[:, None] * V_A.T

@@ -1,8 +1,9 @@
 """Batches of small symmetric positive semi-definite matrices: Gram matrices of the factors.
 
-One eigendecomposition `S = U diag(l) U^T` of each serves its inverse and a Sylvester equation
-between two. `eigh` works in float64, since a Gram matrix has the squared condition number of its
-factor; all here is `r x r`, so that costs nothing beside one product with a factor.
+One eigendecomposition `S = U diag(l) U^T` of each gives its inverse and the solution of a Sylvester
+equation between two. `eigh` works in float64, because a Gram matrix has the squared condition
+number of its factor; all matrices here are `r x r`, so the cost is negligible beside one product
+with a factor.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(S: Tensor) -> Spectrum:
-    """Eigendecomposition of symmetric positive semi-definite matrices, in float64.
+    """Return the eigendecomposition of symmetric positive semi-definite matrices, in float64.
 
     Args:
         S: `(..., r, r)`; an eigenvalue that rounding made negative becomes 0.
@@ -38,13 +39,15 @@ def spectrum(S: Tensor) -> Spectrum:
 def ridged_inverse(
     of: Spectrum, delta: Tensor | float, rounding: float = torch.finfo(torch.float64).eps
 ) -> Tensor:
-    """`(S + delta I)^-1`, but 0 where it is rounding; with `delta = 0` the pseudo-inverse of `S`.
+    """Return `(S + delta I)^-1`, with the inverse of eigenvalues that are rounding errors set to 0.
+
+    With `delta = 0` this is the pseudo-inverse of `S`.
 
     Args:
         of: Spectrum of `S` `(..., r, r)`.
-        delta: Ridge, of at least 0; a tensor has shape `(..., 1)`.
-        rounding: Rounding unit u of the arithmetic that made `S`. Eigenvalues of `S + delta I` up
-            to `r u` times the largest are rounding.
+        delta: Ridge, at least 0; a tensor has shape `(..., 1)`.
+        rounding: Rounding unit u of the arithmetic that computed `S`. Eigenvalues of `S + delta I`
+            up to `r u` times the largest count as rounding errors.
 
     Returns:
         `(..., r, r)`, float64; 0 for a zero matrix without ridge.
@@ -57,10 +60,10 @@ def ridged_inverse(
 
 
 def solve_sylvester(left: Spectrum, right: Spectrum, C: Tensor) -> Tensor:
-    """The `X` with `L X + X R = C`, for symmetric positive semi-definite `L` and `R`.
+    """Solve `L X + X R = C` for X, with symmetric positive semi-definite `L` and `R`.
 
     `X = U [(U^T C V)_ij / (l_i + m_j)] V^T` with `L = U diag(l) U^T` and `R = V diag(m) V^T`. Where
-    `l_i + m_j = 0` the equation says nothing of `X_ij`, and 0 is taken.
+    `l_i + m_j = 0` the equation leaves that entry of `U^T X V` open, and it is set to 0.
 
     Args:
         left: Spectrum of `L` `(..., r, r)`.

@@ -1,4 +1,4 @@
-"""The best approximation of a low-rank product by one of lower rank."""
+"""The best approximation of a matrix, or of a low-rank product, by a product of lower rank."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from rankwright.algebra.precision import compute_dtype
 
 
 class LowRank(NamedTuple):
-    """A rank-R product and what the truncation cost.
+    """A rank-R product and the error of the truncation.
 
     Attributes:
         A: `(R, in_features)`, rows orthogonal, `A A^T = diag(sigma)`.
         B: `(out_features, R)`, columns orthogonal, `B^T B = diag(sigma)`.
-        dropped: The singular values left out, in descending order.
+        dropped: The discarded singular values, in descending order.
         relative_error: `|dropped| / |all singular values|`, i.e. the relative Frobenius error of
             `B @ A`; 0 for a zero matrix.
     """
@@ -26,20 +26,20 @@ class LowRank(NamedTuple):
 
 
 def truncated_product(A: Tensor, B: Tensor, rank: int) -> LowRank:
-    """Best approximation of `B @ A` of rank `rank` (Eckart-Young), without forming `B @ A`.
+    """Return the best approximation of `B @ A` of rank `rank` (Eckart-Young), without forming it.
 
-    `B = Q_B R_B` and `A^T = Q_A R_A` leave the singular values to the small core `R_B R_A^T`.
+    With `B = Q_B R_B` and `A^T = Q_A R_A`, the small core `R_B R_A^T` has the same singular values.
 
     Args:
         A: Factor `(r, in_features)`.
         B: Factor `(out_features, r)`.
-        rank: Rank wanted; above the rank of the product the factors are padded with zeros.
+        rank: The target rank; above the rank of the product the factors are padded with zeros.
 
     Returns:
-        Balanced factors of exactly `rank` rows and columns, with the error made.
+        Balanced factors of exactly `rank` rows and columns, and the error.
 
     Raises:
-        ValueError: If `rank` is below 1 or above the smaller side of the product.
+        ValueError: `rank` is below 1 or above the smaller side of the product.
     """
     _check_rank(rank, B.shape[0], A.shape[1])
     dtype = compute_dtype(A, B)
@@ -50,17 +50,17 @@ def truncated_product(A: Tensor, B: Tensor, rank: int) -> LowRank:
 
 
 def truncated_svd(delta: Tensor, rank: int) -> LowRank:
-    """Best approximation of a dense matrix of rank `rank` (Eckart-Young).
+    """Return the best approximation of rank `rank` of a dense matrix (Eckart-Young).
 
     Args:
         delta: Matrix `(out_features, in_features)`.
-        rank: Rank wanted.
+        rank: The target rank.
 
     Returns:
-        Balanced factors with the error made.
+        Balanced factors and the error.
 
     Raises:
-        ValueError: If `rank` is below 1 or above the smaller side of `delta`.
+        ValueError: `rank` is below 1 or above the smaller side of `delta`.
     """
     _check_rank(rank, delta.shape[0], delta.shape[1])
     left, sigma, right = torch.linalg.svd(delta.to(compute_dtype(delta)), full_matrices=False)

@@ -1,1 +1,1 @@
-"""PEFT's adapted layers: finding them, viewing them as matrices, checking them."""
+"""PEFT's adapted layers: find them, view them as matrices, check them."""

@@ -51,7 +51,8 @@ def rename_magnitudes(folder: Path) -> None:
         if not any(name.endswith(MAGNITUDE) for name in names):
             return
         tensors = {_renamed(name): stored.get_tensor(name) for name in names}
-    temporary = file.with_name(f".{file.name}.renaming")  # the old file is mapped into memory
+    # not in place: the old file is mapped into memory
+    temporary = file.with_name(f".{file.name}.renaming")
     save_file(tensors, temporary, metadata=metadata)
     temporary.replace(file)
 

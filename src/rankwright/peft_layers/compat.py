@@ -1,7 +1,7 @@
-"""Every private or experimental name of another library that rankwright leans on, checked at start.
+"""Check on import that the private names of other libraries that rankwright uses still exist.
 
-A new PEFT or transformers release may rename any of them. The check fails on import, with the
-version and the name, instead of somewhere in the middle of a training run.
+A new release of PEFT or PyTorch may rename any of them. The error then comes on import, with the
+version and the name, instead of in the middle of a training run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CompatibilityError(ImportError):
 
 
 def check(names: Iterable[str]) -> None:
-    """Resolve every `module:attribute.path`.
+    """Check that every `module:attribute.path` can be resolved.
 
     Raises:
         CompatibilityError: One cannot be resolved; the message has the package, its version and

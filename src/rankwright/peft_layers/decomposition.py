@@ -1,4 +1,4 @@
-"""How training moved magnitude and direction of weights (arXiv 2402.09353, section 3)."""
+"""Changes of the magnitude and direction of weights in training (arXiv 2402.09353, section 3)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,18 +10,19 @@ from rankwright.algebra.precision import compute_dtype
 
 
 class WeightDecomposition(NamedTuple):
-    """How far training moved magnitudes and directions, and how the two go together.
+    """Changes of magnitudes and directions in training, and the relation between the two.
 
-    The trend is taken over all points (module, checkpoint). `slope` has the unit of a weight norm
-    per unit of `1 - cos`: it depends on the scale of the weights and is no correlation, though it
-    has been published under that name. Read all four figures together; one outlier makes a slope.
+    The trend is taken over all points (module, checkpoint). `slope` is in units of the weight norm
+    per unit of `1 - cos`: it depends on the scale of the weights and is not a correlation, although
+    it has been published under that name. Read all four figures together: a single outlier can
+    determine the slope.
 
     Attributes:
-        modules: Names, in the order of the rows of the next two.
-        magnitude: `(modules, checkpoints)` of `magnitude_change`.
-        direction: `(modules, checkpoints)` of `direction_change`.
+        modules: Module names, in the order of the rows of `magnitude` and `direction`.
+        magnitude: `magnitude_change`, `(modules, checkpoints)`.
+        direction: `direction_change`, `(modules, checkpoints)`.
         slope: Least-squares slope of `magnitude` on `direction`; NaN if that is constant.
-        intercept: Its intercept.
+        intercept: Intercept of that least-squares line.
         pearson: Pearson correlation; NaN if either is constant.
         spearman: Spearman's rank correlation, ties at their mean rank.
     """
@@ -36,7 +37,7 @@ class WeightDecomposition(NamedTuple):
 
 
 def magnitude_change(W_0: Tensor, W_t: Tensor) -> Tensor:
-    """`mean_i abs(|W_t,i| - |W_0,i|)` over the rows.
+    """Return `mean_i abs(|W_t,i| - |W_0,i|)` over the rows.
 
     Args:
         W_0: Pretrained weight `(d_out, d_in)`.
@@ -50,7 +51,7 @@ def magnitude_change(W_0: Tensor, W_t: Tensor) -> Tensor:
 
 
 def direction_change(W_0: Tensor, W_t: Tensor) -> Tensor:
-    """`mean_i (1 - cos(W_t,i, W_0,i))` over the rows; a row that is zero has not turned.
+    """Return `mean_i (1 - cos(W_t,i, W_0,i))` over the rows; a zero row counts as unchanged.
 
     Args:
         W_0: Pretrained weight `(d_out, d_in)`.
@@ -69,20 +70,20 @@ def direction_change(W_0: Tensor, W_t: Tensor) -> Tensor:
 def weight_decomposition(
     initial: Mapping[str, Tensor], checkpoints: Sequence[Mapping[str, Tensor]]
 ) -> WeightDecomposition:
-    """Weight-decomposition analysis of a training run.
+    """Analyse how a training run changed the magnitudes and directions of weights.
 
-    Source: arXiv 2402.09353, section 3 and figure 2, here with one row an output channel; arXiv
+    Source: arXiv 2402.09353, section 3 and figure 2, here with one row per output channel; arXiv
     2410.09758 reports the slope.
 
     Args:
         initial: Pretrained weights `(d_out, d_in)` by module name.
-        checkpoints: The same modules' effective weights, one mapping a checkpoint.
+        checkpoints: Effective weights of the same modules, one mapping per checkpoint.
 
     Returns:
-        Changes a module and checkpoint, with their trend.
+        The changes per module and checkpoint, with their trend.
 
     Raises:
-        ValueError: If there are fewer than two points, or a checkpoint has other modules.
+        ValueError: If there are fewer than two points, or a checkpoint has different modules.
     """
     for t, weights in enumerate(checkpoints):
         if weights.keys() != initial.keys():
@@ -110,7 +111,7 @@ def _table(
     initial: Mapping[str, Tensor],
     checkpoints: Sequence[Mapping[str, Tensor]],
 ) -> Tensor:
-    """`change` of every module (rows) at every checkpoint (columns), float64 on the CPU."""
+    """Compute `change` of every module (row) at every checkpoint (column); float64 on the CPU."""
     rows = [[float(change(W_0, c[name])) for c in checkpoints] for name, W_0 in initial.items()]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -133,7 +134,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    """Ranks from 1, equal values at the mean of their ranks."""
+    """Return ranks from 1; equal values get the mean of their ranks."""
     _, group, size = torch.unique(x, return_inverse=True, return_counts=True)
     mean_rank: Tensor = size.cumsum(0) - (size - 1) / 2
     return mean_rank[group].to(x.dtype)

@@ -1,7 +1,7 @@
 """Mixture-of-experts weights that transformers stores as parameters instead of linear layers.
 
 PEFT adapts such a parameter, and that of the router, through a `ParamWrapper`. With "all-linear" it
-does so without being asked, for models whose experts used to be linear layers.
+does so by default for models whose experts used to be linear layers.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def check_experts(
 
 
 def advice(model: nn.Module) -> str:
-    """Advise to target the linear layers of the attention instead of the experts."""
+    """Return the advice to target the linear layers of the attention instead of the experts."""
     linears = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    # the model may carry the adapter already
+    # the model may already carry the adapter: keep the names of the base model
     named = [name.partition(".base_layer")[0] for name in linears if ".lora_" not in name]
     attention = [name for name in named if any(word in name for word in _ATTENTION)] or named
     ends = dict.fromkeys(name.rpartition(".")[2] for name in attention)
@@ -54,7 +54,7 @@ def advice(model: nn.Module) -> str:
 
 
 def expert_notice(model: PeftModel, adapter: str) -> str | None:
-    """Say in one line which parameters of experts and routers are adapted; None without any.
+    """Return one line that names the adapted parameters of experts and routers; None without any.
 
     Args:
         model: The adapted model.
@@ -79,7 +79,7 @@ def expert_notice(model: PeftModel, adapter: str) -> str | None:
 
 
 def left_out_notice(model: PeftModel) -> str | None:
-    """Say in one line that the experts of a model are not adapted; None without experts."""
+    """Return one line that names the experts left without adapter; None if there are no experts."""
     left = dict.fromkeys(map(_without_number, _experts(model.get_base_model())))
     if not left:
         return None
@@ -90,7 +90,7 @@ def left_out_notice(model: PeftModel) -> str | None:
 
 
 def _adapted(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
-    """Layers over bare parameters, by the name of the parameter."""
+    """Return the layers over bare parameters, by the name of the parameter."""
     return {
         target_name(name, layer): layer
         for name, layer in layers.items()
@@ -99,7 +99,7 @@ def _adapted(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
 
 
 def _experts(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold a matrix for every expert."""
+    """Return the names of the parameters that hold a matrix for every expert."""
     return [
         f"{name}.{parameter_name}"
         for name, module in model.named_modules()
@@ -110,7 +110,7 @@ def _experts(model: nn.Module) -> list[str]:
 
 
 def _without_number(name: str) -> str:
-    """`mlp.experts.down_proj` of `model.layers.3.mlp.experts.down_proj`."""
+    """Return the part of a name after its last number, such as `mlp.experts.down_proj`."""
     parts = name.split(".")
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[numbers[-1] + 1 :]) if numbers else name

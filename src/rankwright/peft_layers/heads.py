@@ -1,13 +1,13 @@
-"""Modules that an adapter has to store in full because no other file has their weights.
+"""Modules that an adapter has to store in full because no other file contains their weights.
 
 A user who loads an adapter has two files, the base model's and the adapter's. A module that is
 missing from the base model's file, such as a new head or the pooler that masked language models
-lack, is initialised at random, and the same numbers cannot be drawn again. Factors on it would
+lack, is initialised at random, and the same numbers cannot be drawn again: factors on it would
 change an unknown weight. Such a module is therefore trained in full and saved with the adapter
 (PEFT's `modules_to_save`), or the model is refused.
 
 `from_pretrained` marks every parameter that it fills from a file. A copy of the model loses the
-marks; then every module that may be new counts as new.
+marks; every module that may be new then counts as new.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ NEW_HEADS = (
 def whole_modules(
     model: nn.Module, named: Iterable[str] = (), missing_keys: Collection[str] | None = None
 ) -> list[str]:
-    """Full names of the modules to train in full, none inside another.
+    """Return the full names of the modules to train in full, none inside another.
 
     Args:
         model: The base model.
         named: Full names that are always included.
-        missing_keys: Parameters that no file has; None if unknown (`missing_parameters`).
+        missing_keys: Parameters that no file contains; None if unknown (`missing_parameters`).
 
     Raises:
         MethodError: A parameter of the pretrained body is in no file and in none of the modules.
@@ -58,14 +58,14 @@ def whole_modules(
 
 
 def new_heads(model: nn.Module) -> list[str]:
-    """Full names of the modules outside the pretrained body, for classes of `NEW_HEADS`."""
+    """Return the full names of modules outside the pretrained body, for classes of `NEW_HEADS`."""
     if not any(task in type(model).__name__ for task in NEW_HEADS):
         return []
     return _outside_bodies(model)
 
 
 def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[str] | None:
-    """Names of the parameters that no file has; None if that cannot be known.
+    """Return the names of the parameters that no file contains; None if that cannot be known.
 
     Args:
         model: The base model.
@@ -93,7 +93,7 @@ def missing_parameters(model: nn.Module, given: Iterable[str] | None) -> list[st
 
 
 def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
-    """Full names of the modules whose names have a given ending, as in PEFT's `modules_to_save`.
+    """Return the full names of modules with a given name ending, as in PEFT's `modules_to_save`.
 
     Args:
         model: The base model.
@@ -116,13 +116,13 @@ def matching(model: nn.Module, ends: Iterable[str]) -> list[str]:
 
 
 def outermost(names: Iterable[str]) -> list[str]:
-    """Drop duplicates and modules inside another of the named ones."""
+    """Drop duplicates, and modules inside another named module."""
     unique = dict.fromkeys(names)
     return [name for name in unique if not _is_inside(name, unique)]
 
 
 def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
-    """Say in one line which modules are trained in full because no file has them."""
+    """Return one line that names the modules trained in full because no file contains them."""
     modules = model.get_base_model().named_modules()
     wrapped = [name for name, module in modules if isinstance(module, ModulesToSaveWrapper)]
     found = [name for name in wrapped if any(_is_inside(key, {name}) for key in missing_keys)]
@@ -132,7 +132,12 @@ def whole_notice(model: PeftModel, missing_keys: Collection[str]) -> str:
 
 
 def name_of(model: nn.Module, getter: str) -> str | None:
-    """Full name of the module that a getter such as `get_output_embeddings` returns, or None."""
+    """Return the full name of the module that a getter returns, or None.
+
+    Args:
+        model: The base model.
+        getter: Name of a method such as `get_output_embeddings`.
+    """
     try:
         wanted = getattr(model, getter)()
     except (AttributeError, NotImplementedError):  # image and audio models
@@ -146,7 +151,7 @@ def _is_inside(name: str, modules: Container[str]) -> bool:
 
 
 def _bodies(model: nn.Module) -> list[str]:
-    """Full names of the pretrained models inside a model; [""] if it is one without a head."""
+    """Return the full names of the pretrained bodies of a model; [""] if it is one itself."""
     if not hasattr(model, "base_model_prefix"):
         return outermost(_pretrained(model))
     named = [name for name, _ in model.named_modules() if name == model.base_model_prefix != ""]
@@ -154,13 +159,16 @@ def _bodies(model: nn.Module) -> list[str]:
 
 
 def _pretrained(model: nn.Module) -> list[str]:
-    """Full names of the transformers models inside a model."""
+    """Return the full names of the transformers models inside a model."""
     modules = model.named_modules()
     return [name for name, module in modules if name and hasattr(module, "base_model_prefix")]
 
 
 def _outside_bodies(model: nn.Module) -> list[str]:
-    """Full names of modules with parameters outside bodies, word embeddings and the LM head."""
+    """Return the full names of modules outside bodies, word embeddings and the LM head.
+
+    Modules without parameters are left out.
+    """
     bodies = _bodies(model)
     words = _words(model, bodies)
     found: list[str] = []
@@ -182,7 +190,10 @@ def _outside_bodies(model: nn.Module) -> list[str]:
 
 
 def _words(model: nn.Module, bodies: list[str]) -> list[str]:
-    """Full names of the word embeddings, and of the layers between the body and the words."""
+    """Return the full names of the word embeddings and of the LM head.
+
+    The head includes the layers between the body and the output embeddings.
+    """
     embeddings, head = (name_of(model, f"get_{end}_embeddings") for end in ("input", "output"))
     around = (head or "").rpartition(".")[0]
     if around and not any(_is_inside(body, [around]) for body in bodies):
@@ -191,7 +202,10 @@ def _words(model: nn.Module, bodies: list[str]) -> list[str]:
 
 
 def _is_called(module: nn.Module) -> bool:
-    """Whether it has a forward: PEFT cannot train a list of modules whole, but each of them."""
+    """Return whether a module has a forward.
+
+    PEFT cannot train a list of modules in full, only each module in it.
+    """
     return type(module).forward is not nn.Module.forward
 
 
@@ -204,13 +218,13 @@ def _poolers(model: nn.Module) -> list[str]:
 
 
 def _homes(model: nn.Module, absent: list[str]) -> list[str]:
-    """The module to train in full for each parameter that no file has.
+    """Return the module to train in full for each parameter that no file contains.
 
     Outside a body this is the largest module whose parameters are all absent, or else the
     parameter's own module; inside a body it is the pooler.
 
     Raises:
-        MethodError: Some of them belong to no such module.
+        MethodError: A parameter belongs to no such module.
     """
     bodies, keys = _bodies(model), set(absent)
     homes = {
@@ -228,7 +242,7 @@ def _is_in_body(key: str, bodies: list[str]) -> bool:
 
 
 def _largest(model: nn.Module, key: str, absent: Container[str]) -> str:
-    """The largest module around a parameter with absent parameters only, or else its own."""
+    """Return the largest module around a parameter with only absent parameters, or else its own."""
     name = home = key.rpartition(".")[0]
     while parent := name.rpartition(".")[0]:
         inside = (key for key, _ in model.get_submodule(parent).named_parameters(prefix=parent))
@@ -246,8 +260,8 @@ def _up_to_pooler(key: str) -> str:
 
 
 def _is_new(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter without a mark is in no file."""
-    if hasattr(parameter, FILLED) or parameter.is_meta:  # offloaded
+    """Return whether a parameter has no mark and is therefore in no file."""
+    if hasattr(parameter, FILLED) or parameter.is_meta:  # meta: offloaded
         return False
     quantised = getattr(model, "hf_quantizer", None) is not None
     if quantised and not _up_to_pooler(name) and _is_in_body(name, _bodies(model)):
@@ -259,7 +273,10 @@ def _is_new(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def _is_resized(model: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether it is in an LM head that `resize_token_embeddings` made; PEFT saves it by itself."""
+    """Return whether a parameter is in an LM head made by `resize_token_embeddings`.
+
+    PEFT saves such a head by itself.
+    """
     name = name_of(model, "get_output_embeddings")
     if name is None or all(p is not parameter for p in model.get_submodule(name).parameters()):
         return False

@@ -1,4 +1,4 @@
-"""Put PEFT's adapter on a model, check what PEFT does not, and take it off again after an error."""
+"""Put PEFT's adapter on a model, check what PEFT does not, and remove it again after an error."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def refuse_adapted(model: nn.Module, method: str) -> None:
     if isinstance(model, PeftModel) or any(isinstance(m, LoraLayer) for m in model.modules()):
         raise MethodError(
             f"{type(model).__name__} already carries an adapter; apply {method} to the base "
-            "model (PeftModel.unload() gives it back)"
+            "model (PeftModel.unload() returns it)"
         )
 
 
 def task_type(model: nn.Module) -> TaskType | None:
-    """Return PEFT's name of the model's task; None if PEFT's wrapper for it would not fit.
+    """Return PEFT's task type for the model; None if PEFT's wrapper for it would not fit.
 
-    PEFT's wrappers pass token ids on. Speech and image models have classes by the same names.
+    PEFT's wrappers pass on token ids, but speech and image models have classes with the same
+    endings.
     """
     if getattr(model, "main_input_name", "input_ids") != "input_ids":
         return None
@@ -60,7 +61,7 @@ def task_type(model: nn.Module) -> TaskType | None:
 def inject(
     model: nn.Module, config: LoraConfig, method: str, target_modules: str | list[str]
 ) -> PeftModel:
-    """Let PEFT put an adapter on a model.
+    """Put an adapter on a model with `get_peft_model`.
 
     Args:
         model: The base model; changed in place.
@@ -88,7 +89,7 @@ def inject(
             f"{target_modules!r}: {error} Linear modules of this model end in: "
             f"{', '.join(linears)}."
         ) from error
-    if isinstance(config.target_modules, set):  # PEFT lists heads too; they are not targets
+    if isinstance(config.target_modules, set):  # PEFT lists the heads as well, which are no targets
         config.target_modules -= {*(config.modules_to_save or ())}
     return adapted
 
@@ -99,7 +100,7 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # a pattern that matches nothing is an error here (check_patterns)
         warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern.*")
-        # PEFT corrects it for a Conv1D, and says so at every layer
+        # PEFT corrects the setting for a Conv1D, and warns at every layer
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         yield
 
@@ -112,7 +113,7 @@ def restored_on_error(model: nn.Module) -> Iterator[None]:
         yield
     except Exception:
         release(model)
-        model.__dict__.pop("peft_config", None)  # PEFT notes it there
+        model.__dict__.pop("peft_config", None)  # set on the base model by PEFT
         _restore_bases(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -135,16 +136,16 @@ def _restore_bases(module: nn.Module) -> None:
 
 
 def check_attention(layers: Mapping[str, LoraLayer]) -> None:
-    """Refuse layers whose base weight PEFT writes in every forward.
+    """Refuse layers whose base weight PEFT overwrites in every forward.
 
     Raises:
-        MethodError: There is one.
+        MethodError: A layer is a `torch.nn.MultiheadAttention`.
     """
     for name, layer in layers.items():
         if isinstance(layer, MultiheadAttention):
             raise MethodError(
                 f"{name} is a torch.nn.MultiheadAttention, for which PEFT adds the update to the "
-                "base weight before every forward and takes it off afterwards: the base drifts by "
+                "base weight before every forward and subtracts it afterwards: the base drifts by "
                 "the rounding, 2.5 % after 200 steps in bfloat16; leave it out of target_modules"
             )
 
@@ -155,7 +156,7 @@ def settle_patterns(
     rank_pattern: Iterable[str],
     alpha_pattern: Iterable[str],
 ) -> None:
-    """Check the user's patterns, and replace them by one entry for each module.
+    """Check the user's patterns, and replace them with one entry per module.
 
     Args:
         model: The adapted model; its configuration is changed.
@@ -173,10 +174,10 @@ def settle_patterns(
 
 
 def check_ranks(layers: Mapping[str, LoraLayer]) -> None:
-    """Refuse a rank that is larger than its layer's weight has rows or columns.
+    """Refuse a rank above the number of rows or columns of its layer's weight.
 
     Raises:
-        MethodError: There is one.
+        MethodError: A rank is too large.
     """
     for name, layer in layers.items():
         rows, columns = _matrix_shape(layer)
@@ -190,7 +191,7 @@ def check_ranks(layers: Mapping[str, LoraLayer]) -> None:
 
 
 def _matrix_shape(layer: LoraLayer) -> tuple[int, int]:
-    """(out_features, in_features); a convolution's kernels are the rows of its matrix."""
+    """Return (out_features, in_features); the rows of a convolution are its flattened kernels."""
     base = layer.get_base_layer()
     if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return base.out_channels, base.weight[0].numel()

@@ -1,9 +1,9 @@
-"""State of the adapted layers that the adapter's own file does not hold.
+"""State of the adapted layers that the adapter's own file does not contain.
 
-PEFT saves the state dict entries whose name has `lora_` and the adapter's name. A layer part may
-add other tensors to a layer: of a factor that is computed from several parameters (gates) PEFT
-saves the product alone, and a router beside the factors, or a non-persistent buffer, it does not
-save at all. Checkpoints of a run hold these tensors, in their own dtypes, whichever part made them.
+PEFT saves the state dict entries whose names contain `lora_` and the adapter's name. A layer part
+may add other tensors to a layer. Of a factor that is computed from several parameters (gates), PEFT
+saves only the product; a router beside the factors, or a non-persistent buffer, it does not save at
+all. Checkpoints of a run contain these tensors, in their own dtypes, whichever part created them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rankwright.errors import MethodError
 
 
 def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tensor]:
-    """Collect the parameters and buffers of adapted layers that the adapter's file does not hold.
+    """Collect the parameters and buffers of adapted layers that the adapter's file lacks.
 
     A tensor that several layers share is listed once.
 
@@ -27,7 +27,7 @@ def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tens
         adapter: Name of the adapter in training.
 
     Returns:
-        Name in the model -> the tensor itself, detached.
+        Name in the model -> the tensor itself, detached but not copied.
     """
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
@@ -43,7 +43,7 @@ def layer_state(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Tens
 def load_layer_state(
     layers: Mapping[str, LoraLayer], adapter: str, state: Mapping[str, Tensor]
 ) -> None:
-    """Restore in place what `layer_state` collected.
+    """Restore in place the tensors that `layer_state` collected.
 
     Args:
         layers: The same layers.
@@ -71,7 +71,7 @@ def _in_words(tensor: Tensor | None) -> str:
 
 
 def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and tensor of everything that PEFT does not save with the adapter."""
+    """Yield name and tensor of all state that PEFT does not save with the adapter."""
     others = set(layer.scaling) - {adapter}
     for path, module in layer.named_modules():
         parts = path.split(".") if path else []
@@ -87,7 +87,7 @@ def _beside_the_adapter(layer: LoraLayer, adapter: str) -> Iterator[tuple[str, T
 
 
 def _is_saved(layer: nn.Module, parts: list[str], name: str, adapter: str) -> bool:
-    """Whether the adapter's file stores a tensor of the module at `parts` under its own name."""
+    """Return whether the adapter's file has a tensor of the module at `parts` by its own name."""
     around = [layer.get_submodule(".".join(parts[:n])) for n in range(1, len(parts) + 1)]
     module, key = [layer, *around][-1], ".".join((*parts, name))
     by_name = not any(map(_saves_itself, around))
@@ -96,7 +96,7 @@ def _is_saved(layer: nn.Module, parts: list[str], name: str, adapter: str) -> bo
 
 
 def _saves_itself(module: nn.Module) -> bool:
-    """Whether a module defines how it, and the modules inside it, are saved."""
+    """Return whether a module defines how it and the modules inside it are saved."""
     kind = type(module)
     by_torch = (nn.Module.state_dict, nn.Module._save_to_state_dict)
     return (kind.state_dict, kind._save_to_state_dict) != by_torch

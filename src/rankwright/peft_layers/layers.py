@@ -10,7 +10,7 @@ from rankwright.errors import MethodError
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Every LoRA layer of `model`, by module name; none where whole modules are trained instead.
+    """Return every LoRA layer of `model`, by module name; none if only whole modules are trained.
 
     Raises:
         MethodError: The model carries no adapter.

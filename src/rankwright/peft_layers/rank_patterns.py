@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 PREFIX = "base_model.model."
-"""What PEFT puts before a module's name."""
+"""The prefix that PEFT adds to module names."""
 
 
 def target_name(name: str, layer: LoraLayer) -> str:
-    """The name of the adapted module of the base model, or of the adapted parameter of a module.
+    """Return the name of the adapted module, or adapted parameter, in the base model.
 
     Args:
         name: Name of the layer, with `PREFIX` or without.
@@ -38,13 +38,13 @@ def target_name(name: str, layer: LoraLayer) -> str:
 
 
 def weight_name(name: str, layer: LoraLayer) -> str:
-    """The name of the parameter of the base model that a layer adapts; see `target_name`."""
+    """Return the name of the base model's parameter that a layer adapts; see `target_name`."""
     target = target_name(name, layer)
     return target if isinstance(layer, ParamWrapper) else f"{target}.weight"
 
 
 def entry_for(target: str) -> str:
-    """A key of `rank_pattern` or `alpha_pattern` that matches this target and no other."""
+    """Return a key of `rank_pattern` or `alpha_pattern` that matches only this target."""
     return f"^{re.escape(target)}$"
 
 
@@ -72,7 +72,7 @@ def check_patterns(kind: str, keys: Sequence[str], targets: Sequence[str]) -> No
 
     Args:
         kind: Name of the pattern, for messages.
-        keys: In the order in which they are tried.
+        keys: The keys, in the order in which they are tried.
         targets: Names of the adapted modules and parameters, from `target_name`.
 
     Raises:
@@ -101,10 +101,11 @@ def check_patterns(kind: str, keys: Sequence[str], targets: Sequence[str]) -> No
 def write_patterns(
     config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> None:
-    """Write an entry for every target whose rank or alpha is not that of the configuration.
+    """Write an entry for every target whose rank or alpha differs from the configuration's.
 
     Args:
-        config: Changed in place; its `r` and `lora_alpha` apply to all other targets.
+        config: The configuration, changed in place; its `r` and `lora_alpha` apply to all other
+            targets.
         ranks: Rank by target.
         alphas: Numerator of the scaling by target.
     """
@@ -113,10 +114,10 @@ def write_patterns(
 
 
 def resolve_patterns(config: LoraConfig, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
-    """Replace the user's patterns by one entry for each layer that differs.
+    """Replace the user's patterns with one entry for each layer that differs.
 
     Args:
-        config: The adapter's; changed in place.
+        config: The adapter's configuration; changed in place.
         adapter: Name of the adapter.
         layers: Its layers by name, as PEFT created them from the user's patterns.
     """
@@ -131,16 +132,16 @@ def resolve_patterns(config: LoraConfig, adapter: str, layers: Mapping[str, Lora
 def write_ranks(
     model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer], ranks: Mapping[str, int]
 ) -> None:
-    """Bring PEFT's bookkeeping up to date, so that `save_pretrained` writes a plain LoRA.
+    """Update PEFT's bookkeeping, so that `save_pretrained` writes a plain LoRA.
 
-    `r` is the largest rank, and `lora_alpha` = s r, so that a reader that knows no patterns still
-    finds s; layers that differ get an entry each.
+    `r` is the largest rank, and `lora_alpha` = s r, so that a reader that ignores patterns still
+    finds s; each layer that differs gets an entry.
 
     Args:
         model: The adapted model.
         adapter: Name of the adapter.
-        layers: Its layers by module name; the scaling s of each stays what it is.
-        ranks: The rank of each, at least 1.
+        layers: Its layers by module name; the scaling s of each is unchanged.
+        ranks: Rank by module name, at least 1.
     """
     config = model.peft_config[adapter]
     for name, layer in layers.items():
@@ -154,16 +155,16 @@ def write_ranks(
 
 
 def drop_layers(model: PeftModel, adapter: str, names: Iterable[str]) -> None:
-    """Give modules their base layer back, and leave them out of what the adapter targets.
+    """Replace adapted modules with their base layers, and exclude them from the adapter's targets.
 
     Args:
-        model: The adapted model, with this adapter alone.
+        model: The adapted model, with only this adapter.
         adapter: Name of the adapter.
-        names: Adapted modules that need no adapter any more.
+        names: Adapted modules that no longer need an adapter.
     """
     config = model.peft_config[adapter]
     given = config.exclude_modules or []
-    # a regular expression has to match a whole name; names in a list may be ends of others
+    # a regular expression has to match the whole name, an entry of a list only the end of it
     excluded = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(end)}" for end in given]
     for name in names:
         model.set_submodule(name, model.get_submodule(name).get_base_layer())
@@ -174,11 +175,11 @@ def drop_layers(model: PeftModel, adapter: str, names: Iterable[str]) -> None:
 def name_targets(model: PeftModel, adapter: str) -> None:
     """List the full names of the adapted layers as the adapter's target modules.
 
-    PEFT takes a name in the list for the end of a name, too. Names that it would adapt in addition
-    stay excluded, all others need not be.
+    PEFT also adapts modules whose names end in an entry of the list. These stay excluded; no other
+    module needs to be.
 
     Args:
-        model: The adapted model, with this adapter alone.
+        model: The adapted model, with only this adapter.
         adapter: Name of the adapter.
     """
     config = model.peft_config[adapter]

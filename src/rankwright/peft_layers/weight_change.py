@@ -1,6 +1,6 @@
-"""What an adapter adds to the weight of its layer, in float64, and factors in PEFT's layout.
+"""The change that an adapter makes to its layer's weight, in float64; factors in PEFT's layout.
 
-`matrix` has the layouts. The change is not formed as `W' - W`: that difference loses the
+`weight_view` lists the layouts. The change is not formed as `W' - W`: that difference loses the
 digits that `W` and `W'` share, some three or four of float32's seven.
 """
 
@@ -51,11 +51,11 @@ def check_linear(name: str, module: LoraLayer, adapter_name: str, what: str) -> 
         name: Name of the module, for the message.
         module: A LoRA layer.
         adapter_name: Name of the adapter.
-        what: What is done with linear layers only, for the message.
+        what: The operation, for the message: a clause before "of linear layers only".
 
     Raises:
-        MethodError: It is an embedding, a convolution, attention, a bare parameter, or what
-            `check_adapted` refuses.
+        MethodError: The layer is an embedding, a convolution, an attention module or a bare
+            parameter, or `check_adapted` refuses it.
     """
     factors = [dict(f.items()).get(adapter_name) for f in (module.lora_A, module.lora_B)]
     linear = all(isinstance(factor, nn.Linear) for factor in factors)
@@ -74,7 +74,7 @@ def check_linear(name: str, module: LoraLayer, adapter_name: str, what: str) -> 
 
 @torch.no_grad()
 def weight_change(module: LoraLayer, adapter_name: str) -> Tensor:
-    """`W' - W` of one adapter on one layer.
+    """Return `W' - W` of one adapter on one layer.
 
     `s B A` for LoRA and `(g - 1) W + g s B A` for DoRA, where `g = m / n` and `n` are the row norms
     of `W + s B A` (arXiv 2402.09353, eq. 5). A zero row of that sum stays zero.
@@ -103,10 +103,10 @@ def weight_change(module: LoraLayer, adapter_name: str) -> Tensor:
 
 
 def factor_tensors(module: LoraLayer, A: Tensor, B: Tensor) -> dict[str, Tensor]:
-    """`A` and `B` in the layout and under the names of PEFT's adapter file.
+    """Return `A` and `B` in the layout and under the names of PEFT's adapter file.
 
     Args:
-        module: The layer that they belong to.
+        module: The layer of the factors.
         A: `(r, d_in)`, or `(E, r, d_in)` for a bare parameter; any rank.
         B: `(d_out, r)`, or `(E, d_out, r)`.
 

@@ -1,12 +1,12 @@
 """The weight of an adapted layer as one matrix.
 
-PEFT stores a weight in four layouts. Here every layer is seen as `W` `(d_out, d_in)` with one row
-an output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA, a magnitude `m`
+PEFT stores a weight in four layouts. Here every layer is viewed as `W` `(d_out, d_in)` with one row
+per output channel, `A` `(r, d_in)`, `B` `(d_out, r)`, scaling `s` and, for DoRA, a magnitude `m`
 `(d_out,)`:
 
 | layer          | stored weight   | `W`             | stored `A`, `B`                 |
 | -------------- | --------------- | --------------- | ------------------------------- |
-| Linear         | `(out, in)`     | as it is        | `(r, in)`, `(out, r)`           |
+| Linear         | `(out, in)`     | unchanged       | `(r, in)`, `(out, r)`           |
 | GPT-2 Conv1D   | `(in, out)`     | transposed      | `(r, in)`, `(out, r)`           |
 | Conv1d, 2d, 3d | `(out, in, k)`  | `(out, in * k)` | `(r, in, k)`, `(out, r, 1)`     |
 | Embedding      | `(vocab, dim)`  | transposed      | `(r, vocab)`, `(dim, r)`        |
@@ -63,9 +63,9 @@ def check_layer(module: LoraLayer) -> None:
         module: A PEFT LoRA layer.
 
     Raises:
-        TypeError: For PEFT's LoRA on `nn.MultiheadAttention` and on bare parameters.
-        ValueError: For a convolution with groups, dilation or a padding other than zeros: PEFT's
-            low-rank branch ignores these, so it is no update of the layer's kernel.
+        TypeError: The layer is PEFT's LoRA on `nn.MultiheadAttention` or on a bare parameter.
+        ValueError: The layer is a convolution with groups, dilation or padding other than zeros:
+            PEFT's low-rank branch ignores these, so it is no update of the layer's kernel.
     """
     if isinstance(module, (MultiheadAttention, ParamWrapper)):
         raise TypeError(
@@ -83,13 +83,13 @@ def check_layer(module: LoraLayer) -> None:
 
 
 def check_layers(layers: Mapping[str, LoraLayer]) -> None:
-    """Refuse the first of several layers that `check_layer` refuses.
+    """Refuse layers with `check_layer`, naming the first one that it refuses.
 
     Args:
         layers: PEFT LoRA layers by module name.
 
     Raises:
-        MethodError: There is one; the message has its name.
+        MethodError: `check_layer` refuses one; the message has its name.
     """
     for name, module in layers.items():
         try:
@@ -99,11 +99,11 @@ def check_layers(layers: Mapping[str, LoraLayer]) -> None:
 
 
 def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:
-    """A weight in the layout of the layer, seen as `(d_out, d_in)`.
+    """View a weight in the layout of the layer as `(d_out, d_in)`.
 
     Args:
         module: The LoRA layer that the weight belongs to.
-        weight: Tensor of the shape of the layer's weight.
+        weight: A tensor of the shape of the layer's weight.
 
     Returns:
         A view `(d_out, d_in)`, or `(E, d_out, d_in)` for a bare parameter.
@@ -117,11 +117,11 @@ def as_rows(module: LoraLayer, weight: Tensor) -> Tensor:
 
 
 def as_weight(module: LoraLayer, rows: Tensor) -> Tensor:
-    """The inverse of `as_rows`.
+    """Convert rows back to the layout of the layer's weight: the inverse of `as_rows`.
 
     Args:
         module: The LoRA layer that the weight belongs to.
-        rows: As `as_rows` gives it.
+        rows: A tensor of the shape that `as_rows` returns.
 
     Returns:
         A contiguous tensor in the layout of the layer's weight.
@@ -135,13 +135,13 @@ def as_weight(module: LoraLayer, rows: Tensor) -> Tensor:
 
 
 def base_rows(module: LoraLayer) -> Tensor:
-    """The frozen base weight as `W` `(d_out, d_in)`; a quantised one is dequantised first.
+    """Return the frozen base weight as `W` `(d_out, d_in)`, dequantised if need be.
 
     Args:
         module: A PEFT LoRA layer.
 
     Returns:
-        As `as_rows` gives it, detached; a view of the stored weight unless that is quantised.
+        As returned by `as_rows`, detached; a view of the stored weight unless that is quantised.
     """
     if isinstance(module, ParamWrapper):
         return as_rows(module, module.get_param().detach())
@@ -154,16 +154,16 @@ def _full_weight(base: nn.Module) -> Tensor:
         if type(weight) in (Tensor, nn.Parameter):
             return weight
         if type(weight).__name__ == "Int8Params":
-            # on the CPU, PEFT's function for modules makes the layer lose its scales
+            # on the CPU, PEFT's function for modules would make the layer lose its scales
             return cast(Tensor, dequantize_bnb_weight(weight, base.state))
     return cast(Tensor, dequantize_module_weight(base))
 
 
 class _Memory(StorageWeakRef):
-    """The memory that a tensor lies in, told from what lies at that address later."""
+    """The memory of a tensor; not equal to other memory that later gets the same address."""
 
     def __reduce__(self) -> tuple[Callable[[], _Memory], tuple[()]]:
-        return _no_memory, ()  # a copy must not give this one's reference back
+        return _no_memory, ()  # a copy must not release this one's weak reference
 
 
 def _memory(tensor: Tensor) -> _Memory:
@@ -175,16 +175,16 @@ def _no_memory() -> _Memory:
 
 
 def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
-    """A key that changes when the tensor is replaced or written to.
+    """Return a key that changes when the tensor is replaced or written to.
 
-    An edit in place through `.data`, and a fused optimizer's step, leave it as it was.
+    An edit in place through `.data`, or the step of a fused optimizer, does not change it.
 
     Args:
         tensor: Any tensor, or a view of a parameter.
 
     Returns:
-        The key, or None for an inference tensor, which keeps no version, and for one that was
-        computed (a stack's factor, say) and is computed again for every call.
+        The key, or None for an inference tensor, which has no version, and for a tensor that is
+        computed anew for every call (a stack's factor, for example).
     """
     if tensor.is_inference() or not (isinstance(tensor, nn.Parameter) or tensor._is_view()):
         return None
@@ -192,7 +192,7 @@ def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
 
 
 def weight_version(module: LoraLayer) -> tuple[object, ...] | None:
-    """The `tensor_version` of the base weight as it is stored, packed or not.
+    """Return the `tensor_version` of the base weight as stored, packed or not.
 
     Args:
         module: A PEFT LoRA layer.
@@ -205,7 +205,7 @@ def weight_version(module: LoraLayer) -> tuple[object, ...] | None:
 
 
 def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
-    """`A`, `B` and `s` of one adapter as matrices, attached to the parameters.
+    """Return `A`, `B` and `s` of one adapter as matrices; gradients flow to the parameters.
 
     Args:
         module: A PEFT LoRA layer.
@@ -227,7 +227,7 @@ def low_rank_factors(module: LoraLayer, adapter_name: str) -> LowRankFactors:
 
 
 def dora_magnitude(module: LoraLayer, adapter_name: str) -> Tensor | None:
-    """The DoRA magnitude `m` of one adapter, attached to its parameter.
+    """Return the DoRA magnitude `m` of one adapter; gradients flow to its parameter.
 
     Args:
         module: A PEFT LoRA layer.
@@ -244,7 +244,9 @@ def dora_magnitude(module: LoraLayer, adapter_name: str) -> Tensor | None:
 
 @torch.no_grad()
 def effective_weight(module: LoraLayer, adapter_name: str) -> Tensor:
-    """The dense weight `W'` that the adapted layer computes with: the slow reference, and exports.
+    """Return the dense weight `W'` that the adapted layer computes with.
+
+    It is the slow reference, and used by exports.
 
     `W' = W + s B A` for LoRA and `W' = diag(m / n) (W + s B A)` with `n` the row norms of the
     bracket for DoRA (arXiv 2402.09353, eq. 5). A zero row stays zero.
@@ -258,8 +260,8 @@ def effective_weight(module: LoraLayer, adapter_name: str) -> Tensor:
         float32. The scaling of a scaled word embedding is not part of it.
 
     Raises:
-        TypeError: If the layer has no single weight matrix, or another LoRA variant is active.
-        ValueError: If the layer is merged, or is a convolution that PEFT's LoRA cannot express.
+        TypeError: The layer has no single weight matrix, or another LoRA variant is active.
+        ValueError: The layer is merged, or is a convolution that PEFT's LoRA cannot express.
     """
     check_layer(module)
     if module.merged:
