@@ -23,7 +23,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def gated(act: Activation, g: Tensor, u: Tensor) -> Tensor:
-    """Return `act(g) * u`, keeping g and u alone.
+    """Return `act(g) * u`, keeping only g and u.
 
     PyTorch would keep `act(g)` as well, and the layer after it the product.
 

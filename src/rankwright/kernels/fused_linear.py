@@ -75,7 +75,7 @@ class FusedLinear(Linear):
     has_noise = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """See PEFT's `Linear.forward`.
+        """Compute the layer's output, like PEFT's `Linear.forward`.
 
         Args:
             x: (..., in).

@@ -129,7 +129,7 @@ class Gradients:
 
 
 def magnitude_grads(o: Operands, y: Tensor, dy: Tensor) -> dict[str, Tensor]:
-    """Return `dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`, from the output alone.
+    """Return `dL/dm = sum dy (y - b) / m` and `dL/dn = -sum dy (y - b) / n`, from the output only.
 
     A row with m = 0 has the output b, which does not determine dL/dm: do not use `lowrank_linear`
     for it.

@@ -25,7 +25,7 @@ from rankwright.errors import MethodError, did_you_mean
 FILLED = "_is_hf_initialized"
 """Attribute that transformers sets on parameters filled from a file."""
 POOLER = "pooler"
-"""Name in transformers of the module between body and head; many checkpoints lack it."""
+"""The name in transformers of the module between body and head; many checkpoints lack it."""
 NEW_HEADS = (
     "Classification",
     "QuestionAnswering",

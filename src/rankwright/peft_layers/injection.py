@@ -18,7 +18,7 @@ from rankwright.peft_layers.experts import advice
 from rankwright.peft_layers.rank_patterns import check_patterns, resolve_patterns, target_name
 
 ADAPTER = "default"
-"""Name of the adapter that is trained."""
+"""Name of the trained adapter."""
 
 _TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,

@@ -184,7 +184,7 @@ def tensor_version(tensor: Tensor) -> tuple[object, ...] | None:
 
     Returns:
         The key, or None for an inference tensor, which has no version, and for a tensor that is
-        computed anew for every call (a stack's factor, for example).
+        computed for every call (a stack's factor, for example).
     """
     if tensor.is_inference() or not (isinstance(tensor, nn.Parameter) or tensor._is_view()):
         return None
