@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankwright.methods import (
         COLA,
+        AdaLoRA,
         AutoLoRA,
         BALoRA,
         BiDoRA,
         BiLoRA,
         DiffoRA,
         DoRA,
+        DoRADynamic,
         FlatLoRA,
         Full,
         HeadOnly,
@@ -36,12 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLA",
+    "AdaLoRA",
     "AutoLoRA",
     "BALoRA",
     "BiDoRA",
     "BiLoRA",
     "DiffoRA",
     "DoRA",
+    "DoRADynamic",
     "FlatLoRA",
     "Full",
     "HeadOnly",

@@ -299,7 +299,7 @@ def test_show_lets_the_method_have_the_last_word_on_a_field(
     ("arguments", "status", "message"),
     [
         (["show"], 2, "give the name of a method"),
-        (["show", "nora"], 1, "unknown method 'nora'; expected one of autolora, ba_lora"),
+        (["show", "nora"], 1, "unknown method 'nora'; expected one of adalora, autolora, ba_lora"),
         (["show", "bidor"], 1, "of your own; did you mean bidora"),
         (["nora"], 2, "invalid choice"),
     ],

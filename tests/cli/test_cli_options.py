@@ -308,7 +308,9 @@ def test_a_part_of_a_file_has_a_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_names_the_others() -> None:
-    with pytest.raises(MethodError, match=r"unknown method .* expected one of autolora, ba_lora, "):
+    with pytest.raises(
+        MethodError, match=r"unknown method .* expected one of adalora, autolora, ba_lora, "
+    ):
         parse_train([*NEEDED, "--method", "nora"])
     with pytest.raises(MethodError, match="cannot import nowhere"):
         parse_train([*NEEDED, "--method", "nowhere:Nora"])

@@ -76,6 +76,18 @@ TABLE["diffora"] = Row(
     passes=1 + 3 * 3 + 4,
     wrong={"keep": 0.0},
 )
+TABLE["dora_dynamic"] = Row(
+    fields={"r": 1, "start_rank": 2, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"warm": 1.0},
+)
+TABLE["adalora"] = Row(
+    fields={"r": 1, "start_rank": 2, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"beta2": 1.0},
+)
 TABLE["xgblora"] = Row(
     fields={"r": 1, "lora_alpha": 2.0, "rounds": 4, "layers_per_round": 1},
     phases=[("round 1/4", 2), ("round 2/4", 2), ("round 3/4", 2), ("round 4/4", 2)],

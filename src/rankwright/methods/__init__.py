@@ -1,6 +1,7 @@
 """One paper, one file: hyperparameters, and the parts they are plugged into."""
 
 import rankwright.peft_layers.compat  # noqa: F401  before a name of PEFT is imported
+from rankwright.methods.adalora import AdaLoRA
 from rankwright.methods.autolora import AutoLoRA
 from rankwright.methods.ba_lora import BALoRA
 from rankwright.methods.bidora import BiDoRA
@@ -8,6 +9,7 @@ from rankwright.methods.bilora import BiLoRA
 from rankwright.methods.cola import COLA
 from rankwright.methods.diffora import DiffoRA
 from rankwright.methods.dora import DoRA
+from rankwright.methods.dora_dynamic import DoRADynamic
 from rankwright.methods.flat_lora import FlatLoRA
 from rankwright.methods.full import Full
 from rankwright.methods.head_only import HeadOnly
@@ -24,12 +26,14 @@ from rankwright.methods.xgblora import XGBLoRA
 
 __all__ = [
     "COLA",
+    "AdaLoRA",
     "AutoLoRA",
     "BALoRA",
     "BiDoRA",
     "BiLoRA",
     "DiffoRA",
     "DoRA",
+    "DoRADynamic",
     "FlatLoRA",
     "Full",
     "HeadOnly",

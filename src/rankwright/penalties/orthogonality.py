@@ -23,6 +23,7 @@ from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Penalty
 from rankwright.peft_layers.layers import factor_parameters
+from rankwright.penalties.stacks import stacks
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run
@@ -78,12 +79,12 @@ def orthogonality(factors: list[Tensor], form: OrthogonalityForm = "squared") ->
         0-dim, float32 at least.
     """
     with no_autocast(factors[0]):
-        norms = [torch.linalg.matrix_norm(_excess(factor)) for factor in factors]
-        terms = torch.stack([norm.to(norms[0].device) for norm in norms])
+        norms = [torch.linalg.matrix_norm(_excess(alike)) for alike in stacks(factors)]
+        terms = torch.cat([norm.to(norms[0].device) for norm in norms])
         return terms.square().sum() if form == "squared" else terms.mean()
 
 
-def _excess(factor: Tensor) -> Tensor:
-    """F F^T - I, (r, r)."""
-    wide = factor.to(compute_dtype(factor))
-    return wide @ wide.T - torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+def _excess(F: Tensor) -> Tensor:
+    """F F^T - I of stacked factors, (n, r, r)."""
+    wide = F.to(compute_dtype(F))
+    return wide @ wide.mT - torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
