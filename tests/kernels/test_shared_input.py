@@ -339,12 +339,11 @@ def test_a_resumed_run_knows_which_blocks_see_different_inputs() -> None:
     for _ in range(4):
         whole.train_step(x_of())
     torch.manual_seed(1)
-    for _ in range(2):
-        first.train_step(x_of())
-    state = first.state_dict()
-    assert state["apart"] == ["base_model.model"]
-    resumed = loop()
-    resumed.load_state_dict(state)
-    for _ in range(2):
-        resumed.train_step(x_of())
-    assert same_bits(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+    run = first
+    for _ in range(4):  # resumed before every step, so also from a resumed run's checkpoint
+        run.train_step(x_of())
+        state = copy.deepcopy(run.state_dict())
+        assert state["apart"] == ["base_model.model"]
+        run = loop()
+        run.load_state_dict(state)
+    assert same_bits(dict(whole.model.state_dict()), dict(run.model.state_dict()))

@@ -21,7 +21,7 @@ from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import LOWER, UPPER, Penalty
 from rankwright.errors import MethodError, TrainingError
 from rankwright.kernels import parameter_epoch
-from rankwright.kernels.shared_input import ungroup, ungrouped_blocks
+from rankwright.kernels.shared_input import restore_ungrouped, ungrouped_blocks
 from rankwright.peft_layers.layer_state import layer_state, load_layer_state
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Engine(Run):
         self._fired = set(state["fired"])
         self.load_model_state(state)
         for block in state["apart"]:
-            ungroup(self.model.get_submodule(block))
+            restore_ungrouped(self.model.get_submodule(block))
 
     def load_model_state(self, state: dict[str, Any]) -> None:
         """Restore procedure and layers; call before loading the adapter's weights.

@@ -165,6 +165,18 @@ def ungroup(block: nn.Module) -> None:
         group.ungroup()
 
 
+def restore_ungrouped(block: nn.Module) -> None:
+    """Let every projection of a block compute alone, as in the run whose checkpoint is resumed.
+
+    The block stays in `ungrouped_blocks`, so that the next checkpoint names it too.
+
+    Args:
+        block: One of the blocks that `ungrouped_blocks` returned there.
+    """
+    for group in _groups_of(block):
+        group.ungrouped = True
+
+
 def ungrouped_blocks(model: nn.Module) -> list[str]:
     """Return the names of blocks whose projections turned out to see different inputs.
 
