@@ -105,7 +105,7 @@ def test_the_best_checkpoint_is_loaded_with_it(tmp_path: Path) -> None:
     assert_same(best.model, short.model)
 
 
-GATED = ("adalora", "autolora", "bilora", "diffora", "dora_dynamic", "sora")
+GATED = ("adalora", "autolora", "beamlora", "bilora", "diffora", "dora_dynamic", "sora")
 
 
 @pytest.mark.parametrize("name", METHODS)

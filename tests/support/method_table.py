@@ -76,6 +76,12 @@ TABLE["diffora"] = Row(
     passes=1 + 3 * 3 + 4,
     wrong={"keep": 0.0},
 )
+TABLE["beamlora"] = Row(
+    fields={"r": 2, "lora_alpha": 4.0, "every": 4, "top_p": 0.6},
+    phases=[("train", 8)],
+    passes=8,
+    wrong={"every": 3},
+)
 TABLE["dora_dynamic"] = Row(
     fields={"r": 1, "start_rank": 2, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
     phases=[("train", 8)],

@@ -194,6 +194,7 @@ class Engine(Run):
         if event == "after_backward":
             self.count_pass(max(1, len(self.micro_batches)))
             means = self._means.take()
+            self.metrics.pop("penalty", None)  # of the last step; this one may have none
             self.metrics |= means
             self._add_penalty(means.get("penalty", 0.0))
         getattr(self.procedure, event)()

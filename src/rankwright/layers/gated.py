@@ -59,6 +59,7 @@ class GatedFactor(Factor):
         live: A, (r, in).
         gate: theta, (r,) or (1,).
         mask: Ranks that a selection has kept, (r,) of 0 and 1; None before.
+        temperature: Divisor of theta under the softmax.
 
     Args:
         linear: PEFT's factor; its weight becomes `live`.
@@ -69,6 +70,7 @@ class GatedFactor(Factor):
     other_shape = "the adapter was pruned; load it with PeftModel.from_pretrained"
 
     mask: Tensor | None
+    temperature: float = 1.0
 
     def __init__(self, linear: nn.Linear, gate: Tensor, to_gates: Map | None = None) -> None:
         super().__init__(linear)
@@ -187,7 +189,9 @@ class GatedLoRA(Layer):
                     "is nothing to learn; choose r >= 2, or another gate_map"
                 )
             theta = _INITS[self.gate_init](1 if self.gate_per == "layer" else rank)
-            layer.lora_A[adapter_name] = GatedFactor(linear, theta, self._map_of(rank))
+            factor = GatedFactor(linear, theta, self._map_of(rank))
+            factor.temperature = self.temperature
+            layer.lora_A[adapter_name] = factor
 
     def _map_of(self, rank: int) -> Map | None:
         """The map for a layer of `rank` ranks; None for the identity."""

@@ -4,6 +4,7 @@ import rankwright.peft_layers.compat  # noqa: F401  before a name of PEFT is imp
 from rankwright.methods.adalora import AdaLoRA
 from rankwright.methods.autolora import AutoLoRA
 from rankwright.methods.ba_lora import BALoRA
+from rankwright.methods.beamlora import BeamLoRA
 from rankwright.methods.bidora import BiDoRA
 from rankwright.methods.bilora import BiLoRA
 from rankwright.methods.cola import COLA
@@ -29,6 +30,7 @@ __all__ = [
     "AdaLoRA",
     "AutoLoRA",
     "BALoRA",
+    "BeamLoRA",
     "BiDoRA",
     "BiLoRA",
     "DiffoRA",
