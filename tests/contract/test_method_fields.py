@@ -27,7 +27,7 @@ OWN = [
     for field in dataclasses.fields(available_methods()[name])
     if field.name not in SHARED
 ]
-VALUES = [None, True, False, 0, 1, 2, 3, 0.0, 0.25, 0.5, 2.0, (0.5, 0.5), (0.9, 0.5), [2, 1]]
+VALUES = [None, True, False, 0, 1, 2, 3, 4, 16, 0.0, 0.25, 0.5, 2.0, (0.5, 0.5), (0.9, 0.5), [2, 1]]
 NARROWER = {
     ("cola", "ranks"),
     ("rac_lora", "ranks"),  # a list, as YAML has it
@@ -78,9 +78,11 @@ def test_a_field_of_a_part_has_its_type(name: str, field: str) -> None:
 
 def test_nearly_every_field_is_a_parts() -> None:
     assert [own for own in OWN if own[1] not in available_methods()[own[0]].origins] == [
+        ("adalora", "start_rank"),  # the rank that PEFT injects
         ("bilora", "parametrisation"),  # three fields choose the parts
         ("bilora", "scale_by_rank"),
         ("bilora", "near_binary"),
+        ("dora_dynamic", "start_rank"),
         ("lora_fa", "projected"),  # chooses the part
     ]
 

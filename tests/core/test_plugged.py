@@ -74,7 +74,8 @@ def test_a_part_of_ones_own_is_named_by_its_module() -> None:
         (
             "init",
             "orola",
-            "unknown init 'orola'; expected one of olora, orthonormal, pissa, or package",
+            "unknown init 'orola'; expected one of olora, orthonormal, pissa, random_factors, or "
+            "package",
         ),
         ("init", "flat", "unknown init 'flat'"),
         ("init", f"{__name__}:Mine", "unknown init"),

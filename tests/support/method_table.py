@@ -83,13 +83,13 @@ TABLE["beamlora"] = Row(
     wrong={"every": 3},
 )
 TABLE["dora_dynamic"] = Row(
-    fields={"r": 1, "start_rank": 2, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
+    fields={"r": 1, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
     phases=[("train", 8)],
     passes=8,
     wrong={"warm": 1.0},
 )
 TABLE["adalora"] = Row(
-    fields={"r": 1, "start_rank": 2, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
+    fields={"r": 1, "lora_alpha": 4.0, "warm": 0.25, "cool": 0.25},
     phases=[("train", 8)],
     passes=8,
     wrong={"beta2": 1.0},

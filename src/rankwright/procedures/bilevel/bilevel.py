@@ -26,7 +26,7 @@ from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import LOWER, UPPER, Layer, Procedure, ProcedureState
 from rankwright.errors import MethodError
 from rankwright.layers.dora import Dora
-from rankwright.layers.gated import GatedFactor
+from rankwright.layers.gated import fix_gates
 from rankwright.procedures.bilevel.hypergradient import (
     FINITE_DIFFERENCES,
     MODES,
@@ -301,7 +301,7 @@ class BilevelState(ProcedureState):
         if settings.retrain and settings.retrain_from == "snapshot" and not self._snapshot:
             self._snapshot = {name: p.detach().clone() for name, p in self._lower.items()}
         if run.phase_at(run.step)[0] > 0:
-            self._fix_gates()
+            fix_gates(run.model, self._upper.values())
 
     def after_backward(self) -> None:
         """Note what the upper step needs, and keep the optimizer from moving the upper level."""
@@ -348,14 +348,7 @@ class BilevelState(ProcedureState):
                 for name, parameter in self._lower.items():
                     parameter.copy_(self._snapshot[name])
         self.run.reset_optimizer([*self._lower.values(), *self._upper.values()])
-        self._fix_gates()
-
-    def _fix_gates(self) -> None:
-        """Make gates of the upper level constants: their maps and gradients cost 3 % of a step."""
-        upper = set(map(id, self._upper.values()))
-        for module in self.run.model.modules():
-            if isinstance(module, GatedFactor) and id(module.gate) in upper:
-                module.fix()
+        fix_gates(self.run.model, self._upper.values())
 
     # State ---------------------------------------------------------------------------------------
 
