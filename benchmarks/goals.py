@@ -1,6 +1,6 @@
 """Steps of methods beside the steps that they must not exceed, by turns in one process.
 
-    python -m benchmarks.goals                             # MiniLM's and Llama's shape, 15 turns
+    python -m benchmarks.goals                             # all three shapes, 15 turns
     python -m benchmarks.goals --only SoRA --rounds 3      # a quick look
 
 Whole optimizer steps through the plain loop. A ratio is taken within a turn; the table has the
@@ -10,6 +10,7 @@ median of the ratios, their quartiles, and the goal. Prints Markdown.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,13 +18,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from peft import AdaLoraConfig, get_peft_model
+from torch import Tensor, nn
 
 from benchmarks.meters import Meter
 from benchmarks.shapes import SHAPES
 from benchmarks.steps import TOTAL_STEPS, loop_over
 from benchmarks.turns import nothing, take_turns
+from benchmarks.variants import floor, shared
 from rankwright.core.method import Method
-from rankwright.methods import AutoLoRA, BiDoRA, BiLoRA, DiffoRA, LoRA, SoRA
+from rankwright.methods import (
+    AdaLoRA,
+    AutoLoRA,
+    BeamLoRA,
+    BiDoRA,
+    BiLoRA,
+    DiffoRA,
+    DoRADynamic,
+    LoRA,
+    SoRA,
+)
 from rankwright.procedures.bilevel.hypergradient import Mode
 
 SEARCH_STEPS = 2
@@ -34,21 +48,25 @@ RETRAINING: dict[str, Any] = {"search_fraction": SEARCH_STEPS / TOTAL_STEPS, "wa
 MODES: tuple[Mode, ...] = ("fd_forward", "fd_central", "first_order", "exact")
 
 
+Step = Callable[[nn.Module, dict[str, Tensor]], Callable[[], Any]]
+"""(base model, batch) -> an optimizer step."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """A step whose time is compared with that of another.
 
     Attributes:
         name: Name in the table.
-        method: The method measured.
-        reference: The method that it is compared with.
+        method: The method, or the step, measured.
+        reference: The method, or the step, that it is compared with.
         most: Largest ratio that meets the goal; None to report the ratio alone.
         steps_before: Steps made before the first that counts.
     """
 
     name: str
-    method: Method
-    reference: Method
+    method: Method | Step
+    reference: Method | Step
     most: float | None
     steps_before: int = 0
 
@@ -95,6 +113,44 @@ def gates() -> list[Goal]:
     ]
 
 
+def ranks() -> list[Goal]:
+    """Return the goals of the methods whose ranks change, while all of their parts are at work."""
+    lora = LoRA(r=12, lora_alpha=24)
+    return [
+        Goal("DoRADynamic / LoRA of its starting rank", DoRADynamic(), lora, 1.08),
+        Goal("AdaLoRA / LoRA of its starting rank", AdaLoRA(), lora, None),
+        Goal("AdaLoRA / PEFT's AdaLoRA", AdaLoRA(), _peft_adalora, 0.6),
+        Goal("the frozen model alone / PEFT's AdaLoRA", _frozen, _peft_adalora, None),
+        Goal("BeamLoRA / LoRA", BeamLoRA(), LoRA(), None),
+    ]
+
+
+def _frozen(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
+    model = floor(base)
+    return lambda: model(**batch).loss.backward()
+
+
+def _peft_adalora(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
+    """PEFT's AdaLoRA in the loop of its documentation."""
+    config = AdaLoraConfig(
+        task_type="CAUSAL_LM" if "CausalLM" in type(base).__name__ else "SEQ_CLS",
+        target_modules="all-linear",
+        **{"init_r": 12, "target_r": 8, "lora_alpha": 24},
+        **{"tinit": TOTAL_STEPS // 10, "tfinal": TOTAL_STEPS // 10, "total_step": TOTAL_STEPS},
+    )
+    model = get_peft_model(shared(base), config).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    numbers = itertools.count(1)
+
+    def step() -> None:
+        model(**batch).loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(next(numbers))
+        optimizer.zero_grad()
+
+    return step
+
+
 def measure(shape: str, goals: Sequence[Goal], rounds: int) -> list[str]:
     """Return the lines of a table: a goal a row."""
     torch.manual_seed(0)
@@ -102,10 +158,9 @@ def measure(shape: str, goals: Sequence[Goal], rounds: int) -> list[str]:
     batch, held_out = (SHAPES[shape].batch(base, seed) for seed in (0, 1))
     calls: dict[str, Callable[[], Any]] = {}
     for goal in goals:
-        for method in (goal.method, goal.reference):
-            if repr(method) not in calls:
-                loop = loop_over(base, method, held_out)
-                calls[repr(method)] = lambda loop=loop: loop.train_step(batch)
+        for subject in (goal.method, goal.reference):
+            if repr(subject) not in calls:
+                calls[repr(subject)] = _step_of(subject, base, batch, held_out)
         for _ in range(goal.steps_before):
             calls[repr(goal.method)]()
     places = {method: place for place, method in enumerate(calls)}
@@ -124,14 +179,23 @@ def measure(shape: str, goals: Sequence[Goal], rounds: int) -> list[str]:
     return [*lines, "", f"Ratios of {unit}, {rounds} turns.", ""]
 
 
+def _step_of(
+    subject: Method | Step, base: nn.Module, batch: dict[str, Tensor], held_out: dict[str, Tensor]
+) -> Callable[[], Any]:
+    if not isinstance(subject, Method):
+        return subject(base, batch)
+    loop = loop_over(base, subject, held_out)
+    return lambda: loop.train_step(batch)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shapes", nargs="+", default=["minilm", "llama"], choices=SHAPES)
+    parser.add_argument("--shapes", nargs="+", default=[*SHAPES], choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=15, help="turns, at least 2")
     parser.add_argument("--only", default="", help="regular expression on the names of goals")
     given = parser.parse_args(arguments)
-    goals = [goal for goal in gates() if re.search(given.only, goal.name)]
+    goals = [goal for goal in gates() + ranks() if re.search(given.only, goal.name)]
     torch.set_num_threads(1)
     for shape in given.shapes:
         print("\n".join(measure(shape, goals, given.rounds)), flush=True)

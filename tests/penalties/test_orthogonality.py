@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankwright.penalties.near_binary import binary_entropy
-from rankwright.penalties.orthogonality import orthogonality
+from rankwright.penalties.orthogonality import excess, orthogonality, squared_excess
 
 
 def factor(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,6 +33,16 @@ def test_gradient_is_the_closed_form() -> None:
     (grad,) = torch.autograd.grad(orthogonality([F]), F)
     eye = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(grad, 4 * (F @ F.T - eye) @ F, rtol=1e-12, atol=1e-12)
+
+
+def test_its_gradients_are_those_of_autograd_twice_over() -> None:
+    F = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    plain = lambda F: excess(F).square().sum()  # noqa: E731
+    torch.testing.assert_close(squared_excess(F), plain(F))
+    ours, reference = (torch.autograd.grad(f(F), F)[0] for f in (squared_excess, plain))
+    torch.testing.assert_close(ours, reference)
+    assert torch.autograd.gradcheck(squared_excess, F)
+    assert torch.autograd.gradgradcheck(squared_excess, F)
 
 
 def test_zero_factors_have_gradient_zero() -> None:
