@@ -3,6 +3,8 @@
 # Tests run tiny models, for which a second thread costs more than it brings.
 TEST_THREADS ?= 1
 TEST_WORKERS ?= 2
+# Options for pytest; `make test TEST_OPTIONS="-m slow"` runs the slow tests alone.
+TEST_OPTIONS ?=
 DEMO_THREADS ?= 2
 
 SOURCES   := src tests examples benchmarks
@@ -19,12 +21,13 @@ OFFLINE   := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test check format bench clean
+.PHONY: help .venv demo test check check-all format bench clean
 
 help:
 	@echo "make demo    fine-tune a small pretrained model with BiDoRA, offline, in a few minutes"
 	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types, import arrows, tests"
+	@echo "make check   formatting, lint, types, import layers, tests"
+	@echo "make check-all  the same, and the slow tests"
 	@echo "make format  format the sources and fix what lint can fix"
 	@echo "make bench   measure every method against PEFT and the floor; an hour, on a quiet machine"
 	@echo "make clean   remove .venv and caches"
@@ -47,7 +50,7 @@ demo: .venv
 	@$(OFFLINE) OMP_NUM_THREADS=$(DEMO_THREADS) .venv/bin/rankwright demo
 
 test: .venv
-	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --durations=15
+	@$(OFFLINE) OMP_NUM_THREADS=$(TEST_THREADS) .venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --durations=15 $(TEST_OPTIONS)
 
 check: .venv
 	.venv/bin/ruff format --check $(SOURCES)
@@ -55,6 +58,9 @@ check: .venv
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	@$(MAKE) --no-print-directory test
+
+check-all: .venv
+	@$(MAKE) --no-print-directory check TEST_OPTIONS="-m ''"
 
 format: .venv
 	.venv/bin/ruff format $(SOURCES)

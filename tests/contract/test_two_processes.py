@@ -50,6 +50,7 @@ def test_two_processes_are_one(together: Path, name: str, kind: str, tmp_path: P
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOGETHER)
 def test_processes_count_by_their_targets(together: Path, name: str, tmp_path: Path) -> None:
     expected, _ = one_step(name, tmp_path, len(COUNTS))

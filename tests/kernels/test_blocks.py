@@ -424,6 +424,7 @@ def test_a_replica_computes_with_its_own_parts(name: str) -> None:
     assert not torch.equal(replica(x), module(x))
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     model = trained(tiny_llama, LoRA(r=2), torch.float32)
     inputs = batch(rows_for(model.get_base_model(), 2))

@@ -16,7 +16,7 @@ from rankwright.errors import MethodError
 from rankwright.layers.gated import GatedLoRA, gated_factors
 from rankwright.methods import AdaLoRA, DoRADynamic, LoRA
 from rankwright.peft_layers.layers import adapted_layers
-from rankwright.procedures import Allocate
+from rankwright.procedures import Allocate, Beam, Sparsify
 from rankwright.procedures.allocate.budget import pruned_count, pruning_window
 from rankwright.procedures.allocate.scores import norm_shares
 from rankwright.procedures.allocate.selection import keep_highest
@@ -252,3 +252,9 @@ def test_random_factors_need_gates_of_zero() -> None:
     )
     x = torch.ones(1, 4)
     assert torch.equal(model(x), model.get_base_model()[0].base_layer(x))
+
+
+@pytest.mark.parametrize("other", [Sparsify(), Beam()])
+def test_a_second_procedure_on_the_gates_is_refused(other: Any) -> None:
+    with pytest.raises(MethodError, match="both decide on the gates of the ranks"):
+        LoRA().with_parts(procedure=[Allocate(), other])

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
-from rankwright.core.part_registry import register_part
-from rankwright.core.slots import Layer
+from rankwright.core.part_registry import part_name, register_part
+from rankwright.core.slots import Layer, Procedure, Slots
 from rankwright.errors import MethodError
 from rankwright.kernels.fused_linear import Factors
 from rankwright.layers.factor import Factor
@@ -217,6 +217,24 @@ def gated_factors(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, Ga
                 f"{name} has no gates; take Slots(layer=GatedLoRA()) with what needs them"
             )
     return cast(dict[str, GatedFactor], factors)
+
+
+def check_alone_on_gates(part: Procedure, slots: Slots) -> None:
+    """Refuse a second procedure that decides which gates are open.
+
+    Args:
+        part: One such procedure.
+        slots: All slots of the method.
+
+    Raises:
+        MethodError: There is another one.
+    """
+    for other in slots.procedure.members():
+        if other is not part and isinstance(other.layer(), GatedLoRA):
+            raise MethodError(
+                f"{part_name(part)} and {part_name(other)} do not go together: both decide on the "
+                "gates of the ranks; use one of them"
+            )
 
 
 def fix_gates(model: nn.Module, gates: Iterable[nn.Parameter]) -> None:

@@ -30,7 +30,7 @@ from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import Layer, Procedure, ProcedureState, Slots
 from rankwright.errors import MethodError
-from rankwright.layers.gated import GatedFactor, GatedLoRA, gated_factors
+from rankwright.layers.gated import GatedFactor, GatedLoRA, check_alone_on_gates, gated_factors
 from rankwright.peft_layers.layers import factor_parameters
 
 Pairing = Literal["order", "random"]
@@ -95,6 +95,7 @@ class Beam(Procedure):
 
     def check(self, slots: Slots) -> None:
         """See `Part.check`: the gates are shares of a mass, and the optimizer is Adam's kind."""
+        check_alone_on_gates(self, slots)
         layer, optimizer = slots.layer, slots.optimizer
         if isinstance(layer, GatedLoRA) and layer.gate_map != "softmax":
             raise MethodError(

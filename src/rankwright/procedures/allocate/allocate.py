@@ -25,7 +25,7 @@ from rankwright.core.part_registry import register_part
 from rankwright.core.run import Run
 from rankwright.core.slots import Layer, Procedure, ProcedureState, Slots
 from rankwright.errors import MethodError
-from rankwright.layers.gated import GatedLoRA, gated_factors, prune
+from rankwright.layers.gated import GatedLoRA, check_alone_on_gates, gated_factors, prune
 from rankwright.peft_layers.layers import adapted_layers, factor_parameters
 from rankwright.procedures.allocate.budget import Curve, pruned_count, pruning_window
 from rankwright.procedures.allocate.scores import Components, Score, SensitivityScore, ShareScore
@@ -94,6 +94,7 @@ class Allocate(Procedure):
 
     def check(self, slots: Slots) -> None:
         """See `Part.check`: a gate of zero has to close a rank."""
+        check_alone_on_gates(self, slots)
         layer = slots.layer
         if isinstance(layer, GatedLoRA) and (layer.gate_map, layer.gate_per) != (
             "identity",
