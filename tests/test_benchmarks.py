@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import optimizers, rounds, upper_step
+from benchmarks import goals, optimizers, rounds, upper_step
 from benchmarks.meters import Meter, peak_bytes, saved_bytes
 from benchmarks.published_rite import PublishedRite
 from benchmarks.report import machine, merged, plot, tables
@@ -158,6 +158,9 @@ def test_steps_and_rounds_of_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> No
     _, _, *lines, _, _, _ = upper_step.measure("tiny", 2, names)
     assert [line.split(" | ")[1] for line in lines] == ["1.00", "1.50", "2.50"]
     assert lines[0].startswith("| DoRA | 1.00 | 1.00 | 1.00-1.00 |")
+    chosen = [goal for goal in goals.gates() + goals.ranks() if goal.name.startswith("DiffoRA,")]
+    _, _, *lines, _, _, _ = goals.measure("tiny", chosen, rounds=2)
+    assert [line.split(" | ")[0] for line in lines] == [f"| {goal.name}" for goal in chosen]
     _, _, lora, blocks, *_ = rounds.measure("tiny", rounds=2)
     assert lora.endswith("|  |")
     assert blocks.endswith("% |")
