@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.layers.gated import gated_factors
 from rankwright.methods import BeamLoRA
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.procedures.beam import BeamState
+from tanh_net import TanhNet
 
 DATA = Path(__file__).parent / "data" / "beamlora"
 
@@ -47,29 +47,11 @@ CASES = {
 }
 
 
-class Net(nn.Module):
-    """Linear layers with a tanh between them."""
-
-    def __init__(self, dims: tuple[int, ...]) -> None:
-        super().__init__()
-        shapes = itertools.pairwise(dims)
-        self.fc = nn.ModuleList(nn.Linear(n, m, dtype=torch.float64) for n, m in shapes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for place, layer in enumerate(self.fc):
-            x = layer(torch.tanh(x) if place else x)
-        return x
-
-
 def started(case: Case, g: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Loop:
     """A run at the recorded start, with the recorded pairs of slots and sources."""
     # ranks of the recorded run are larger than its layers
     monkeypatch.setattr("rankwright.core.method.check_ranks", lambda _: None)
-    base = Net(case.dims)
-    with torch.no_grad():
-        for i, layer in enumerate(base.fc):
-            layer.weight.copy_(g[f"init.{i}.W0"])
-            layer.bias.copy_(g[f"init.{i}.bias"])
+    base = TanhNet(case.dims, g)
     names = [f"fc.{i}" for i in range(len(base.fc))]
     method = BeamLoRA(target_modules=names, moments="keep", **case.fields)
     run = Loop(
