@@ -197,6 +197,13 @@ def test_a_run_without_room_for_an_event_is_refused() -> None:
         run_of(every=8).train_step(batch(0))
 
 
+def test_a_short_run_has_no_event_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    method = BeamLoRA(**FIELDS | {"every": None})
+    run = Loop(method.apply(toy()), method, total_steps=7, loss=cross_entropy)
+    run.train_step(batch(0))
+    assert "beamlora replaces no rank in 7 optimizer steps" in caplog.text
+
+
 def test_an_optimizer_without_moments_is_refused() -> None:
     run = run_of(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
     with pytest.raises(MethodError, match=r"copies Adam's moments .* SGD keeps none"):

@@ -77,7 +77,7 @@ TABLE["diffora"] = Row(
     wrong={"keep": 0.0},
 )
 TABLE["beamlora"] = Row(
-    fields={"r": 2, "lora_alpha": 4.0, "every": 4, "top_p": 0.6},
+    fields={"r": 2, "lora_alpha": 4.0, "top_p": 0.6},
     phases=[("train", 8)],
     passes=8,
     wrong={"every": 3},

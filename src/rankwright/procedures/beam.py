@@ -112,10 +112,11 @@ class Beam(Procedure):
         """Return T for a run of `total_steps`.
 
         Raises:
-            MethodError: The run is shorter than two periods, so that nothing would be replaced.
+            MethodError: `every` leaves no room for an event. A run under 8 steps has none by
+                default.
         """
         every = max(4, total_steps // EVENTS // 2 * 2) if self.every is None else self.every
-        if self.top_p < 1 and total_steps < 2 * every:
+        if self.every is not None and self.top_p < 1 and total_steps < 2 * every:
             raise MethodError(
                 f"{total_steps} optimizer steps have no room for an event after {every} steps and "
                 "as many after it: train for more steps, lower every, or use top_p = 1 for none"
@@ -168,6 +169,11 @@ class BeamState(ProcedureState):
             MethodError: The run has no room for an event, or the checkpoint has other ones.
         """
         self._every = self.settings.steps_between(self.run.total_steps)
+        if self.settings.top_p < 1 and self.run.total_steps < 2 * self._every:
+            self.run.say_once(
+                f"{self.run.label} replaces no rank in {self.run.total_steps} optimizer steps: the "
+                f"first event would be after {self._every}, with as many to follow"
+            )
         if self._saved_every not in (0, self._every):
             raise MethodError(
                 f"this checkpoint cannot be resumed: it replaces ranks every {self._saved_every} "
