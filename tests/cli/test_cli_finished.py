@@ -283,7 +283,7 @@ def test_show_has_equations_reference_fields_and_defaults(
         "arXiv 2410.09758",
         "--method.val_fraction 0.2 Share of the training rows held out",
         "--method.lora_alpha 16 Numerator of the scaling",
-        "passes a search step",
+        "passes per search step",
     ):
         assert words in shown
 

@@ -111,7 +111,7 @@ class Guest(Method):
     name: ClassVar[str] = "guest"
     summary: ClassVar[str] = "a layer of a guest's own"
     reference: ClassVar[str] = "none"
-    cost: ClassVar[str] = "1 pass a step"
+    cost: ClassVar[str] = "1 pass per step"
 
     kind: str = "softmax"
 

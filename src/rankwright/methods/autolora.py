@@ -52,8 +52,8 @@ class AutoLoRA(Method):
     summary: ClassVar[str] = "LoRA with ranks selected on held-out rows, then retrained"
     reference: ClassVar[str] = "Zhang, Qiang, Somayajula, Xie, NAACL 2024, arXiv 2403.09113"
     cost: ClassVar[str] = (
-        "3 passes a search step, 1 a retrain step; trains r (in + out + 1) parameters a module, "
-        "stores r' (in + out)"
+        "3 passes per search step, 1 per retrain step; trains r (in + out + 1) parameters per "
+        "module, stores r' (in + out)"
     )
 
     space: ClassVar[SearchSpace] = {

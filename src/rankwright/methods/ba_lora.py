@@ -49,7 +49,7 @@ class BALoRA(Method):
     )
     reference: ClassVar[str] = "Chang, Chang, Wu, ICLR 2026, arXiv 2408.04556"
     cost: ClassVar[str] = (
-        "1 1/3 passes a step, with the products of rank 2 r; trains r (in + out) parameters a "
+        "1 1/3 passes per step, with the products of rank 2 r; trains r (in + out) parameters per "
         "layer, stores twice as many"
     )
     space: ClassVar[SearchSpace] = {**LARGE_STEPS, "consistency": LogRange(0.01, 1.0)}

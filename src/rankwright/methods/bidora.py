@@ -52,7 +52,9 @@ class BiDoRA(Method):
     name: ClassVar[str] = "bidora"
     summary: ClassVar[str] = "DoRA with the magnitudes learned on held-out rows, then retrained"
     reference: ClassVar[str] = "Qin, Zhang, Xie, TMLR 2025, arXiv 2410.09758"
-    cost: ClassVar[str] = "3 passes a search step, 1 a retrain step; r (in + out) + out parameters"
+    cost: ClassVar[str] = (
+        "3 passes per search step, 1 per retrain step; r (in + out) + out parameters"
+    )
 
     space: ClassVar[SearchSpace] = {
         **LOW_RANK,

@@ -70,7 +70,7 @@ class BiLoRA(Method):
     name: ClassVar[str] = "bilora"
     summary: ClassVar[str] = "LoRA with singular values learned on held-out rows"
     reference: ClassVar[str] = "Qiang, Zhang, Xie, arXiv 2403.13037"
-    cost: ClassVar[str] = "3 passes a step; trains r (in + out + 1) parameters a module"
+    cost: ClassVar[str] = "3 passes per step; trains r (in + out + 1) parameters per module"
 
     space: ClassVar[SearchSpace] = {
         **LOW_RANK,

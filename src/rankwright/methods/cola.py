@@ -49,7 +49,7 @@ class COLA(Method):
     summary: ClassVar[str] = "trains a few LoRAs one after the other, each on the residual"
     reference: ClassVar[str] = "Xia, Qin, Hazan, arXiv 2401.04151"
     cost: ClassVar[str] = (
-        "1 pass a step; trains r (in + out) parameters a module, stores those of all links"
+        "1 pass per step; trains r (in + out) parameters per module, stores those of all links"
     )
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "rounds": OneOf((2, 3, 5))}

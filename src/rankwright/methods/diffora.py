@@ -51,8 +51,8 @@ class DiffoRA(Method):
     summary: ClassVar[str] = "LoRA on the modules chosen on held-out rows, then retrained"
     reference: ClassVar[str] = "Jiang, Wang, Yuan, arXiv 2502.08905"
     cost: ClassVar[str] = (
-        "3 passes a search step, 1 a retrain step; trains r (in + out) + 1 parameters a candidate, "
-        "stores r (in + out) of those kept"
+        "3 passes per search step, 1 per retrain step; trains r (in + out) + 1 parameters per "
+        "candidate, stores r (in + out) of those kept"
     )
 
     space: ClassVar[SearchSpace] = {

@@ -32,7 +32,7 @@ class DoRA(Method):
     name: ClassVar[str] = "dora"
     summary: ClassVar[str] = "trains the length of every weight row beside a low-rank direction"
     reference: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353"
-    cost: ClassVar[str] = "1 pass a step; r (in + out) + out parameters a layer"
+    cost: ClassVar[str] = "1 pass per step; r (in + out) + out parameters per layer"
 
     norm_grad: NormGrad = from_part(Dora)
 

@@ -33,7 +33,7 @@ class FlatLoRA(Method):
     summary: ClassVar[str] = "LoRA trained under noise on the full weights, for a flat minimum"
     reference: ClassVar[str] = "Li et al., ICML 2025, arXiv 2409.14396"
     cost: ClassVar[str] = (
-        "1 pass a step and two draws of each weight's size; r (in + out) parameters a layer"
+        "1 pass per step and two draws of each weight's size; r (in + out) parameters per layer"
     )
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "rho": LogRange(0.01, 0.3)}

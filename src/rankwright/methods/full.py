@@ -28,7 +28,7 @@ class Full(Whole):
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "trains every weight of the model: the costly end of the scale"
     reference: ClassVar[str] = "Howard, Ruder, ACL 2018, arXiv 1801.06146"
-    cost: ClassVar[str] = "1 pass a step; all parameters of the model, and a frozen copy of them"
+    cost: ClassVar[str] = "1 pass per step; all parameters of the model, and a frozen copy of them"
     space: ClassVar[SearchSpace] = {
         "learning_rate": LogRange(1e-5, 1e-3),
         "head_learning_rate": LogRange(1e-3, 1e-1),

@@ -25,7 +25,7 @@ class HeadOnly(Whole):
     name: ClassVar[str] = "head_only"
     summary: ClassVar[str] = "trains the head over the frozen model: the cheap end of the scale"
     reference: ClassVar[str] = "Donahue et al., ICML 2014, arXiv 1310.1531"
-    cost: ClassVar[str] = "1 pass a step; the head's parameters"
+    cost: ClassVar[str] = "1 pass per step; the head's parameters"
     space: ClassVar[SearchSpace] = {"head_learning_rate": LogRange(1e-3, 1e-1)}
 
     def modules(self, model: nn.Module) -> list[str]:

@@ -26,7 +26,7 @@ class LoRA(Method):
     name: ClassVar[str] = "lora"
     summary: ClassVar[str] = "adds a trained low-rank product to every frozen weight"
     reference: ClassVar[str] = "Hu et al., arXiv 2106.09685"
-    cost: ClassVar[str] = "1 pass a step; r (in + out) parameters a layer"
+    cost: ClassVar[str] = "1 pass per step; r (in + out) parameters per layer"
 
     def slots(self) -> Slots:
         """Every slot at its default."""

@@ -36,7 +36,7 @@ class LoRAFA(Method):
     name: ClassVar[str] = "lora_fa"
     summary: ClassVar[str] = "LoRA with A frozen: half of the parameters, less memory"
     reference: ClassVar[str] = "Zhang et al., arXiv 2308.03303"
-    cost: ClassVar[str] = "1 pass a step; trains r out parameters a layer, stores r (in + out)"
+    cost: ClassVar[str] = "1 pass per step; trains r out parameters per layer, stores r (in + out)"
     space: ClassVar[SearchSpace] = {**LOW_RANK, "projected": OneOf((True, False))}
 
     projected: bool = True

@@ -33,7 +33,7 @@ class LoRAPlus(Method):
     name: ClassVar[str] = "lora_plus"
     summary: ClassVar[str] = "LoRA whose B learns at a higher rate than A"
     reference: ClassVar[str] = "Hayou, Ghosh, Yu, ICML 2024, arXiv 2402.12354"
-    cost: ClassVar[str] = "1 pass a step; r (in + out) parameters a layer"
+    cost: ClassVar[str] = "1 pass per step; r (in + out) parameters per layer"
     space: ClassVar[SearchSpace] = {**LOW_RANK, "lr_ratio": LogRange(2.0, 32.0)}
 
     lr_ratio: float = from_part(LoraPlus)

@@ -39,7 +39,8 @@ class LoRAPro(Method):
     summary: ClassVar[str] = "LoRA whose factors move so that the weight moves as in full training"
     reference: ClassVar[str] = "Wang et al., ICLR 2025, arXiv 2407.18242"
     cost: ClassVar[str] = (
-        '1 pass a step; r (in + out) parameters a layer; "full" keeps 2 in out numbers a layer'
+        "1 pass per step; r (in + out) parameters per layer; "
+        '"full" keeps 2 in out numbers per layer'
     )
 
     space: ClassVar[SearchSpace] = {**LOW_RANK, "x_mode": OneOf(("sylvester", "symmetric"))}

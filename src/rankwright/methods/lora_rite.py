@@ -37,7 +37,7 @@ class LoRARITE(Method):
     summary: ClassVar[str] = "LoRA whose steps do not depend on how the update is factored"
     reference: ClassVar[str] = "Yen et al., ICLR 2025, arXiv 2410.20625"
     cost: ClassVar[str] = (
-        "1 pass a step; r (in + out) parameters a layer, and as many numbers of optimizer state"
+        "1 pass per step; r (in + out) parameters per layer, and as many numbers of optimizer state"
     )
 
     space: ClassVar[SearchSpace] = LARGE_STEPS

@@ -36,7 +36,7 @@ class OLoRA(Method):
     summary: ClassVar[str] = "LoRA that starts from the QR factors of each weight"
     reference: ClassVar[str] = "Büyükakyüz, arXiv 2406.01775"
     cost: ClassVar[str] = (
-        "1 pass a step, with the products of rank 2 r; trains r (in + out) parameters a layer, "
+        "1 pass per step, with the products of rank 2 r; trains r (in + out) parameters per layer, "
         "stores twice as many"
     )
     space: ClassVar[SearchSpace] = LARGE_STEPS

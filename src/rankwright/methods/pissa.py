@@ -38,7 +38,7 @@ class PiSSA(Method):
     summary: ClassVar[str] = "LoRA that starts from the leading singular vectors of each weight"
     reference: ClassVar[str] = "Meng, Wang, Zhang, NeurIPS 2024, arXiv 2404.02948"
     cost: ClassVar[str] = (
-        "1 pass a step, with the products of rank 2 r; trains r (in + out) parameters a layer, "
+        "1 pass per step, with the products of rank 2 r; trains r (in + out) parameters per layer, "
         "stores twice as many; an SVD of each weight at the start"
     )
     space: ClassVar[SearchSpace] = LARGE_STEPS

@@ -57,7 +57,8 @@ class RACLoRA(Method):
     summary: ClassVar[str] = "a chain of LoRAs with one factor drawn and frozen, the other trained"
     reference: ClassVar[str] = "Malinovsky et al., arXiv 2410.08305"
     cost: ClassVar[str] = (
-        "1 pass a step; trains r out (or r in) parameters a module, stores the factors of T links"
+        "1 pass per step; trains r out (or r in) parameters per module, stores the factors "
+        "of T links"
     )
 
     space: ClassVar[SearchSpace] = {

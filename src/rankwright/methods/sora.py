@@ -51,7 +51,7 @@ class SoRA(Method):
     summary: ClassVar[str] = "LoRA with gated ranks; those whose gate goes to zero are dropped"
     reference: ClassVar[str] = "Ding et al., EMNLP 2023, arXiv 2311.11696"
     cost: ClassVar[str] = (
-        "1 pass a step; trains r (in + out + 1) parameters a module, stores r' (in + out)"
+        "1 pass per step; trains r (in + out + 1) parameters per module, stores r' (in + out)"
     )
 
     space: ClassVar[SearchSpace] = {

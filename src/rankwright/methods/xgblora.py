@@ -55,8 +55,8 @@ class XGBLoRA(Method):
     summary: ClassVar[str] = "adds up rank-1 boosters, each trained briefly on random layers"
     reference: ClassVar[str] = "arXiv 2410.19694"
     cost: ClassVar[str] = (
-        "1 pass a step; trains r (in + out) parameters a module of L_s layers, stores T L_s / L "
-        "times as many a module"
+        "1 pass per step; trains r (in + out) parameters per module of L_s layers, stores "
+        "T L_s / L times as many per module"
     )
 
     space: ClassVar[SearchSpace] = {
