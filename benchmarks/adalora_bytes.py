@@ -9,16 +9,15 @@ backward. Exact, the same on every machine.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from peft import AdaLoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from benchmarks.goals import peft_adalora
 from benchmarks.meters import saved_bytes
 from benchmarks.shapes import SHAPES
 from benchmarks.steps import loop_over
-from benchmarks.variants import floor, shared
+from benchmarks.variants import floor
 from rankwright.methods import AdaLoRA
 from rankwright.procedures.allocate.allocate import AllocateState
 
@@ -48,13 +47,7 @@ def ours(base: nn.Module, batch: dict[str, Tensor]) -> tuple[int, int, int]:
 
 def pefts(base: nn.Module, batch: dict[str, Tensor]) -> tuple[int, int, int]:
     """The same of PEFT's AdaLoRA in the loop of its documentation."""
-    config = AdaLoraConfig(
-        task_type="SEQ_CLS",
-        target_modules="all-linear",
-        **{"init_r": 12, "target_r": 8, "lora_alpha": 24, "total_step": 1000},
-    )
-    model: Any = get_peft_model(shared(base), config).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    model, optimizer = peft_adalora(base)
     model(**batch).loss.backward()
     optimizer.step()
     model.base_model.update_and_allocate(1)

@@ -47,7 +47,6 @@ RETRAINING: dict[str, Any] = {"search_fraction": SEARCH_STEPS / TOTAL_STEPS, "wa
 
 MODES: tuple[Mode, ...] = ("fd_forward", "fd_central", "first_order", "exact")
 
-
 Step = Callable[[nn.Module, dict[str, Tensor]], Callable[[], Any]]
 """(base model, batch) -> an optimizer step."""
 
@@ -83,18 +82,24 @@ def _search(mode: Mode) -> list[Goal]:
     ]
     return [
         *found,
-        replace(found[0], name=found[0].name + " without Gram", reference=_bare(bidora)),
+        replace(
+            found[0],
+            name=found[0].name + " without Gram",
+            reference=replace(bidora, gram_weight=0.0),
+        ),
     ]
-
-
-def _bare(bidora: BiDoRA) -> BiDoRA:
-    return replace(bidora, gram_weight=0.0)
 
 
 def gates() -> list[Goal]:
     """Return the goals of the methods with two levels over gates, and of SoRA."""
     retraining = [
-        Goal(f"{type(method).__name__}, retraining / LoRA", method, LoRA(r=method.r), 1.02, 2)
+        Goal(
+            f"{type(method).__name__}, retraining / LoRA",
+            method,
+            LoRA(r=method.r),
+            1.02,
+            SEARCH_STEPS,
+        )
         for method in (
             BiLoRA(retrain=True, orthogonality=0.0, **RETRAINING),
             BiLoRA(retrain=True, **RETRAINING),
@@ -130,8 +135,8 @@ def _frozen(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
     return lambda: model(**batch).loss.backward()
 
 
-def _peft_adalora(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
-    """PEFT's AdaLoRA in the loop of its documentation."""
+def peft_adalora(base: nn.Module) -> tuple[Any, torch.optim.Optimizer]:
+    """Return PEFT's AdaLoRA with the ranks of ours, and its optimizer."""
     config = AdaLoraConfig(
         task_type="CAUSAL_LM" if "CausalLM" in type(base).__name__ else "SEQ_CLS",
         target_modules="all-linear",
@@ -140,6 +145,12 @@ def _peft_adalora(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any
     )
     model = get_peft_model(shared(base), config).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    return model, optimizer
+
+
+def _peft_adalora(base: nn.Module, batch: dict[str, Tensor]) -> Callable[[], Any]:
+    """The loop of PEFT's documentation."""
+    model, optimizer = peft_adalora(base)
     numbers = itertools.count(1)
 
     def step() -> None:
