@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,15 @@ from torch import Tensor, nn
 
 from bilevel_toy import batch, cross_entropy, toy
 from rankwright.core.loop import Loop, constant_schedule
+from rankwright.core.pruning_window import pruning_window
 from rankwright.errors import MethodError
+from rankwright.inits import RandomFactors
 from rankwright.layers.gated import GatedLoRA, gated_factors
 from rankwright.methods import AdaLoRA, DoRADynamic, LoRA
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.procedures import Allocate, Beam, Sparsify
-from rankwright.procedures.allocate.budget import pruned_count, pruning_window
-from rankwright.procedures.allocate.scores import norm_shares
+from rankwright.procedures.allocate.budget import pruned_count
+from rankwright.procedures.allocate.scores import Components, SensitivityScore, norm_shares
 from rankwright.procedures.allocate.selection import keep_highest
 
 FIELDS: dict[str, Any] = {
@@ -74,6 +75,17 @@ def test_shares_do_not_see_how_a_component_is_scaled() -> None:
 
 def test_shares_of_nothing_are_zero() -> None:
     assert not norm_shares(drawn(4, 7), drawn(6, 4), torch.zeros(4, dtype=torch.float64)).any()
+
+
+def test_sensitivities_of_bfloat16_are_multiplied_in_float32() -> None:
+    A, B, c = (nn.Parameter(drawn(*shape).bfloat16()) for shape in ((4, 7), (6, 4), (4,)))
+    for p in (A, B, c):
+        p.grad = drawn(*p.shape, seed=5).bfloat16()
+    score = SensitivityScore({"a": Components(A, B, c)}, 0.0, 0.5)
+    score.update()
+    (sensitivity, *_) = score.state_dict()["sensitivity"]
+    assert A.grad is not None
+    assert torch.equal(sensitivity, (A.detach().float() * A.grad.float()).abs())
 
 
 # Budget -------------------------------------------------------------------------------------------
@@ -199,6 +211,23 @@ def test_resumption_at_every_step_gives_the_same_bits(kind: Any) -> None:
         assert all(torch.equal(state[key], expected[key]) for key in expected), cut
 
 
+@pytest.mark.parametrize("rounding", [False, True])
+@pytest.mark.parametrize("steps", [10, 11, 20])  # of 11 the reference prunes last at 5, not at 6
+def test_the_penalty_ends_with_the_pruning(steps: int, rounding: bool) -> None:
+    method = DoRADynamic(**FIELDS | {"warm": 0.15, "cool": 0.5, "reference_rounding": rounding})
+    run = Loop(
+        *(method.apply(toy()), method),
+        total_steps=steps,
+        loss=cross_entropy,
+        schedule=constant_schedule,
+    )
+    state: Any = run.procedure
+    for k in range(steps):
+        over = bool(state.kept)  # the last pruning is behind
+        run.train_step(batch(k))
+        assert ("penalty" in run.metrics) is not over, k + 1
+
+
 def test_a_checkpoint_of_other_phases_is_refused() -> None:
     first = run_of()
     first.train_step(batch(0))
@@ -218,7 +247,7 @@ def test_keeping_all_prunes_nothing() -> None:
 # As a part ----------------------------------------------------------------------------------------
 
 
-def test_it_plugs_onto_lora_and_brings_the_gates(tmp_path: Path) -> None:
+def test_it_plugs_onto_lora_and_brings_the_gates() -> None:
     method = LoRA(r=3, target_modules=["l0", "l1"], modules_to_save=["head"]).with_parts(
         procedure=Allocate()
     )
@@ -241,8 +270,6 @@ def test_gates_that_zero_does_not_close_are_refused() -> None:
 
 
 def test_random_factors_need_gates_of_zero() -> None:
-    from rankwright.inits import RandomFactors
-
     with pytest.raises(MethodError, match="gates have to start at zero"):
         LoRA().with_parts(layer=GatedLoRA(), init=RandomFactors())
     model = (

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel_toy import batch, cross_entropy, toy
+from bilevel_toy import batch, cross_entropy, held_out, toy
 from rankwright.core.loop import Loop, constant_schedule
 from rankwright.errors import MethodError
 from rankwright.layers.gated import GatedLoRA, gated_factors
-from rankwright.methods import BeamLoRA, LoRA
+from rankwright.methods import BeamLoRA, BiLoRA, LoRA
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.procedures import Beam
 from rankwright.procedures.beam import strongest, weakest
@@ -42,6 +42,16 @@ def tensors(run: Loop) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in run.model.named_parameters()}
 
 
+def watched(run: Loop, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Tensor, Tensor]]:
+    """The (layer, slots, sources) of every replacement from now on."""
+    found: list[tuple[str, Tensor, Tensor]] = []
+    state: Any = run.procedure
+    monkeypatch.setattr(
+        state, "_copy", lambda *given, do=state._copy: (found.append(given), do(*given))
+    )
+    return found
+
+
 def test_the_start_is_the_base_and_gates_are_exactly_one() -> None:
     run = run_of()
     x, _ = batch(0)
@@ -66,8 +76,7 @@ def test_equal_gates_lose_the_rest_of_the_mass() -> None:
 
 
 def test_all_of_the_mass_prunes_nothing_whatever_the_rounding() -> None:
-    gates = {"a": torch.full((7,), 1 / 3 * 3 + 1e-6)}  # its sum is above r
-    assert weakest(gates, 1.0) == {}
+    assert weakest({"a": torch.full((7,), 1 + 1e-6)}, 1.0) == {}  # their sum is above r
 
 
 def test_a_layer_loses_at_most_half_of_its_ranks() -> None:
@@ -91,11 +100,7 @@ def test_a_slot_gets_its_source_of_half_a_period_before(monkeypatch: pytest.Monk
     for k in range(3):
         run.train_step(batch(k))
         history.append(tensors(run))
-    found: list[tuple[str, Tensor, Tensor]] = []
-    state: Any = run.procedure
-    monkeypatch.setattr(
-        state, "_copy", lambda *given, do=state._copy: (found.append(given), do(*given))
-    )
+    found = watched(run, monkeypatch)
     run.train_step(batch(3))
     assert found
     for name, slots, sources in found:
@@ -118,11 +123,7 @@ def test_moments_of_a_slot(moments: str, monkeypatch: pytest.MonkeyPatch) -> Non
         for n, p in run.trainable().items()
         if (s := run.optimizer_state()[p])
     }
-    state: Any = run.procedure
-    found: list[tuple[str, Tensor, Tensor]] = []
-    monkeypatch.setattr(
-        state, "_copy", lambda *given, do=state._copy: (found.append(given), do(*given))
-    )
+    found = watched(run, monkeypatch)
     run.train_step(batch(3))
     assert found
     for name, slots, sources in found:
@@ -172,6 +173,27 @@ def test_the_adapter_is_a_plain_lora_of_the_same_rank() -> None:
     for k in range(STEPS):
         run.train_step(batch(k))
     assert {layer.r["default"] for layer in adapted_layers(run.model).values()} == {4}
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_gates_of_an_upper_level_until_they_are_fixed(warmup: float) -> None:
+    """Before a first upper step a gate has no moments; in retraining ranks are left alone."""
+    fields = {name: FIELDS[name] for name in ("r", "lora_alpha", "target_modules")}
+    method = BiLoRA(**fields, modules_to_save=["head"], retrain=True, warmup=warmup)
+    method = method.with_parts(procedure=Beam(every=4, top_p=0.5))
+    run = Loop(
+        *(method.apply(toy()), method),
+        total_steps=16,
+        lr=0.02,
+        loss=cross_entropy,
+        held_out=held_out,
+        schedule=constant_schedule,
+    )
+    replaced = []
+    for k in range(16):
+        run.train_step(batch(k))
+        replaced.append(run.metrics["replaced_ranks"])
+    assert 0 < replaced[7] == replaced[15]
 
 
 # Errors -------------------------------------------------------------------------------------------

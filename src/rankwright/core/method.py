@@ -115,6 +115,11 @@ class Method(ABC):
         return self.plugged.into(self.slots(), self.name)
 
     @property
+    def injected_rank(self) -> int:
+        """Rank of the factors that PEFT injects, unless `rank_pattern` says otherwise."""
+        return self.r
+
+    @property
     def label(self) -> str:
         """The method's name and those of plugged parts, such as "lora+olora+flat"."""
         names = (part_name(part).rpartition(":")[2] for _, part in self.plugged)
@@ -230,7 +235,7 @@ class Method(ABC):
         """
         return LoraConfig(
             task_type=task_type(model),
-            r=self.r,
+            r=self.injected_rank,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.target_modules,

@@ -59,23 +59,30 @@ class GatedFactor(Factor):
         live: A, (r, in).
         gate: theta, (r,) or (1,).
         mask: Ranks that a selection has kept, (r,) of 0 and 1; None before.
-        temperature: Divisor of theta under the softmax.
+        temperature: Divisor of theta in the map, if it has one.
 
     Args:
         linear: PEFT's factor; its weight becomes `live`.
         gate: Initial theta, (r,) or (1,).
         to_gates: The map from theta to the gates w; None for the identity.
+        temperature: See above.
     """
 
     other_shape = "the adapter was pruned; load it with PeftModel.from_pretrained"
 
     mask: Tensor | None
-    temperature: float = 1.0
 
-    def __init__(self, linear: nn.Linear, gate: Tensor, to_gates: Map | None = None) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        gate: Tensor,
+        to_gates: Map | None = None,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__(linear)
         self.gate = nn.Parameter(gate.to(self.live.device, compute_dtype(self.live)))
         self.register_buffer("mask", None)
+        self.temperature = temperature
         self._to_gates = to_gates
         self._fixed: Tensor | None = None
         self._selected: Literal["all", "some", "none"] | None = None  # without asking the device
@@ -114,13 +121,18 @@ class GatedFactor(Factor):
         """Make the gates constants: from now on theta has neither an effect nor a gradient."""
         self._fixed = self.gates.detach().clone()
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether theta has no effect any more."""
+        return self._fixed is not None or self.mask is not None
+
     def factors_with(self, B: Any) -> Factors | None:
         """See `Factor.factors_with`; a layer that is masked whole has no factors."""
         return Factors(None, None) if self._selected == "none" else super().factors_with(B)
 
     def take(self, weight: Tensor) -> None:
         """Set A so that diag(w) A is the weight, (r, in); gates that are theta itself become 1."""
-        if self._to_gates is None and self.mask is None and self._fixed is None:
+        if self._to_gates is None and not self.is_fixed:
             self.gate.fill_(1)
         gates = self.gates[:, None]
         self.live.copy_(torch.where(gates != 0, weight.to(gates) / gates, weight.to(gates)))
@@ -189,9 +201,9 @@ class GatedLoRA(Layer):
                     "is nothing to learn; choose r >= 2, or another gate_map"
                 )
             theta = _INITS[self.gate_init](1 if self.gate_per == "layer" else rank)
-            factor = GatedFactor(linear, theta, self._map_of(rank))
-            factor.temperature = self.temperature
-            layer.lora_A[adapter_name] = factor
+            layer.lora_A[adapter_name] = GatedFactor(
+                linear, theta, self._map_of(rank), self.temperature
+            )
 
     def _map_of(self, rank: int) -> Map | None:
         """The map for a layer of `rank` ranks; None for the identity."""
@@ -250,6 +262,28 @@ def fix_gates(model: nn.Module, gates: Iterable[nn.Parameter]) -> None:
     for module in model.modules():
         if isinstance(module, GatedFactor) and id(module.gate) in chosen:
             module.fix()
+
+
+@torch.no_grad()
+def rank_metrics(layers: Mapping[str, LoraLayer], adapter: str) -> dict[str, float]:
+    """Return figures of the ranks whose gate is open, to log.
+
+    Args:
+        layers: Layers with a gate on every rank, by module name.
+        adapter: Name of the adapter.
+
+    Returns:
+        `sparsity`, the share of ranks that are closed; `mean_rank`, open ranks a layer; and
+        `kept_parameters`, the number of entries of A and B in the open ranks.
+    """
+    gates = [factor.gates for factor in gated_factors(layers, adapter).values()]
+    kept = torch.stack([w.count_nonzero() for w in gates]).tolist()  # asks the device once
+    sizes = [layer.in_features + layer.out_features for layer in layers.values()]
+    return {
+        "sparsity": 1 - sum(kept) / sum(map(len, gates)),
+        "mean_rank": sum(kept) / len(kept),
+        "kept_parameters": sum(rank * size for rank, size in zip(kept, sizes, strict=True)),
+    }
 
 
 def open_ranks(factor: GatedFactor) -> Tensor:

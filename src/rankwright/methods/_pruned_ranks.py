@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
-
-from peft import LoraConfig
-from torch import nn
 
 from rankwright.core.fields import check_field
 from rankwright.core.method import Method
-from rankwright.core.slots import Layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +30,15 @@ class PrunedRanks(Method):
             MethodError: A field is out of its range, or the start has fewer ranks than the end.
         """
         super().__post_init__()
-        enough = self.starting_rank >= self.r
+        enough = self.injected_rank >= self.r
         check_field(self, "start_rank", enough, f"at least r = {self.r}, or None")
 
     @property
-    def starting_rank(self) -> int:
-        """The rank of every layer at the start."""
+    def injected_rank(self) -> int:
+        """See `Method.injected_rank`: r'."""
         return math.ceil(1.5 * self.r) if self.start_rank is None else self.start_rank
 
     @property
     def keep(self) -> float:
         """Share of the ranks that is left in the end; at most 1."""
-        return min(1.0, self.r / max(1, self.starting_rank))
-
-    def peft_config(
-        self,
-        model: nn.Module,
-        layer: Layer | None = None,
-        missing_keys: Collection[str] | None = None,
-    ) -> LoraConfig:
-        """See `Method.peft_config`; of the starting rank."""
-        config = super().peft_config(model, layer, missing_keys)
-        config.r = self.starting_rank
-        return config
+        return min(1.0, self.r / max(1, self.injected_rank))

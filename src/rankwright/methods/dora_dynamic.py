@@ -71,7 +71,12 @@ class DoRADynamic(PrunedRanks):
 
     def slots(self) -> Slots:
         """Gates of zero on random components, the penalty, and the pruning."""
-        variance = Variance.from_fields(self, until=1 - self.cool)
+        variance = Variance.from_fields(
+            self,
+            warm=self.warm,
+            cool=self.cool,
+            reference_rounding=self.reference_rounding,
+        )
         return Slots(
             layer=GatedLoRA(gate_init="zeros"),
             init=RandomFactors(),

@@ -22,8 +22,7 @@ from rankwright.algebra.precision import compute_dtype, no_autocast
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
 from rankwright.core.slots import Penalty
-from rankwright.peft_layers.layers import factor_parameters
-from rankwright.penalties.stacks import stacks
+from rankwright.penalties.stacks import factors_of, stacks
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run
@@ -60,16 +59,11 @@ class Orthogonality(Penalty):
         Raises:
             MethodError: A layer is not linear.
         """
-        self._factors(run)
+        factors_of(run)
 
     def __call__(self, run: Run) -> Tensor:
         """See `Penalty.__call__`."""
-        return self.weight * orthogonality(self._factors(run), self.form)
-
-    def _factors(self, run: Run) -> list[Tensor]:
-        """A and B^T of every layer."""
-        pairs = (factor_parameters(n, layer, run.adapter_name) for n, layer in run.layers.items())
-        return [factor for A, B in pairs for factor in (A, B.T)]
+        return self.weight * orthogonality(factors_of(run), self.form)
 
 
 def orthogonality(factors: list[Tensor], form: OrthogonalityForm = "squared") -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor
 from rankwright.algebra.precision import compute_dtype
 from rankwright.core.fields import check_field
 from rankwright.core.part_registry import register_part
+from rankwright.core.pruning_window import pruning_window
 from rankwright.core.slots import Penalty
-from rankwright.peft_layers.layers import factor_parameters
-from rankwright.penalties.stacks import stacks
+from rankwright.penalties.stacks import factors_of, stacks
 
 if TYPE_CHECKING:
     from rankwright.core.run import Run
@@ -32,11 +32,16 @@ class Variance(Penalty):
 
     Attributes:
         weight: Factor of the penalty as a term of the loss; 0.1 (DoRA-dynamic's code).
-        until: Share of the optimizer steps after which there is no penalty, in (0, 1].
+        warm: See `cool`.
+        cool: The penalty ends with the last pruning of the procedure `allocate` that has the same
+            `warm`, `cool` and `reference_rounding`; with 0 and 0 it never does.
+        reference_rounding: See `cool`.
     """
 
     weight: float = 0.1
-    until: float = 1.0
+    warm: float = 0.0
+    cool: float = 0.0
+    reference_rounding: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -45,7 +50,9 @@ class Variance(Penalty):
             MethodError: A field is out of its range.
         """
         check_field(self, "weight", self.weight >= 0, "a number of at least 0")
-        check_field(self, "until", 0 < self.until <= 1, "a share in (0, 1]")
+        check_field(self, "warm", 0 <= self.warm < 1, "a share in [0, 1)")
+        ends = 0 <= self.cool < 1 - self.warm
+        check_field(self, "cool", ends, "a share in [0, 1), below 1 - warm")
 
     def check_run(self, run: Run) -> None:
         """See `Penalty.check_run`.
@@ -53,18 +60,20 @@ class Variance(Penalty):
         Raises:
             MethodError: A layer is not linear.
         """
-        self._factors(run)
+        factors_of(run)
 
     def __call__(self, run: Run) -> Tensor | None:
-        """See `Penalty.__call__`; None after `until`."""
-        if run.step >= round(self.until * run.total_steps):
+        """See `Penalty.__call__`; None after the last pruning."""
+        window = pruning_window(
+            run.total_steps,
+            self.warm,
+            self.cool,
+            None,
+            reference_rounding=self.reference_rounding,
+        )
+        if window.is_over(run.step + 1):
             return None
-        return self.weight * mean_variance(self._factors(run))
-
-    def _factors(self, run: Run) -> list[Tensor]:
-        """A and B^T of every layer."""
-        pairs = (factor_parameters(n, layer, run.adapter_name) for n, layer in run.layers.items())
-        return [factor for A, B in pairs for factor in (A, B.T)]
+        return self.weight * mean_variance(factors_of(run))
 
 
 def mean_variance(factors: list[Tensor]) -> Tensor:

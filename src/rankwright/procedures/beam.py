@@ -157,6 +157,7 @@ class BeamState(ProcedureState):
             name: tuple(map(_parameter, factor_parameters(name, layer, run.adapter_name)))
             for name, layer in run.layers.items()
         }
+        self._replaced = 0
         self._past: dict[str, list[Tensor]] = {}  # A, B and their moments, on the CPU
         self._saved_every = 0
 
@@ -169,7 +170,7 @@ class BeamState(ProcedureState):
             MethodError: The run has no room for an event, or the checkpoint has other ones.
         """
         self._every = self.settings.steps_between(self.run.total_steps)
-        if self.settings.top_p < 1 and self.run.total_steps < 2 * self._every:
+        if self.settings.top_p < 1 and not self._follows(self._every):
             self.run.say_once(
                 f"{self.run.label} replaces no rank in {self.run.total_steps} optimizer steps: the "
                 f"first event would be after {self._every}, with as many to follow"
@@ -192,6 +193,7 @@ class BeamState(ProcedureState):
         if not (done + 1) % every and self._follows(done + 1):
             self._replace(self.settings.mass(done + 1, self.run.total_steps))
             self._past = {}
+        self.run.metrics["replaced_ranks"] = self._replaced  # so far
 
     def _follows(self, event: int) -> bool:
         """Whether there is an event after step number `event`: a period of steps is left."""
@@ -199,16 +201,16 @@ class BeamState(ProcedureState):
 
     @torch.no_grad()
     def _replace(self, mass: float) -> None:
-        gates = {name: factor.gates.detach() for name, factor in self._factors.items()}
-        replaced = 0
+        trained = {name: f for name, f in self._factors.items() if not f.is_fixed}
+        gates = {name: factor.gates.detach() for name, factor in trained.items()}
         for name, slots in weakest(gates, mass).items():
             sources = self._permuted(name, strongest(gates[name], len(slots)))
             self._copy(name, slots, sources)
-            replaced += len(slots)
-        for factor in self._factors.values():
-            for key in ADAM:
-                self.run.optimizer_state()[factor.gate][key].zero_()
-        self.run.metrics["replaced_ranks"] = replaced
+            self._replaced += len(slots)
+        for factor in trained.values():
+            moments = self.run.optimizer_state().get(factor.gate, {})
+            for key in (key for key in ADAM if key in moments):  # none before an upper step
+                moments[key].zero_()
 
     def _permuted(self, name: str, sources: Tensor) -> Tensor:
         """Return the sources, strongest first, in the order of the slots, weakest first."""
@@ -240,12 +242,12 @@ class BeamState(ProcedureState):
 
     def state_dict(self) -> dict[str, Any]:
         """The past of the factors, while an event waits for it, and the length of a period."""
-        return {"past": dict(self._past), "every": self._every}
+        return {"past": dict(self._past), "every": self._every, "replaced": self._replaced}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; `begin` compares the periods."""
         self._past = {name: [t.cpu() for t in past] for name, past in state["past"].items()}
-        self._saved_every = state["every"]
+        self._saved_every, self._replaced = state["every"], state["replaced"]
 
     def _tensors(self, name: str) -> list[Tensor]:
         """A, B, then their first and their second moments."""

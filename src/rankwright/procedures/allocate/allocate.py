@@ -5,9 +5,9 @@ the components with the lowest scores of all layers are set to zero every few st
 each time (:mod:`rankwright.procedures.allocate.budget`). Nothing is frozen before the last pruning:
 the next optimizer step moves a gate away from zero again, so a component whose score grows comes
 back. After the last pruning the gates of what was dropped are set to zero after every step, because
-momentum would move them. At the end the dropped ranks are removed, and a plain LoRA is left. No
-parameter changes its shape before, so the optimizer's state, several processes and checkpoints need
-nothing.
+momentum would move them. At the end the dropped ranks are removed, which leaves a plain LoRA. No
+parameter changes its shape before, so optimizer state, several processes and checkpoints need no
+special care.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from torch import Tensor
 
 from rankwright.core.fields import check_field, is_count
 from rankwright.core.part_registry import register_part
+from rankwright.core.pruning_window import pruning_window
 from rankwright.core.run import Run
 from rankwright.core.slots import Layer, Procedure, ProcedureState, Slots
 from rankwright.errors import MethodError
-from rankwright.layers.gated import GatedLoRA, check_alone_on_gates, gated_factors, prune
+from rankwright.layers.gated import (
+    GatedLoRA,
+    check_alone_on_gates,
+    gated_factors,
+    prune,
+    rank_metrics,
+)
 from rankwright.peft_layers.layers import adapted_layers, factor_parameters
-from rankwright.procedures.allocate.budget import Curve, pruned_count, pruning_window
+from rankwright.procedures.allocate.budget import Curve, pruned_count
 from rankwright.procedures.allocate.scores import Components, Score, SensitivityScore, ShareScore
 from rankwright.procedures.allocate.selection import keep_highest
 
@@ -220,12 +227,7 @@ class AllocateState(ProcedureState):
     # Metrics -------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        counts = torch.stack([part.c.count_nonzero() for part in self._layers.values()]).tolist()
-        sizes = [layer.in_features + layer.out_features for layer in self.run.layers.values()]
-        self.run.metrics["mean_rank"] = sum(counts) / len(counts)
-        self.run.metrics["kept_parameters"] = sum(
-            count * size for count, size in zip(counts, sizes, strict=True)
-        )
+        self.run.metrics |= rank_metrics(self.run.layers, self.run.adapter_name)
 
 
 def _score(settings: Allocate, layers: Mapping[str, Components]) -> Score:

@@ -180,4 +180,4 @@ class SensitivityScore(Score):
     def _present(parameter: Tensor) -> Tensor:
         if parameter.grad is None:
             return SensitivityScore._zeros(parameter)
-        return (parameter * parameter.grad).abs().to(compute_dtype(parameter))
+        return (parameter.to(compute_dtype(parameter)) * parameter.grad).abs()

@@ -23,7 +23,7 @@ from rankwright.core.run import Run
 from rankwright.core.schedule import Multiplier, Phase, Shape
 from rankwright.core.slots import Layer, Procedure, ProcedureState
 from rankwright.errors import MethodError
-from rankwright.layers.gated import GatedLoRA, gated_factors, prune
+from rankwright.layers.gated import GatedLoRA, gated_factors, prune, rank_metrics
 from rankwright.peft_layers.layers import adapted_layers
 from rankwright.procedures.sparsify.proximal import THRESHOLDS, Threshold
 
@@ -235,15 +235,8 @@ class SparsifyState(ProcedureState):
         return self.run.group_of(self.gates[0])
 
     def _measure(self, xi: float) -> None:
-        kept = torch.stack([gate.count_nonzero() for gate in self.gates]).tolist()
-        sizes = [m.in_features + m.out_features for m in self.run.layers.values()]
-        total = sum(len(gate) for gate in self.gates)
         self.run.metrics["xi"] = xi
-        self.run.metrics["sparsity"] = 1 - sum(kept) / total
-        self.run.metrics["mean_rank"] = sum(kept) / len(kept)
-        self.run.metrics["kept_parameters"] = sum(
-            rank * size for rank, size in zip(kept, sizes, strict=True)
-        )
+        self.run.metrics |= rank_metrics(self.run.layers, self.run.adapter_name)
 
     def _warn(self) -> None:
         steps = self._lengths()
